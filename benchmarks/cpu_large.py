@@ -1,0 +1,73 @@
+"""50 M parameters in float32: every spec's native code against the floor that memory sets, and against other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.report import Row, Table
+from benchmarks.streams import Controls
+from benchmarks.timing import alternate
+from benchmarks.workloads import Case, Model, chosen, installed, large, ours, step_traffic, theirs
+
+FLOOR = 1.15
+TARGETS = {("adamw", "torch fused"): 1.0, ("adamw", "torch foreach"): 3.0}
+"""At least so many times faster, by spec and peer."""
+
+NOTE = (
+    "Median time of `step()` on {elements:.1f} M float32 parameters, all contestants of a row by turns in one loop of {rounds} "
+    "rounds. Floor: max(bytes / in-place bandwidth, bytes read / read bandwidth), with the bytes of the plan and bandwidths "
+    "from the same loop. AdamW is judged against torch, the others against {limit} times their floor."
+)
+
+
+def measure(case: Case, scale: float, rounds: int) -> Iterator[Row]:
+    """One row against the floor, and one for every peer that is installed."""
+    peers = [peer for peer in case.peers if installed(peer)]
+    model = Model.of(large(scale))
+    elements = model.elements
+    controls = Controls.of(elements)
+    contestants = [ours(case, model), *(theirs(peer, Model.of(large(scale))) for peer in peers), *controls.contestants()]
+    timings = alternate(contestants, rounds, warmup=8)  # RAdam's first five steps are of another kind
+    bandwidth = controls.bandwidth(timings)
+    cost = step_traffic(case)
+    seconds = timings.median("optc native")
+    floor = bandwidth.floor(cost.bytes_read * elements, cost.bytes_written * elements)
+    judged = (case.spec, "torch fused") not in TARGETS
+    yield Row(
+        f"{case.label} vs floor",
+        f"≤ {FLOOR:.2f} x" if judged else "",
+        f"{seconds / floor:.2f} x  ({1e9 * seconds / elements:.2f} of {1e9 * floor / elements:.2f} ns/param, {cost.total} B)",
+        seconds <= FLOOR * floor if judged else None,
+        {
+            "seconds": seconds,
+            "spread": timings.spread("optc native"),
+            "floor_seconds": floor,
+            "elements": elements,
+            "bytes_read": cost.bytes_read,
+            "bytes_written": cost.bytes_written,
+            "in_place_bytes_per_second": bandwidth.in_place,
+            "read_bytes_per_second": bandwidth.read,
+        },
+    )
+    for peer in peers:
+        speedup = timings.speedup("optc native", peer.label)
+        target = TARGETS.get((case.spec, peer.label))
+        yield Row(
+            f"{case.label} vs {peer.label}",
+            f"≥ {target:.1f} x" if target else "",
+            f"{speedup:.2f} x  ({1e9 * timings.median(peer.label) / elements:.2f} ns/param)",
+            speedup >= target if target else None,
+            {"seconds": timings.median(peer.label), "spread": timings.spread(peer.label), "speedup": speedup},
+        )
+
+
+def run(scale: float = 1.0, rounds: int = 15, only: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of all specs, as they are measured."""
+    for case in chosen(only):
+        yield from measure(case, scale, rounds)
+
+
+def table(rows: Sequence[Row], scale: float, rounds: int) -> Table:
+    """The rows with what they mean."""
+    elements = sum(a * (b[0] if b else 1) for a, *b in large(scale)) / 1e6
+    return Table("Large tensors, CPU", NOTE.format(elements=elements, rounds=rounds, limit=FLOOR), tuple(rows))

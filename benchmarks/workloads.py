@@ -1,0 +1,186 @@
+"""What is optimized: sets of parameters, every shipped spec, and the same optimizers of other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import optc
+from benchmarks.timing import Contestant
+from optc.compiler.pipeline import check_source, plan_program
+from optc.compiler.plan import Plan
+from optc.compiler.traffic import Precision, Traffic, traffic
+from optc.dsl.read import read
+from optc.dsl.semantics import evaluate_static
+
+SPECS = Path(__file__).resolve().parent.parent / "specs"
+FLOAT32 = Precision("float32", "float32", "float32")
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The same mathematics in another library; `hypers` where its defaults differ from the spec's."""
+
+    label: str
+    module: str
+    name: str
+    hypers: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A shipped spec with some hypers, and its peers. The first peer is the one that results are compared with."""
+
+    spec: str
+    hypers: Mapping[str, object] = field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The spec's name and the hypers that are not the defaults."""
+        return " ".join([self.spec, *(f"{k}={v}" for k, v in self.hypers.items())])
+
+
+def _torch(name: str, *, fused: bool = False, **hypers: object) -> tuple[Peer, ...]:
+    foreach = Peer("torch foreach", "torch.optim", name, {"foreach": True, **hypers})
+    return (Peer("torch fused", "torch.optim", name, {"fused": True, **hypers}), foreach) if fused else (foreach,)
+
+
+def _po(name: str, **hypers: object) -> tuple[Peer, ...]:
+    return (Peer("pytorch_optimizer", "pytorch_optimizer", name, hypers),)
+
+
+_MOMENTUM = {"momentum": 0.9}
+CASES = (
+    Case("adamw", peers=_torch("AdamW", fused=True)),
+    Case("adam", peers=_torch("Adam", fused=True)),
+    Case("sgd", peers=_torch("SGD", fused=True)),
+    Case("sgd", _MOMENTUM, _torch("SGD", fused=True, **_MOMENTUM)),
+    Case("adagrad", peers=_torch("Adagrad", fused=True)),
+    Case("nadam", peers=_torch("NAdam")),
+    Case("radam", peers=_torch("RAdam")),
+    Case("adamax", peers=_torch("Adamax")),
+    Case("adadelta", peers=_torch("Adadelta")),
+    Case("rmsprop", peers=_torch("RMSprop")),
+    Case("rprop", peers=_torch("Rprop")),
+    Case("asgd", peers=_torch("ASGD")),
+    Case("lion", peers=_po("Lion")),
+    Case("adopt", peers=_po("ADOPT")),
+    Case("ademamix", peers=_po("AdEMAMix")),
+    Case("simplified_ademamix", peers=_po("SimplifiedAdEMAMix")),
+    Case("adan", peers=_po("Adan")),
+    Case("adabelief", peers=_po("AdaBelief")),
+    Case("sgdw", _MOMENTUM, _po("SGDW", **_MOMENTUM)),
+    Case("signsgd", peers=_po("SignSGD", momentum=0.0)),
+    Case("signum", peers=_po("SignSGD")),
+    Case("tiger", peers=_po("Tiger")),
+)
+
+
+def cases() -> list[Case]:
+    """All of `CASES`, and every other shipped spec with its defaults."""
+    known = {case.spec for case in CASES}
+    shipped = sorted(path.stem for path in SPECS.rglob("*.opt"))
+    return [case for case in CASES if case.spec in shipped] + [Case(name) for name in shipped if name not in known]
+
+
+def chosen(only: Sequence[str]) -> list[Case]:
+    """The cases of the named specs; all without names."""
+    return [case for case in cases() if not only or case.spec in only]
+
+
+@cache
+def plan_of(spec: str) -> Plan:
+    """The plan of a shipped spec."""
+    (path,) = SPECS.rglob(f"{spec}.opt")
+    return plan_program(check_source(read(path)))[1]
+
+
+def step_traffic(case: Case, precision: Precision = FLOAT32) -> Traffic:
+    """Bytes that one step moves per element, from the plan, in the variant that the hypers select."""
+    plan = plan_of(case.spec)
+    values = {n: d for h in plan.program.hypers for n, d in zip(h.names, h.defaults, strict=True)}
+    values |= {h.names[0]: case.hypers[h.key] for h in plan.program.hypers if h.key in case.hypers}  # type: ignore[misc]
+    variant = {f.name: evaluate_static(f.condition, values, ndim=2, numel=1 << 20) for f in plan.flags}
+    (step,) = (p for p in plan.procedures if p.name == "step")
+    return traffic(step, variant, precision)
+
+
+def large(scale: float = 1.0) -> list[tuple[int, ...]]:
+    """50.4 M parameters: six matrices of 4096 x 2048, sixteen vectors."""
+    return [(max(1, round(4096 * scale)), 2048)] * 6 + [(2048,)] * 16
+
+
+def many(scale: float = 1.0) -> list[tuple[int, ...]]:
+    """2.08 M parameters in 1,000 tensors: 500 of 64 x 64, 500 of 64."""
+    count = max(1, round(500 * scale))
+    return [(64, 64)] * count + [(64,)] * count
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Parameters with two sets of gradients: training never finds a gradient at the address of the one before."""
+
+    parameters: list[torch.nn.Parameter]
+    gradients: tuple[list[torch.Tensor], list[torch.Tensor]]
+
+    @staticmethod
+    def of(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype = torch.float32, device: str = "cpu") -> Model:
+        """The same values for every contestant. The second set of gradients exists for small models only."""
+        generator = torch.Generator(device).manual_seed(SEED)
+
+        def normal(scale: float) -> list[torch.Tensor]:
+            return [torch.randn(s, generator=generator, device=device, dtype=dtype).mul_(scale) for s in shapes]
+
+        parameters = [torch.nn.Parameter(x) for x in normal(0.02)]
+        first = normal(0.01)
+        second = normal(0.01) if sum(x.numel() for x in first) < 1 << 24 else first
+        for p, g in zip(parameters, first, strict=True):
+            p.grad = g
+        return Model(parameters, (first, second))
+
+    @property
+    def elements(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.parameters)
+
+    def next_gradients(self) -> Callable[[], None]:
+        """A function that gives every parameter the gradient of the other set."""
+        sets = cycle(self.gradients[::-1])
+
+        def exchange() -> None:
+            for p, g in zip(self.parameters, next(sets), strict=True):
+                p.grad = g
+
+        return exchange
+
+
+def contestant(name: str, model: Model, make: Callable[[list[torch.nn.Parameter]], Any]) -> Contestant:
+    """`step()` of an optimizer through its public class; the change of gradients before it is not timed."""
+    optimizer = make(model.parameters)
+    prepare = model.next_gradients() if model.gradients[0] is not model.gradients[1] else lambda: None
+    return Contestant(name, optimizer.step, prepare)
+
+
+def ours(case: Case, model: Model, backend: str = "native") -> Contestant:
+    """The generated optimizer."""
+    return contestant(f"optc {backend}", model, lambda p: optc.create(case.spec, p, backend=backend, **case.hypers))
+
+
+def theirs(peer: Peer, model: Model) -> Contestant:
+    """A peer's optimizer."""
+    return contestant(peer.label, model, lambda p: getattr(import_module(peer.module), peer.name)(p, **peer.hypers))
+
+
+def installed(peer: Peer) -> bool:
+    """Whether its library is here."""
+    return find_spec(peer.module.partition(".")[0]) is not None

@@ -1,0 +1,1 @@
+"""The command line: `optc build`, `check`, `explain`, `list`, `new`, `fmt`."""

@@ -1,0 +1,121 @@
+"""`optc build`: from specs to modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from optc.cli import output, specs
+from optc.dsl.errors import OptcError
+from optc.dsl.source import Source
+
+if TYPE_CHECKING:
+    from optc.compiler.pipeline import Compilation
+
+GENERATED = specs.SPECS.parent / "generated"
+
+
+@click.command(short_help="Compile specs to Python modules.")
+@click.argument("spec", nargs=-1, type=specs.SPEC)
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="The folder for the modules; made if missing.")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 and list what is missing, stale or edited by hand.")
+@click.option("--force", is_flag=True, help="Build even what is up to date.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def build(spec: tuple[str, ...], folder: Path | None, check: bool, force: bool, as_json: bool) -> int:
+    """Compile each SPEC to a module with a torch.optim.Optimizer in it; without SPEC, all shipped ones.
+
+    A module is written only where it would change, and none is where one of the specs has a mistake.
+
+    \b
+    Examples:
+      optc build my.opt -o mypackage/  mypackage/my.py, and an __init__.py if there is none
+      optc build *.opt -o optimizers/
+      optc build                       the shipped specs, into optc.generated
+      optc build --check               for CI: are the generated files up to date?
+    """
+    target = folder or GENERATED
+    if target.exists() and not target.is_dir():
+        raise OptcError(f"{target}: is a file; -o takes a folder")
+    sources = specs.sources(spec)
+    if folder is None and any(not specs.is_shipped(source) for source in sources):
+        raise click.UsageError("say where modules of your own go: -o FOLDER (-o . for this one)")
+    if check:
+        return _check(sources, target, as_json)
+
+    from optc.compiler.write import write_index, write_module
+
+    compiled = _compile(sources, target, force)
+    written: list[Path] = []
+    for compilation in compiled.values():
+        path = target / f"{compilation.module_name}.py"
+        if force or not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != compilation.module:
+            written.append(write_module(compilation, target))
+    if target.resolve() != Path.cwd().resolve():  # the current folder is no package of ours
+        write_index(target)
+    if as_json:
+        output.say_json({"written": [str(path) for path in written], "unchanged": len(sources) - len(written)})
+        return 0
+    for path in written:
+        output.say(f"{output.good('wrote')} {path}")
+    if len(written) < len(sources):
+        output.say(output.dim(f"{len(sources) - len(written)} unchanged in {target}"))
+    return 0
+
+
+def _check(sources: list[Source], target: Path, as_json: bool) -> int:
+    from optc.compiler.module import file_module_name, module_name
+    from optc.compiler.write import stale
+
+    named = [(file_module_name(source.name) or module_name(specs.program(source).name), source) for source in sources]
+    problems = stale(target, named)
+    if as_json:
+        output.say_json(problems)
+    elif problems:
+        for problem in problems:
+            output.note(problem)
+        output.note("optc build brings them up to date")
+    else:
+        output.say(f"{output.good('up to date')}  {len(sources)} modules in {target}")
+    return 1 if problems else 0
+
+
+def _compile(sources: list[Source], target: Path, force: bool) -> dict[str, Compilation]:
+    """What has to be written, by module name: everything is compiled before anything is written."""
+    from optc.compiler.module import file_module_name
+    from optc.compiler.write import up_to_date
+
+    by_module: dict[str, str] = {}
+    wanted: dict[str, Source] = {}
+    for source in sources:
+        name = file_module_name(source.name)
+        if name is not None:
+            _no_clash(by_module, name, source)
+        if name is None or force or not up_to_date(target / f"{name}.py", source):
+            wanted[source.name] = source
+    compiled: dict[str, Compilation] = {}
+    errors: list[OptcError] = []
+    with output.progress(list(wanted), "compiling") as names:
+        for name in names:
+            from optc.compiler.pipeline import compile_source
+
+            try:
+                compilation = compile_source(wanted[name])
+            except OptcError as error:
+                errors.append(error)
+                continue
+            if file_module_name(name) is None:
+                _no_clash(by_module, compilation.module_name, wanted[name])
+            compiled[compilation.module_name] = compilation
+    for early in errors[:-1]:
+        output.show_error(early)
+    if errors:
+        raise errors[-1]
+    return compiled
+
+
+def _no_clash(by_module: dict[str, str], name: str, source: Source) -> None:
+    if name in by_module:
+        raise OptcError(f"{by_module[name]} and {source.name} would both become {name}.py; build them into two folders")
+    by_module[name] = source.name

@@ -1,0 +1,49 @@
+"""`optc check`: is a spec right?"""
+
+from __future__ import annotations
+
+import click
+
+from optc.cli import output, specs
+from optc.dsl.errors import OptcError, SpecError
+
+
+@click.command(short_help="Say whether specs are right, with every mistake at once.")
+@click.argument("spec", nargs=-1, type=specs.SPEC)
+@click.option("--json", "as_json", is_flag=True, help="Print the diagnostics as JSON.")
+def check(spec: tuple[str, ...], as_json: bool) -> int:
+    """Say whether each SPEC is right; without SPEC, all shipped ones.
+
+    Every mistake of a file is reported at once, as file:line:column, with the line, a caret and what to do instead.
+
+    \b
+    Examples:
+      optc check my.opt
+      optc check *.opt --json
+      cat my.opt | optc check -
+    """
+    found: list[OptcError] = []
+    checked = 0
+    for argument in spec or tuple(specs.shipped()):
+        try:
+            source = specs.source(argument)
+            name = specs.program(source).name
+        except OptcError as error:
+            found.append(error)
+            if not as_json:
+                output.show_error(error)
+        else:
+            checked += 1
+            if spec and not as_json:
+                output.say(f"{output.good('ok')}  {source.name}: {name}")
+    if as_json:
+        output.say_json([entry for error in found for entry in _entries(error)])
+    elif not spec and not found:
+        output.say(f"{output.good('ok')}  {checked} shipped specs")
+    return 1 if found else 0
+
+
+def _entries(error: OptcError) -> list[dict[str, object]]:
+    if isinstance(error, SpecError):
+        return output.diagnostics_json(error)
+    return [{"file": None, "line": None, "column": None, "code": "file", "message": str(error), "hint": None}]

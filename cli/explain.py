@@ -1,0 +1,41 @@
+"""`optc explain`: a spec and all that is made of it."""
+
+from __future__ import annotations
+
+import click
+
+from optc.cli import output, specs
+from optc.compiler.explain import STAGES
+
+
+@click.command(short_help="Show a spec at any stage of the compiler.")
+@click.argument("spec", type=specs.SPEC)
+@click.option("-s", "--stage", type=click.Choice(list(STAGES)), default="overview", show_default=True, help="What to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: structured for plan and cost, else the text.")
+def explain(spec: str, stage: str, as_json: bool) -> None:
+    """Show SPEC at one stage of the compiler, or what is derived from it.
+
+    \b
+    overview  the spec in mathematical spelling, and what a step costs
+    parse     the tree of nodes, with line and column
+    program   typed statements: where each value varies, what the host knows
+    update    the same with early ends resolved and expressions simplified
+    plan      what runs on the host; kernels, what they read and write
+    torch, native, triton   the generated code
+    latex     the update as equations
+    cost      bytes and operations per element, for every dtype and variant
+
+    \b
+    Examples:
+      optc explain adamw
+      optc explain my.opt --stage plan
+      optc explain lion -s latex > lion.tex
+      optc explain adam -s cost --json
+    """
+    from optc.compiler.explain import explain, explain_json
+
+    source = specs.source(spec)
+    if as_json:
+        output.say_json(explain_json(source, stage))
+    else:
+        output.say(explain(source, stage))

@@ -1,0 +1,95 @@
+"""SPEC arguments: files, names of shipped specs, `-` for standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from optc.dsl.errors import OptcError
+from optc.dsl.read import decode, read
+from optc.dsl.source import Source
+
+if TYPE_CHECKING:
+    from optc.dsl.program import Program
+
+SPECS = Path(__file__).resolve().parent.parent / "specs"
+
+
+@cache
+def shipped() -> dict[str, Path]:
+    """The specs that come with optc, by name (`adamw`)."""
+    return {path.stem: path for path in sorted(SPECS.rglob("*.opt"), key=lambda path: path.stem)}
+
+
+def source(argument: str) -> Source:
+    """The spec an argument names. Raises OptcError with near names where there is none."""
+    if argument == "-":
+        return decode(sys.stdin.buffer.read(), "<stdin>")
+    path = Path(argument)
+    folded = _fold(argument)
+    if not path.exists() and path.suffix != ".opt" and path.name == argument:
+        for name, file in shipped().items():
+            if _fold(name) == folded:
+                return _shipped(file)
+        raise OptcError(f"{argument}: there is no such file or shipped spec{_near(folded)}")
+    if not path.exists():
+        here = [p.name for p in path.parent.glob("*.opt")] if path.parent.is_dir() else []
+        raise OptcError(f"{argument}: there is no such file{_near(path.name, here)}")
+    return read(path)
+
+
+def sources(arguments: Sequence[str]) -> list[Source]:
+    """The specs of all arguments; all shipped ones without any."""
+    return [source(argument) for argument in arguments] if arguments else [_shipped(path) for path in shipped().values()]
+
+
+def is_shipped(source: Source) -> bool:
+    """Whether a source is one of the specs that come with optc."""
+    path = SPECS.parent / source.name
+    return path.is_relative_to(SPECS) and path in shipped().values()
+
+
+def program(source: Source) -> Program:
+    """The checked program of a spec, without loading the rest of the compiler. Raises SpecError with every mistake."""
+    from optc.dsl.check import check
+    from optc.dsl.parse import parse
+
+    return check(parse(source), source)
+
+
+def _shipped(path: Path) -> Source:
+    """Named by its place in the project, which is the same everywhere."""
+    return Source(path.relative_to(SPECS.parent).as_posix(), read(path).text)
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _near(name: str, among: Sequence[str] | None = None) -> str:
+    names = {_fold(n): n for n in shipped()} if among is None else {n: n for n in among}
+    near = [names[found] for found in get_close_matches(name, names, n=3, cutoff=0.7)]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return "; optc list shows what is shipped" if among is None else ""
+
+
+class SpecArgument(click.types.StringParamType):
+    """Completes the names of shipped specs and files."""
+
+    name = "spec"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        items = [click.shell_completion.CompletionItem(n) for n in shipped() if n.startswith(incomplete)]
+        return [*items, click.shell_completion.CompletionItem(incomplete, type="file")]
+
+
+SPEC = SpecArgument()

@@ -1,0 +1,1 @@
+"""From a checked program to PyTorch, native C++ and Triton code."""

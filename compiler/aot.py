@@ -1,0 +1,259 @@
+"""Triton kernels compiled ahead of time, without a GPU, and what the result says about their speed.
+
+`python -m optc.compiler.aot --json MODULE < requests` compiles functions of a generated module (a file or a dotted name) in a
+process of its own: Triton's interpreter, once chosen, is chosen for the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from optc.compiler.assembly import Loop, gcn_loops, ptx_loops
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+_SHORT = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_KERNEL_POINTERS = {"residents": "*i64", "varying": "*i64", "chunk_tensors": "*i32", "chunk_offsets": "*i64"}
+_SCALARS_POINTERS = {"hypers": "*fp64", "counters": "*fp32", "carried": "*fp64", "shapes": "*i64"}
+_INTEGERS = ("chunk", "scalar_rows", "n")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One function for one target.
+
+    `dtypes`: names like `bfloat16` by stream, float32 where missing. `flags`: compile-time flags, False where missing.
+    `in_memory`: scalars and host flags are read from the device. `found_inf`: a skipped step is decided on the device.
+    """
+
+    function: str
+    target: str
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    in_memory: bool = False
+    found_inf: bool = False
+    real: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class AotReport:
+    """What the compiler made of a request.
+
+    `registers` per thread (VGPRs on AMD); `stack`, `local`, `shared` in bytes; `spills` counts instructions (registers on AMD).
+    `load_widths`, `store_widths`: bytes of each access in the unmasked loop; `bytes_loaded`, `bytes_stored` per element there.
+    `tail_widths`: those of the masked loop. `atomics` counts atomic operations in the whole kernel.
+    """
+
+    function: str
+    target: str
+    registers: int
+    stack: int
+    local: int
+    spills: int
+    shared: int
+    atomics: int
+    load_widths: tuple[int, ...]
+    store_widths: tuple[int, ...]
+    tail_widths: tuple[int, ...]
+    bytes_loaded: float
+    bytes_stored: float
+
+
+def compile_ahead(function: Any, request: Request) -> AotReport:
+    """Compiles a `triton_kernel` for a target. Raises RuntimeError under Triton's interpreter: use `reports` there."""
+    kernel, shape = _compile(function, request)
+    if request.target.startswith("gfx"):
+        return _amd_report(request, kernel.asm["amdgcn"], shape)
+    return _nvidia_report(request, kernel.asm["ptx"], kernel.asm["cubin"], shape)
+
+
+def intermediate(function: Any, request: Request, stage: str) -> str:
+    """The text of one stage of Triton's compiler: `ttir`, `ttgir`, `llir`, `ptx` or `amdgcn`."""
+    return str(_compile(function, request)[0].asm[stage])
+
+
+def reports(module: str, requests: Iterable[Request]) -> list[AotReport]:
+    """`compile_ahead` in a child process without the interpreter. Raises RuntimeError with the child's message if it fails."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    command = [sys.executable, "-m", "optc.compiler.aot", "--json", module]
+    sent = json.dumps([asdict(r) for r in requests])
+    done = subprocess.run(command, input=sent, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return [_report(entry) for entry in json.loads(done.stdout)]
+
+
+def _report(entry: dict[str, Any]) -> AotReport:
+    return AotReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+
+
+# --- compiling -----------------------------------------------------------------------------------------------------------------
+
+
+def _compile(function: Any, request: Request) -> tuple[Any, Mapping[str, Any]]:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from optc.runtime.triton_launch import WARPS
+
+    if function.interpreted:
+        raise RuntimeError("ahead-of-time compilation needs a process without TRITON_INTERPRET")
+    amd = request.target.startswith("gfx")
+    target = GPUTarget("hip", request.target, 64) if amd else GPUTarget("cuda", int(request.target.removeprefix("sm_")), 32)
+    signature, constants = _signature(function, request, target.warp_size)
+    source = ASTSource(function.jit, signature, constexprs={(function.parameters.index(k),): v for k, v in constants.items()})
+    return triton.compile(source, target=target, options={"num_warps": WARPS}), constants
+
+
+def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[str, str], dict[str, Any]]:
+    import torch
+    import triton.language as tl
+
+    from optc.runtime.triton_launch import LANES_PER_PROGRAM, geometry
+
+    constexprs = set(function.constants)
+    pointers = {**_KERNEL_POINTERS, **_SCALARS_POINTERS, "scalars": "*" + _SHORT[request.real], "found_inf": "*fp32"}
+    streams = [name.removesuffix("_type") for name in function.parameters if name in constexprs and name.endswith("_type")]
+    present = [getattr(torch, request.dtypes[s]) for s in streams if s in request.dtypes]
+    shape = geometry(present or [torch.float32], warp_size)
+    known: dict[str, Any] = {
+        "real": getattr(tl, request.real), "LANES": shape.lanes, "BLOCK": shape.block, "TAIL": shape.tail,
+        "SCALARS_IN_MEMORY": request.in_memory, "HAS_FOUND_INF": request.found_inf,
+    }  # fmt: skip
+    if "LANES" in constexprs and "BLOCK" not in constexprs:
+        known["LANES"] = LANES_PER_PROGRAM
+    places = iter(range(len(function.parameters)))
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    for name in function.parameters:
+        missing = (name == "found_inf" and not request.found_inf) or (
+            name == "scalars" and "residents" in function.parameters and not request.in_memory
+        )
+        if name in constexprs or missing:
+            signature[name] = "constexpr"
+            constants[name] = None if missing else _constant(name, known, request, streams, places)
+        elif name in pointers:
+            signature[name] = pointers[name]
+        elif name == "gradient_factor" and request.in_memory:
+            signature[name] = "*fp64"
+        else:
+            signature[name] = "i32" if name in _INTEGERS else "fp32"
+    return signature, constants
+
+
+def _constant(name: str, known: Mapping[str, Any], request: Request, streams: Sequence[str], places: Any) -> Any:
+    import triton.language as tl
+
+    if name in known:
+        return known[name]
+    if name.removesuffix("_type") in streams:
+        return getattr(tl, request.dtypes.get(name.removesuffix("_type"), "float32"))
+    if name.startswith("at_"):
+        return next(places)
+    return bool(request.flags.get(name, False))
+
+
+# --- reading -------------------------------------------------------------------------------------------------------------------
+
+
+def _nvidia_report(request: Request, ptx: str, cubin: bytes, constants: Mapping[str, Any]) -> AotReport:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage, sass = _cuobjdump("-res-usage", path), _cuobjdump("-sass", path)
+
+    def used(what: str) -> int:
+        return int(re.search(rf"\b{what}:(\d+)", usage)[1])  # type: ignore[index]
+
+    loops = ptx_loops(ptx)
+    whole = [loop for loop in loops if not loop.guarded]
+    tail = [loop for loop in loops if loop.guarded]
+    return _summary(
+        request, constants, 32, max(whole, key=_moved, default=None), tail,
+        registers=used("REG"), stack=used("STACK"), local=used("LOCAL"), shared=used("SHARED"),
+        spills=len(re.findall(r"\b(?:STL|LDL)\b", sass)), atomics=len(re.findall(r"\b(?:atom|red)\.", ptx)),
+    )  # fmt: skip
+
+
+def _amd_report(request: Request, assembly: str, constants: Mapping[str, Any]) -> AotReport:
+    def used(what: str) -> int:
+        return int(re.search(rf"\.{what}:\s*(\d+)", assembly)[1])  # type: ignore[index]
+
+    loops = sorted(gcn_loops(assembly), key=_moved)
+    return _summary(
+        request, constants, 64, loops[-1] if loops else None, loops[:-1],
+        registers=used("vgpr_count"), stack=0, local=used("private_segment_fixed_size"), shared=used("group_segment_fixed_size"),
+        spills=used("vgpr_spill_count") + used("sgpr_spill_count"), atomics=len(re.findall(r"_atomic_", assembly)),
+    )  # fmt: skip
+
+
+def _summary(
+    request: Request, constants: Mapping[str, Any], warp: int, whole: Loop | None, tail: Sequence[Loop], **usage: int
+) -> AotReport:
+    from optc.runtime.triton_launch import WARPS
+
+    accesses = whole.accesses if whole else ()
+    per_thread = constants.get("BLOCK", WARPS * warp) // (WARPS * warp)
+    return AotReport(
+        request.function,
+        request.target,
+        load_widths=tuple(a.bytes for a in accesses if not a.store),
+        store_widths=tuple(a.bytes for a in accesses if a.store),
+        tail_widths=tuple(a.bytes for loop in tail for a in loop.accesses),
+        bytes_loaded=whole.bytes(False) / per_thread if whole else 0.0,
+        bytes_stored=whole.bytes(True) / per_thread if whole else 0.0,
+        **usage,
+    )
+
+
+def _moved(loop: Loop) -> int:
+    return loop.bytes(False) + loop.bytes(True)
+
+
+def _cuobjdump(option: str, path: Path) -> str:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
+
+
+# --- command line --------------------------------------------------------------------------------------------------------------
+
+
+def _load(name: str) -> ModuleType:
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    """Reads a JSON list of requests from the standard input, writes a JSON list of reports."""
+    parser = argparse.ArgumentParser(prog="python -m optc.compiler.aot", description=main.__doc__)
+    parser.add_argument("--json", metavar="MODULE", required=True, help="a generated module: a .py file or a dotted name")
+    module = _load(parser.parse_args().json)
+    made = [compile_ahead(getattr(module, r["function"]), Request(**r)) for r in json.load(sys.stdin)]
+    json.dump([asdict(report) for report in made], sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What assembly says about a kernel: its loops, and the width of each access to global memory in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+_PTX_ACCESS = re.compile(r"^(@!?%p\d+\s+)?(ld|st)\.(?:volatile\.|relaxed\.\w+\.)?global\S*?(?:\.v(\d))?\.[bfsu](\d+)\s")
+_PTX_LABEL = re.compile(r"^(\$L\w+):")
+_PTX_BRANCH = re.compile(r"\bbra(?:\.uni)?\s+(\$L\w+)")
+_PTX_ENDS = re.compile(r"^(?:bra(?:\.uni)?\s|ret;|exit;)")
+_GCN_ACCESS = re.compile(r"^(?:global|buffer|flat)_(load|store)_(\w+)")
+_GCN_LABEL = re.compile(r"^(\.LBB\w+):")
+_GCN_BRANCH = re.compile(r"^s_c?branch\w*\s+(\.LBB\w+)")
+_GCN_ENDS = re.compile(r"^(?:s_branch\s|s_endpgm|s_setpc)")
+_GCN_BYTES = {"dword": 4, "b32": 4, "b64": 8, "b96": 12, "b128": 16, "ushort": 2, "u16": 2, "short": 2, "b16": 2, "sshort": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One load or store of global memory per thread: bytes, and whether a predicate guards it."""
+
+    store: bool
+    bytes: int
+    guarded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """The accesses between a label and a branch back to it."""
+
+    accesses: tuple[Access, ...]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether any access is masked."""
+        return any(a.guarded for a in self.accesses)
+
+    def bytes(self, store: bool) -> int:
+        """Bytes that one thread loads or stores in one turn."""
+        return sum(a.bytes for a in self.accesses if a.store is store)
+
+
+Parse: TypeAlias = Callable[[str], Access | None]
+
+
+def ptx_loops(ptx: str) -> list[Loop]:
+    """Outermost loops of a PTX kernel that store to global memory, in the order of the text."""
+    return list(_loops(ptx, _PTX_LABEL, _PTX_BRANCH, _PTX_ENDS, _ptx_access))
+
+
+def gcn_loops(assembly: str) -> list[Loop]:
+    """The same of an AMD kernel. Masks live in a register there: nothing looks guarded."""
+    return list(_loops(assembly, _GCN_LABEL, _GCN_BRANCH, _GCN_ENDS, _gcn_access))
+
+
+def _ptx_access(line: str) -> Access | None:
+    found = _PTX_ACCESS.match(line)
+    if found is None:
+        return None
+    guard, kind, lanes, bits = found.groups()
+    return Access(kind == "st", int(lanes or 1) * int(bits) // 8, guard is not None)
+
+
+def _gcn_access(line: str) -> Access | None:
+    found = _GCN_ACCESS.match(line)
+    if found is None:
+        return None
+    kind, width = found.groups()
+    if vector := re.match(r"dwordx(\d)", width):
+        size = 4 * int(vector[1])
+    else:
+        size = next((_GCN_BYTES[w] for w in (width, width.split("_")[0], width.split("_")[-1]) if w in _GCN_BYTES), 1)
+    return Access(kind == "store", size, False)
+
+
+def _loops(text: str, label: re.Pattern[str], branch: re.Pattern[str], ends: re.Pattern[str], parse: Parse) -> Iterator[Loop]:
+    """The strongly connected parts of the control flow: a loop with what is nested in it, however its blocks are laid out."""
+    blocks: list[list[str]] = [[]]
+    starts: dict[str, int] = {}
+    for line in (line.strip() for line in text.splitlines()):
+        if found := label.match(line):
+            blocks.append([])
+            starts[found[1]] = len(blocks) - 1
+        blocks[-1].append(line)
+        if branch.search(line) or ends.match(line):
+            blocks.append([])
+    edges: list[list[int]] = []
+    for number, block in enumerate(blocks):
+        targets = [starts[f[1]] for line in block if (f := branch.search(line)) and f[1] in starts]
+        falls = not (block and ends.match(block[-1])) and number + 1 < len(blocks)
+        edges.append(targets + [number + 1] * falls)
+    reached = [_reachable(edges, n) for n in range(len(blocks))]
+    seen: set[int] = set()
+    for n in range(len(blocks)):
+        if n in seen or n not in reached[n]:
+            continue
+        part = [m for m in sorted(reached[n]) if n in reached[m]]
+        seen.update(part)
+        accesses = tuple(a for m in part for line in blocks[m] if (a := parse(line)) is not None)
+        if any(a.store for a in accesses):
+            yield Loop(accesses)
+
+
+def _reachable(edges: list[list[int]], start: int) -> set[int]:
+    """Blocks that can run after `start`; itself only if it can run again."""
+    found: set[int] = set()
+    waiting = list(edges[start])
+    while waiting:
+        block = waiting.pop()
+        if block not in found:
+            found.add(block)
+            waiting += edges[block]
+    return found

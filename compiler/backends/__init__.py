@@ -1,0 +1,1 @@
+"""One emitter per kind of code, from the same plan."""

@@ -1,0 +1,1 @@
+"""The native CPU backend: C++17 text, compiled on first use by `optc.runtime.native_build`."""

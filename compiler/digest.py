@@ -1,0 +1,28 @@
+"""Digests: of texts, and of the compiler itself (its code, grammar and templates), so that stale output is recognised."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+_PARTS = ("dsl", "compiler")
+_SUFFIXES = (".py", ".lark", ".j2")
+
+
+def text_digest(text: str) -> str:
+    """sha256 of a text, hex."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+@cache
+def compiler_digest() -> str:
+    """sha256 over every file that can change what is generated."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for part in _PARTS:
+        for path in sorted((root / part).rglob("*")):
+            if path.suffix in _SUFFIXES and "__pycache__" not in path.parts:
+                digest.update(path.relative_to(root).as_posix().encode())
+                digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()

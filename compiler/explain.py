@@ -1,0 +1,132 @@
+"""What `optc explain` prints: the value of any stage, and what is derived from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from optc.dsl.source import Source
+
+if TYPE_CHECKING:
+    from optc.compiler.plan import Plan
+    from optc.dsl.program import Program
+
+# Every stage imports what it needs and no more: the tree of a spec is shown without loading the compiler.
+
+
+def _parse(source: Source) -> str:
+    from optc.compiler.show_program import show_tree
+    from optc.dsl.parse import parse
+
+    return show_tree(parse(source), source)
+
+
+def _program(source: Source) -> str:
+    from optc.compiler.show_program import show_program
+
+    return show_program(_checked(source))
+
+
+def _checked(source: Source) -> Program:
+    from optc.dsl.check import check
+    from optc.dsl.parse import parse
+
+    return check(parse(source), source)
+
+
+def _update(source: Source) -> str:
+    from optc.compiler.pipeline import plan_program
+    from optc.compiler.show_program import show_update
+
+    update, _ = plan_program(_checked(source))
+    return show_update(update)
+
+
+def _plan_of(source: Source) -> Plan:
+    from optc.compiler.pipeline import plan_program
+
+    _, plan = plan_program(_checked(source))
+    return plan
+
+
+def _plan(source: Source) -> str:
+    from optc.compiler.show_plan import show_plan
+
+    return show_plan(_plan_of(source))
+
+
+def _cost(source: Source) -> str:
+    from optc.compiler.show_plan import show_cost
+
+    return show_cost(_plan_of(source))
+
+
+def _torch(source: Source) -> str:
+    from optc.compiler.backends.pytorch.emit import emit_kernel
+
+    return _kernels(source, emit_kernel)
+
+
+def _native(source: Source) -> str:
+    from optc.compiler.backends.native.emit import emit_kernel
+
+    return _kernels(source, emit_kernel)
+
+
+def _triton(source: Source) -> str:
+    from optc.compiler.backends.triton.emit import emit_kernel
+
+    return _kernels(source, emit_kernel)
+
+
+def _kernels(source: Source, emit: Callable[..., str]) -> str:
+    plan = _plan_of(source)
+    kernels = [kernel for procedure in plan.procedures for kernel in procedure.kernels]
+    return "\n\n\n".join(emit(kernel, source).strip("\n") for kernel in kernels)
+
+
+def _latex(source: Source) -> str:
+    from optc.compiler.latex import latex
+    from optc.dsl.parse import parse
+
+    _checked(source)
+    return latex(parse(source))
+
+
+def _overview(source: Source) -> str:
+    from optc.compiler.show_plan import show_cost_of_default
+    from optc.dsl.show import format_text
+
+    plan = _plan_of(source)
+    return f"{format_text(source, mathematical=True).strip()}\n\n{show_cost_of_default(plan)}"
+
+
+STAGES: dict[str, Callable[[Source], str]] = {
+    "overview": _overview,
+    "parse": _parse,
+    "program": _program,
+    "update": _update,
+    "plan": _plan,
+    "torch": _torch,
+    "native": _native,
+    "triton": _triton,
+    "latex": _latex,
+    "cost": _cost,
+}
+"""Stage name to its printed form, in the order of the compiler."""
+
+
+def explain(source: Source, stage: str) -> str:
+    """The printed form of one stage. Raises SpecError where the spec is wrong."""
+    return STAGES[stage](source)
+
+
+def explain_json(source: Source, stage: str) -> object:
+    """The plan or the cost as JSON values; any other stage as its text."""
+    from optc.compiler.show_plan import cost_json, plan_json
+
+    if stage == "plan":
+        return plan_json(_plan_of(source))
+    if stage == "cost":
+        return cost_json(_plan_of(source))
+    return {"stage": stage, "text": explain(source, stage)}

@@ -1,0 +1,52 @@
+"""`optc.compile`: a spec to a class at once, without files.
+
+The generated text is the same as `optc build` writes; it is executed as a module of its own, `optc.compiled.<name>_<digest>`,
+registered with `linecache` so that tracebacks, `inspect` and Triton find its source. Equal specs give the same class. What is
+executed is the compiler's own output, in which a spec's names and texts are data only.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from optc.compiler.digest import compiler_digest, text_digest
+from optc.compiler.pipeline import compile_source
+from optc.dsl.read import read
+from optc.dsl.source import Source
+
+if TYPE_CHECKING:
+    from optc.runtime.optimizer import Optimizer
+
+_PACKAGE = "optc.compiled"
+_classes: dict[str, type[Optimizer]] = {}
+
+
+def compile_class(spec: str | Path) -> type[Optimizer]:
+    """The optimizer class of a spec: a path to an `.opt` file, or the text itself (anything with a newline).
+
+    Raises `SpecError` with every mistake in the spec, `OptcError` where the file cannot be read.
+    """
+    source = Source("<text>", spec) if isinstance(spec, str) and "\n" in spec else read(spec)
+    key = text_digest(source.text + compiler_digest())
+    if key not in _classes:
+        _classes[key] = _load(source, key)
+    return _classes[key]
+
+
+def _load(source: Source, key: str) -> type[Optimizer]:
+    compilation = compile_source(source)
+    name = f"{_PACKAGE}.{compilation.module_name}_{key[:16]}"
+    filename = f"<optc {compilation.module_name} {key[:16]}>"
+    module = ModuleType(name)
+    module.__file__ = filename
+    linecache.cache[filename] = (len(compilation.module), None, compilation.module.splitlines(keepends=True), filename)
+    sys.modules.setdefault(_PACKAGE, ModuleType(_PACKAGE))
+    sys.modules[name] = module
+    exec(compile(compilation.module, filename, "exec"), module.__dict__)
+    loaded: type[Optimizer] = getattr(module, compilation.program.name)
+    loaded.spec_text = source.text
+    return loaded

@@ -1,0 +1,371 @@
+"""Plan -> the text of a generated Python module.
+
+The text is a function of the spec and the compiler alone: no dates, paths or hash order. Its header carries three digests: of
+the spec, of the compiler, and of everything below the header, so that stale files and files edited by hand are told apart.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import jinja2
+
+from optc.compiler.backends import host
+from optc.compiler.backends.exprs import print_expression, python_number
+from optc.compiler.backends.names import PYTHON, Namer
+from optc.compiler.backends.native.emit import emit_kernel as emit_native
+from optc.compiler.backends.pytorch.emit import emit_initial
+from optc.compiler.backends.pytorch.emit import emit_kernel as emit_pytorch
+from optc.compiler.backends.triton.emit import emit_kernel as emit_triton
+from optc.compiler.backends.triton.scalars import emit_scalars
+from optc.compiler.digest import compiler_digest, text_digest
+from optc.compiler.ir import reads
+from optc.compiler.plan import Kernel, Plan, ProcedurePlan, Stream
+from optc.compiler.traffic import PRECISIONS, default_variant, state_bytes, traffic
+from optc.dsl.program import TRUE, Expression, Hyper, HyperKind, Program, Role, Scalar
+from optc.dsl.program import State as ProgramState
+
+WIDTH = 116
+_DIGEST = re.compile(r"^file      sha256 ([0-9a-f]{64})$", re.MULTILINE)
+_NO_DIGEST = "0" * 64
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def module_name(name: str) -> str:
+    """`SimplifiedAdEMAMix` -> `simplified_ademamix`, `NAdam` -> `nadam`, `SGDW` -> `sgdw`: the spec's file name where it has one."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def file_module_name(file: str) -> str | None:
+    """The name that a spec file gives its module: `specs/adam/adamw.opt` is `adamw`; None where that is no module name."""
+    stem = PurePath(file).stem
+    usable = file.endswith(".opt") and re.fullmatch(r"[a-z_][a-z0-9_]*", stem) and not keyword.iskeyword(stem)
+    return stem if usable else None
+
+
+def emit_module(plan: Plan, module: str) -> str:
+    """The whole module."""
+    program = plan.program
+    body = _ENVIRONMENT.get_template("body.py.j2").render(
+        rule=_rule,
+        rows=_rows,
+        names=_long_names,
+        name=program.name,
+        spec_digest=text_digest(program.source.text),
+        procedures=[_procedure(p, plan) for p in plan.procedures],
+        hypers=[_hyper(h) for h in program.hypers],
+        requires=[_require(plan, index) for index in range(len(program.requires))],
+        states=[_state(s, plan) for s in program.states],
+        flags=[f'("{f.name}", {_condition(f.condition, program)})' for f in plan.flags],
+        docstring="\n".join(f"    {line}".rstrip() for line in _docstring(plan)).strip(),
+        signature=[_parameter(h) for h in program.hypers],
+        defaults=_rows([f'"{h.key}": {h.key}' for h in program.hypers], 8, "{}"),
+        entries=[_entry(p) for p in plan.procedures if p.name != "step"],
+    )
+    body = _without_unused_imports(body)
+    text = _ENVIRONMENT.get_template("module.py.j2").render(
+        title=_escape(f"{program.name}: {program.text}" if program.text else program.name),
+        command=f"optc build {module}",
+        spec_file=f"{module}.opt",
+        spec_digest=text_digest(program.source.text),
+        compiler_digest=compiler_digest(),
+        file_digest=_NO_DIGEST,
+        references=[textwrap.fill(_escape(c), WIDTH, subsequent_indent="    ") for c in program.cites],
+        listing=_listing(program),
+        cost=_cost(plan),
+        body=body.strip("\n"),
+    )
+    return text.replace(_NO_DIGEST, text_digest(text), 1)
+
+
+def edited_by_hand(text: str) -> bool:
+    """Whether a generated module is not, to the last character, what its header says was written."""
+    found = _DIGEST.search(text)
+    return found is None or text_digest(_undigested(text, found[1])) != found[1]
+
+
+def _undigested(text: str, digest: str) -> str:
+    return text.replace(digest, _NO_DIGEST, 1)
+
+
+# --- header --------------------------------------------------------------------------------------------------------------------
+
+
+def _listing(program: Program) -> list[str]:
+    """The spec's step and entries, numbered by its lines, as the comments in the code refer to them."""
+    lines = program.source.text.splitlines()
+    shown: list[str] = []
+    inside = False
+    for number, line in enumerate(lines, 1):
+        stripped = line.strip()
+        indented = len(line) - len(line.lstrip())
+        if indented <= 4 and stripped:
+            inside = stripped.startswith(("step:", "step :", "entry "))
+        if inside and stripped:
+            shown.append(f"{number:4d}  {line.rstrip()}".replace("\\", "\\\\").replace('"""', "'''"))
+    return shown
+
+
+def _cost(plan: Plan) -> list[str]:
+    variant = default_variant(plan)
+    rows = []
+    for procedure in plan.procedures:
+        for precision in PRECISIONS:
+            cost = traffic(procedure, variant, precision)
+            rows.append(
+                f"{procedure.name}: {cost.passes} pass, {cost.bytes_read} + {cost.bytes_written} bytes read + written and "
+                f"{cost.operations} operations per element ({precision})"
+            )
+    rows.append(f"state: {state_bytes(plan, variant, PRECISIONS[0])} bytes per parameter with the default hypers (float32)")
+    return rows
+
+
+# --- layout of the text --------------------------------------------------------------------------------------------------------
+
+
+def _rule(title: str) -> str:
+    """A comment line that opens a part of the file."""
+    return f"# --- {title} ".ljust(WIDTH + 4, "-")
+
+
+def _rows(items: list[str], indent: int, brackets: str = "()") -> str:
+    """A tuple or dict with one item a line; nothing in it, nothing between the brackets."""
+    if not items:
+        return brackets
+    inner = "".join(f"\n{' ' * (indent + 4)}{item}," for item in items)
+    return f"{brackets[0]}{inner}\n{' ' * indent}{brackets[1]}"
+
+
+def _long_names(names: tuple[str, ...], indent: int) -> str:
+    """A tuple of names, on one line while it fits."""
+    line = _names(names)
+    return line if indent + len(line) < WIDTH - 10 else _rows([f'"{n}"' for n in names], indent)
+
+
+# --- schema --------------------------------------------------------------------------------------------------------------------
+
+
+def _condition(condition: Expression, program: Program) -> str:
+    function, arguments = host.emit_condition(condition, program)
+    return f"Condition({function}, {_names(arguments)})"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return "(" + ", ".join(f'"{n}"' for n in names) + ("," if len(names) == 1 else "") + ")"
+
+
+def _literal(value: Scalar) -> str:
+    if isinstance(value, float):
+        return python_number(value)
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _values(values: tuple[Scalar, ...]) -> str:
+    return "(" + ", ".join(_literal(v) for v in values) + ("," if len(values) == 1 else "") + ")"
+
+
+def _hyper(hyper: Hyper) -> str:
+    parts = [f'"{hyper.key}"', _names(hyper.names), _values(hyper.defaults)]
+    if hyper.kind is not HyperKind.REAL:
+        parts.append(f'kind="{hyper.kind.value}"')
+    if hyper.is_tuple:
+        parts.append("is_tuple=True")
+    if hyper.bounds is not None:
+        bounds = hyper.bounds
+        parts += [f"low={_literal(bounds.low)}", f"high={_literal(bounds.high)}"]
+        parts += [f"{side}=True" for side in ("low_closed", "high_closed") if getattr(bounds, side)]
+    if hyper.choices:
+        parts.append(f"choices={_names(hyper.choices)}")
+    parts += [f"{flag}=True" for flag in ("optional", "shared") if getattr(hyper, flag)]
+    return f"Hyper({', '.join(parts)})"
+
+
+def _require(plan: Plan, index: int) -> str:
+    require = plan.program.requires[index]
+    return f"Require({_condition(require.condition, plan.program)}, {_text(require.message)})"
+
+
+def _state(state: ProgramState, plan: Plan) -> str:
+    wanted = {r.symbol.name for r in reads(state.initial) if r.symbol.role is Role.HYPER}
+    arguments = tuple(n for h in plan.program.hypers for n in h.names if n in wanted)
+    namer = Namer(PYTHON | {"torch"})
+    if state.host:
+        initial = print_expression(state.initial, host.dialect(plan.program, namer))
+    else:
+        initial = emit_initial(state.initial)
+    head = ", ".join(["theta", "g", *(namer(a) for a in arguments)])
+    parts = [f'"{state.name}"', f'"{state.key}"', f"lambda {head}: {initial}"]
+    if arguments:
+        parts.append(f"arguments={_names(arguments)}")
+    if state.host:
+        parts.append("host=True")
+    if state.exists != TRUE:
+        parts.append(f"exists={_condition(state.exists, plan.program)}")
+    return f"State({', '.join(parts)})"
+
+
+def _stream(stream: Stream) -> str:
+    return f'Stream("{stream.name}", "{stream.role.value}", {stream.reads}, {stream.writes})'
+
+
+# --- code ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _KernelText:
+    name: str
+    streams: list[str]
+    scalars: tuple[str, ...]
+    static_flags: str
+    host_flags: str
+    torch: str
+    native: str
+    triton: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ProcedureText:
+    name: str
+    inputs: str
+    every: int | None
+    arguments: tuple[str, ...]
+    names: tuple[str, ...]
+    host: tuple[str, ...]
+    scalars: tuple[str, ...]
+    flags: str
+    carried: str
+    kernels: list[_KernelText]
+    triton_scalars: str
+
+
+def _kernel(kernel: Kernel, program: Program) -> _KernelText:
+    return _KernelText(
+        kernel.name,
+        [_stream(s) for s in kernel.streams],
+        kernel.scalars,
+        _names(kernel.static_flags),
+        _names(kernel.host_flags),
+        emit_pytorch(kernel, program.source),
+        emit_native(kernel, program.source).strip("\n"),
+        emit_triton(kernel, program.source).strip("\n"),
+    )
+
+
+def _procedure(procedure: ProcedurePlan, plan: Plan) -> _ProcedureText:
+    arguments, lines = host.emit_host(procedure, plan)
+    return _ProcedureText(
+        procedure.name,
+        _names(procedure.inputs),
+        procedure.every,
+        arguments,
+        host.host_arguments(procedure, plan),
+        lines,
+        procedure.host.scalars,
+        _names(procedure.host.flags),
+        _names(procedure.host.carried),
+        [_kernel(k, plan.program) for k in procedure.kernels],
+        emit_scalars(procedure, plan).strip("\n"),
+    )
+
+
+# --- class ---------------------------------------------------------------------------------------------------------------------
+
+
+def _parameter(hyper: Hyper) -> str:
+    scalar = {HyperKind.REAL: "float", HyperKind.INTEGER: "int", HyperKind.FLAG: "bool", HyperKind.CHOICE: "str"}[hyper.kind]
+    if hyper.is_tuple:
+        annotation, default = f"tuple[{', '.join([scalar] * len(hyper.names))}]", _values(hyper.defaults)
+    else:
+        annotation, default = scalar, _literal(hyper.defaults[0])
+        if hyper.kind is HyperKind.REAL:
+            annotation += " | Tensor"
+        if hyper.optional:
+            annotation += " | None"
+    return f"{hyper.key}: {annotation} = {default}"
+
+
+def _range(hyper: Hyper) -> str:
+    if hyper.choices:
+        return " or ".join(repr(c) for c in hyper.choices)
+    if hyper.bounds is None:
+        return ""
+    low, high = hyper.bounds.low, hyper.bounds.high
+    whole = "int " if hyper.kind is HyperKind.INTEGER else ""
+    return f"{whole}{'[' if hyper.bounds.low_closed else '('}{low:g}, {high:g}{']' if hyper.bounds.high_closed else ')'}"
+
+
+def _docstring(plan: Plan) -> list[str]:
+    program = plan.program
+    lines = [_escape(program.text or program.name), ""]
+    for note in program.notes:
+        lines += [*textwrap.wrap(_escape(note), WIDTH), ""]
+    lines.append("Args:")
+    for hyper in program.hypers:
+        allowed = _range(hyper)
+        text = f"{hyper.key}: {_escape(hyper.text or hyper.key.replace('_', ' '))}" + (f", in {allowed}" if allowed else "")
+        lines += textwrap.wrap(text + ".", WIDTH, initial_indent="    ", subsequent_indent="        ")
+    lines += [
+        '    backend: "auto" (Triton on GPUs, native on CPUs with a compiler, else PyTorch), "torch", "native" or "triton".',
+        "    maximize: ascend instead of descend.",
+        "    capturable: keep step counts and hypers on the device, for CUDA graphs (Triton).",
+        "    amp: take part in gradient scaling inside the kernel (see torch.amp.GradScaler).",
+        "",
+        "Raises:",
+        "    ValueError: a hyper is out of range; the message names the key, the value and the range.",
+    ]
+    if program.cites:
+        lines += ["", "References:"] + [f"    {_escape(c)}" for c in program.cites]
+    return lines
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', "'")
+
+
+def _text(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
+
+
+@dataclass(frozen=True, slots=True)
+class _EntryText:
+    name: str
+    inputs: tuple[str, ...]
+    mapping: str
+    text: str
+
+
+def _entry(procedure: ProcedurePlan) -> _EntryText:
+    namer = Namer(PYTHON | {"self"})
+    inputs = tuple(namer(n) for n in procedure.inputs)
+    mapping = "{" + ", ".join(f'"{n}": {a}' for n, a in zip(procedure.inputs, inputs, strict=True)) + "}"
+    due = f" Due every {procedure.every} steps." if procedure.every else ""
+    text = f"Run `{procedure.name}` with one tensor per parameter (or a mapping from parameters).{due}"
+    return _EntryText(procedure.name, inputs, mapping, text)
+
+
+def _without_unused_imports(body: str) -> str:
+    """Drop names from the import lines that the body does not use."""
+    lines = body.split("\n")
+    for index, line in enumerate(lines):
+        found = re.fullmatch(r"( *)from (\S+) import (.+)", line)
+        if found is None or found[2] == "__future__":
+            continue
+        rest = "\n".join(lines[:index] + lines[index + 1 :])
+        kept = [n for n in found[3].split(", ") if re.search(rf"\b{n}\b", rest)]
+        lines[index] = f"{found[1]}from {found[2]} import {', '.join(kept)}" if kept else "\0"
+    text = "\n".join(line for line in lines if line != "\0")
+    if not re.search(r"\btorch\.", text):
+        text = text.replace("import torch\nfrom torch", "from torch")
+    return text
+

@@ -1,0 +1,51 @@
+"""The stages in order: text -> spec -> program -> update -> plan -> module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optc.compiler.ir import Update
+from optc.compiler.lower import lower
+from optc.compiler.module import emit_module, file_module_name, module_name
+from optc.compiler.plan import Plan
+from optc.compiler.schedule import schedule
+from optc.compiler.simplify import simplify
+from optc.compiler.verify import verify_plan, verify_update
+from optc.dsl.check import check
+from optc.dsl.nodes import Spec
+from optc.dsl.parse import parse
+from optc.dsl.program import Program
+from optc.dsl.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """Every stage's value for one spec; `module` is the text of the generated Python module called `module_name`."""
+
+    source: Source
+    spec: Spec
+    program: Program
+    update: Update
+    plan: Plan
+    module_name: str
+    module: str
+
+
+def check_source(source: Source) -> Program:
+    """Parse and check; raises `SpecError` with every mistake found."""
+    return check(parse(source), source)
+
+
+def plan_program(program: Program) -> tuple[Update, Plan]:
+    """The middle of the compiler: a checked program to a verified plan."""
+    update = verify_update(simplify(verify_update(lower(program))))
+    return update, verify_plan(schedule(update))
+
+
+def compile_source(source: Source) -> Compilation:
+    """All stages; raises `SpecError` with every mistake found."""
+    spec = parse(source)
+    program = check(spec, source)
+    update, plan = plan_program(program)
+    name = file_module_name(source.name) or module_name(program.name)
+    return Compilation(source, spec, program, update, plan, name, emit_module(plan, name))

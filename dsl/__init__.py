@@ -1,0 +1,1 @@
+"""The spec language: text, syntax tree, types and checked programs."""

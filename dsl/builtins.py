@@ -1,0 +1,134 @@
+"""The functions of the language: what each takes, and what it stands for.
+
+A function is a primitive operation of `dsl/program.py`, or a formula that the checker writes out like a user's `define`, or a
+name known to the language that this version refuses with a reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optc.dsl.nodes import Binary, BinaryOperator, Call, Define, Expression, Name, Number, Return
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """A function. `doc` is one line, starting with its formula where it has one.
+
+    Exactly one of `operation` (a primitive), `formula` (written out in place) and `refused` (why not) is set; none of them is
+    for `where` and `new`, which the checker knows.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    doc: str
+    operation: str | None = None
+    formula: Define | None = None
+    refused: str | None = None
+
+
+def _binary(operator: BinaryOperator, left: Expression, right: Expression) -> Expression:
+    return Binary(operator, left, right)
+
+
+def _formula(name: str, parameters: tuple[str, ...], value: Expression, doc: str) -> Builtin:
+    return Builtin(name, parameters, doc, formula=Define(name, parameters, (Return(value),)))
+
+
+_one = Number(1)
+_m, _x, _beta, _a, _b, _w, _low, _high = (Name(n) for n in ("m", "x", "beta", "a", "b", "w", "low", "high"))
+
+_FORMULAS = (
+    _formula(
+        "ema",
+        ("m", "x", "beta"),
+        _binary("+", _binary("*", _beta, _m), _binary("*", _binary("-", _one, _beta), _x)),
+        "beta*m + (1 - beta)*x: exponential moving average",
+    ),
+    _formula(
+        "debias",
+        ("m", "beta"),
+        _binary("/", _m, _binary("-", _one, _binary("^", _beta, Name("t")))),
+        "m/(1 - beta^t): removes the bias of an average that started at 0",
+    ),
+    _formula(
+        "lerp",
+        ("a", "b", "w"),
+        _binary("+", _a, _binary("*", _w, _binary("-", _b, _a))),
+        "a + w*(b - a): from a (w = 0) to b (w = 1)",
+    ),
+    _formula(
+        "clamp",
+        ("x", "low", "high"),
+        Call("min", (Call("max", (_x, _low)), _high)),
+        "min(max(x, low), high): x, kept within [low, high]",
+    ),
+)
+
+_PRIMITIVES = (
+    Builtin("min", ("a", "b"), "the smaller one; NaN passes through", operation="min"),
+    Builtin("max", ("a", "b"), "the larger one; NaN passes through", operation="max"),
+    Builtin("sign", ("x",), "-1, 0 or 1; sign(0) is 0", operation="sign"),
+    Builtin("sqrt", ("x",), "square root; NaN below 0", operation="sqrt"),
+    Builtin("exp", ("x",), "e to the power x", operation="exp"),
+    Builtin("ln", ("x",), "natural logarithm", operation="log"),
+    Builtin("log", ("x",), "natural logarithm, the same as ln", operation="log"),
+    Builtin("abs", ("x",), "absolute value, also written |x|", operation="abs"),
+    Builtin("floor", ("x",), "the largest whole number not above x", operation="floor"),
+    Builtin("sin", ("x",), "sine of x radians", operation="sin"),
+    Builtin("cos", ("x",), "cosine of x radians", operation="cos"),
+    Builtin("tanh", ("x",), "hyperbolic tangent", operation="tanh"),
+    Builtin("atan2", ("y", "x"), "angle of the point (x, y) in radians; atan2(0, 0) is 0", operation="atan2"),
+    Builtin("pow", ("x", "y"), "x^y; pow(0, 0) is 1", operation="pow"),
+)
+
+_SPECIAL = (
+    Builtin("where", ("c", "a", "b"), "a where c holds, else b; both are evaluated unless c is static"),
+    Builtin("new", ("state",), "whether the state was created in this very step"),
+)
+
+_REDUCTIONS = {
+    "norm": "square root of the sum of squares",
+    "norm1": "sum of absolute values",
+    "sum": "sum over the elements",
+    "mean": "mean over the elements",
+    "rms": "root of the mean square",
+    "dot": "sum of the products of two tensors",
+    "count": "number of elements where a condition holds",
+    "rowsum": "sum along each row",
+    "rowmean": "mean along each row",
+    "rowmax": "largest of each row",
+    "colsum": "sum along each column",
+    "colmean": "mean along each column",
+    "colmax": "largest of each column",
+}
+_MODEL_REDUCTIONS = {"total": "sum over all parameters", "total_norm": "norm over all parameters"}
+_MATRIX = ("gram", "mode", "inverse_root", "eigh_down", "qr", "diag", "permute", "columns", "top", "pick")
+_RANDOM = ("uniform", "normal")
+_OTHER = {
+    "push": "ring windows are",
+    "initial": "initial hyper values are",
+    "average": "collectives are",
+    "sign_average": "collectives are",
+    "gradient": "further gradients are",
+    "tagged": "parameter tags are",
+}
+
+
+def _refused(name: str, doc: str, what: str) -> Builtin:
+    return Builtin(name, (), doc, refused=f"`{name}` {what} not part of this version of the language")
+
+
+_REFUSED = (
+    *(_refused(n, doc, "reduces over the tensor; reductions are") for n, doc in _REDUCTIONS.items()),
+    *(_refused(n, doc, "reduces over the whole model; reductions are") for n, doc in _MODEL_REDUCTIONS.items()),
+    *(_refused(n, "matrix algebra", "is a matrix function; matrix functions are") for n in _MATRIX),
+    *(_refused(n, "random numbers", "draws random numbers; random numbers are") for n in _RANDOM),
+    *(_refused(n, what, f"is known, but {what}") for n, what in _OTHER.items()),
+)
+
+BUILTINS: dict[str, Builtin] = {b.name: b for b in (*_FORMULAS, *_PRIMITIVES, *_SPECIAL, *_REFUSED)}
+"""All functions by name. A reduction will be an entry with an operation and a rule for the extent of its result."""
+
+REDUCING_ALONE = frozenset({"min", "max"})
+"""With one argument these reduce over the tensor."""

@@ -1,0 +1,172 @@
+"""Spec -> Program: names resolved, functions written out, every value typed. All errors of the file come at once."""
+
+from __future__ import annotations
+
+from optc.dsl import calls, nodes
+from optc.dsl.check_blocks import ProcedureChecker
+from optc.dsl.check_hypers import check_hypers
+from optc.dsl.check_states import StateChecker
+from optc.dsl.errors import SpecError
+from optc.dsl.implication import Implication, static_part
+from optc.dsl.infer import Inference
+from optc.dsl.names import PYTHON_KEYWORDS, RESERVED_NAMES
+from optc.dsl.program import Let, Procedure, Program, Require, Statement
+from optc.dsl.scope import DEFINE, ENTRY, FILE_DEFINE, REQUIRE, STEP, Context, Env, walk
+from optc.dsl.source import Source, Span
+
+POINTS = ("m_hat", "v_hat", "u")
+"""Names that modifiers act on, beside g and θ: numerator of the direction, second moment as used, direction."""
+
+_METHODS = frozenset(
+    {
+        "step",
+        "zero_grad",
+        "add_param_group",
+        "state",
+        "state_dict",
+        "load_state_dict",
+        "param_groups",
+        "defaults",
+        "profile_hook_step",
+        "register_step_pre_hook",
+        "register_step_post_hook",
+        "register_state_dict_pre_hook",
+        "register_state_dict_post_hook",
+        "register_load_state_dict_pre_hook",
+        "register_load_state_dict_post_hook",
+    }
+)
+"""Attributes of torch.optim.Optimizer: no entry may hide them."""
+
+
+def check(spec: nodes.Spec, source: Source) -> Program:
+    """The checked program.
+
+    Raises SpecError with every mistake of the spec; what follows from a mistake is not reported again.
+    """
+    return _Checker(spec.optimizer, source).check(spec)
+
+
+def points(program: Program) -> tuple[str, ...]:
+    """The names of `POINTS` that the step does not bind: modifiers on them cannot be added."""
+    bound: set[str] = set()
+    stack: list[Statement] = list(program.procedures[0].body)
+    while stack:
+        statement = stack.pop()
+        if isinstance(statement, Let):
+            bound.add(statement.target.name)
+        stack.extend((*getattr(statement, "then", ()), *getattr(statement, "otherwise", ())))
+    return tuple(p for p in POINTS if p not in bound)
+
+
+class _Checker:
+    def __init__(self, node: nodes.Optimizer, source: Source) -> None:
+        self._node = node
+        self._context = Context(source)
+        self._inference = Inference(self._context)
+
+    def check(self, spec: nodes.Spec) -> Program:
+        node, context = self._node, self._context
+        context.taken = {n.id for n in walk(spec) if isinstance(n, nodes.Name)}
+        context.declared = frozenset(n.name for n in walk(node.states) if isinstance(n, nodes.State))
+        hypers = check_hypers(context, node.hypers)
+        context.taken |= set(context.hypers)
+        context.implication = Implication({n: e.hyper for n, e in context.hypers.items() if e.hyper is not None})
+        calls.declare(self._inference, spec.defines, FILE_DEFINE)
+        calls.declare(self._inference, node.defines, DEFINE)
+        calls.check_bodies(self._inference)
+        requires = self._requires()
+        context.required = tuple(static_part(r.condition) for r in requires)
+        states = StateChecker(self._inference).check(node.states)
+        context.taken |= {*context.states, *(i.name for e in node.entries for i in e.inputs)}
+        procedures = (self._step(), *self._entries())
+        self._unused()
+        if node.name in PYTHON_KEYWORDS:
+            context.error("python-keyword", f"`{node.name}` cannot be a name in Python", node.span, "choose another name")
+        if context.diagnostics:
+            raise SpecError(context.source, context.diagnostics)
+        return Program(node.name, node.text, node.cites, node.notes, hypers, requires, states, procedures, context.source)
+
+    def _requires(self) -> tuple[Require, ...]:
+        checked: list[Require] = []
+        for node in self._node.requires:
+            condition = self._inference.condition(node.condition, Env(REQUIRE))
+            if condition is not None:
+                checked.append(Require(condition, node.message, node.span))
+        return tuple(checked)
+
+    def _step(self) -> Procedure:
+        context = self._context
+        checker = ProcedureChecker(self._inference)
+        body = checker.check(self._node.step, Env(STEP))
+        if not checker.theta_writes:
+            context.error("missing-theta-write", "`step` does not write θ", self._heading(), "end it with `theta <- …`")
+        for span in checker.theta_writes[1:]:
+            line, _ = context.source.position(checker.theta_writes[0].start)
+            message = f"θ is written already, in line {line}"
+            context.error("repeated-theta-write", message, span, "name the parts with `=`, and write θ once")
+        return Procedure("step", (), None, body)
+
+    def _heading(self) -> Span:
+        """Where to point for what is missing: the last statement of the step, else the optimizer's name."""
+        if self._node.step:
+            return self._node.step[-1].span
+        return self._context.head(self._node, "optimizer")
+
+    def _entries(self) -> list[Procedure]:
+        context = self._context
+        procedures: list[Procedure] = []
+        for node in self._node.entries:
+            head = context.head(node, "entry")
+            if node.name in _METHODS or node.name in PYTHON_KEYWORDS or node.name in {p.name for p in procedures}:
+                taken = "of an earlier entry" if node.name in {p.name for p in procedures} else "taken in PyTorch's optimizers"
+                context.error("reserved-name", f"the name `{node.name}` is {taken}", head, "choose another name")
+            if node.every is not None and node.every < 1:
+                context.error(
+                    "every-period", "the period of `every` must be a whole number, at least 1", head, "write `every 10`"
+                )
+            inputs = self._inputs(node)
+            self._context.used -= set(inputs)
+            checker = ProcedureChecker(self._inference)
+            body = checker.check(node.body, Env(ENTRY, inputs=frozenset(inputs)))
+            for name, span in inputs.items():
+                if name not in context.used:
+                    context.error("unused-input", f"nothing reads the input `{name}`", span, "take it out, or use it")
+            if not checker.writes:
+                context.error(
+                    "entry-without-write", f"`{node.name}` writes no state", head, "an entry is there to write states"
+                )
+            procedures.append(Procedure(node.name, tuple(inputs), node.every, body))
+        return procedures
+
+    def _inputs(self, node: nodes.Entry) -> dict[str, Span]:
+        context = self._context
+        inputs: dict[str, Span] = {}
+        for item in node.inputs:
+            span = context.head(item)
+            if item.name in RESERVED_NAMES:
+                context.error("reserved-name", f"`{item.name}` has a meaning in the language", span, "choose another name")
+            elif item.name in PYTHON_KEYWORDS:
+                context.error("python-keyword", f"`{item.name}` cannot be a name in Python", span, "choose another name")
+            elif item.name in inputs or item.name in context.hypers or item.name in context.states:
+                context.error("duplicate-name", f"`{item.name}` is declared already", span, "choose another name")
+            elif item.extent != "elem":
+                message = f"inputs `per {item.extent}` are not part of this version of the language"
+                context.error("unsupported", message, item.span, f"write `{item.name} per elem`")
+            else:
+                inputs[item.name] = span
+        return inputs
+
+    def _unused(self) -> None:
+        context = self._context
+        for name, hyper in context.hypers.items():
+            if name not in context.used:
+                context.error("unused-hyper", f"no line reads the hyper `{name}`", hyper.span, "take it out, or use it")
+        for name, state in context.states.items():
+            if name not in context.used:
+                does = "is written, but never read" if name in context.written else "is never used"
+                context.error("unused-state", f"the state `{name}` {does}", state.span, "take it out, or use it")
+        for name, define in context.defines.items():
+            if name not in context.called:
+                span = context.head(define.node, "define")
+                context.error("unused-define", f"nothing calls `{name}`", span, "take it out, or call it")

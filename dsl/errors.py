@@ -1,0 +1,61 @@
+"""Diagnostics: what is wrong with a spec, where, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from optc.dsl.source import Source, Span
+
+MAX_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One mistake. `code` is a stable kebab-case identifier (`unknown-name`); `hint` says what to do instead."""
+
+    code: str
+    message: str
+    span: Span
+    hint: str | None = None
+
+    def header(self, source: Source) -> str:
+        """`file:line:column: error: message`, as editors and CI systems read it."""
+        line, column = source.position(self.span.start)
+        return f"{source.name}:{line}:{column}: error: {self.message} [{self.code}]"
+
+    def render(self, source: Source) -> str:
+        """Header, source line, caret line and hint."""
+        line, column = source.position(self.span.start)
+        text = source.line(line).replace("\t", " ")
+        width = max(1, min(self.span.end - self.span.start, len(text) - column + 1))
+        gutter = f"{line:5d} | "
+        rows = [self.header(source), gutter + text, " " * (len(gutter) - 2) + "| " + " " * (column - 1) + "^" * width]
+        if self.hint is not None:
+            rows.append(f"        hint: {self.hint}")
+        return "\n".join(rows)
+
+
+class OptcError(Exception):
+    """The user's mistake, said in one clear text. The command line prints it and exits with 1."""
+
+
+class SpecError(OptcError):
+    """One or more diagnostics about one spec, in the order of the text."""
+
+    def __init__(self, source: Source, diagnostics: Iterable[Diagnostic]) -> None:
+        self.source = source
+        self.diagnostics = tuple(sorted(set(diagnostics), key=lambda d: (d.span.start, d.span.end, d.code)))
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """All diagnostics (at most `MAX_SHOWN`) and a closing count."""
+        shown = [d.render(self.source) for d in self.diagnostics[:MAX_SHOWN]]
+        count = len(self.diagnostics)
+        if count > MAX_SHOWN:
+            shown.append(f"... and {count - MAX_SHOWN} more")
+        shown.append(f"{count} error{'s' if count != 1 else ''} in {self.source.name}")
+        return "\n".join(shown)
+
+    def __reduce__(self) -> tuple[type[SpecError], tuple[Source, tuple[Diagnostic, ...]]]:
+        return SpecError, (self.source, self.diagnostics)

@@ -1,0 +1,282 @@
+"""The spec as written: what the parser returns and `show` prints.
+
+Names are already folded to their one ASCII identity (`β₁` is `beta1`), operators to their ASCII spelling (`√v` is `sqrt(v)`);
+everything else stands as in the text. Spans do not take part in equality, so `parse(show(spec)) == spec`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from optc.dsl.source import NOWHERE, Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """Anything with a place in the text."""
+
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+# --- expressions ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Node):
+    """A literal. `1` is an int, `1.0` and `1e-3` are floats; neither is ever negative (see `Unary`)."""
+
+    value: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Boolean(Node):
+    value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Node):
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing(Node):
+    """`none`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name(Node):
+    """A name by its ASCII identity; `theta`, `g`, `t`, `pi`, `inf`, `numel`, … are names too."""
+
+    id: str
+
+
+UnaryOperator: TypeAlias = Literal["-", "not", "'"]
+BinaryOperator: TypeAlias = Literal["+", "-", "*", "/", "@", "mod", "^", "<", "<=", ">", ">=", "==", "!=", "and", "or"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unary(Node):
+    operator: UnaryOperator
+    operand: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Node):
+    operator: BinaryOperator
+    left: Expression
+    right: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Node):
+    """`f(x, y)`; also `√x`, `|x|`, `‖x‖`, `⟨a, b⟩`, `⌊x⌋` under the names sqrt, abs, norm, dot, floor."""
+
+    function: str
+    arguments: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Index(Node):
+    value: Expression
+    index: Expression
+
+
+Expression: TypeAlias = Number | Boolean | Text | Nothing | Name | Unary | Binary | Call | Index
+
+# --- statements ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Assign(Node):
+    """`name = value`: names a value."""
+
+    targets: tuple[Name, ...]
+    value: Expression | tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Write(Node):
+    """`state <- value` or `(a, b) <- (x, y)`: changes what lives on; several are written together, reading old values."""
+
+    targets: tuple[Name, ...]
+    value: Expression | tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class If(Node):
+    """`if … else …`; `else if` is an `If` alone in `otherwise`."""
+
+    condition: Expression
+    then: tuple[Statement, ...]
+    otherwise: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Every(Node):
+    """`every k from s:`."""
+
+    period: Expression
+    start: Expression | None
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Node):
+    """`stop`: ends the step for this parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Return(Node):
+    """`return value`, at the end of a `define` block only."""
+
+    value: Expression
+
+
+Statement: TypeAlias = Assign | Write | If | Every | Stop | Return
+
+# --- declarations --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Interval(Node):
+    """`in [0, 1)`, `in int [1, inf)`. Bounds are constant expressions: numbers, `-number`, `inf`, `-inf`, `pi`."""
+
+    low: Expression
+    high: Expression
+    low_closed: bool
+    high_closed: bool
+    integer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Node):
+    """`in {"original", "match_rms_adamw"}`."""
+
+    values: tuple[str, ...]
+
+
+Domain: TypeAlias = Interval | Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Element(Node):
+    """One element of a tuple hyper: `β1 = 0.9` in `betas = (β1 = 0.9, β2 = 0.999)`."""
+
+    name: str
+    default: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper(Node):
+    """`name = default as outside shared in domain "text"`. `default` is a literal or a tuple of elements."""
+
+    name: str
+    default: Expression | tuple[Element, ...]
+    outside: str | None = None
+    shared: bool = False
+    domain: Domain | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Require(Node):
+    condition: Expression
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class State(Node):
+    """`name = initial as outside per extent`; `extent` is None where the text says none (like θ)."""
+
+    name: str
+    initial: Expression
+    outside: str | None = None
+    extent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateIf(Node):
+    """`if condition:` in `state:`, with states (or further conditions) that exist only where it holds."""
+
+    condition: Expression
+    then: tuple[StateItem, ...]
+    otherwise: tuple[StateItem, ...]
+
+
+StateItem: TypeAlias = State | StateIf
+
+
+@dataclass(frozen=True, slots=True)
+class Define(Node):
+    """`define f(x) = value`, or a block that ends in `return`: then `body` ends with a `Return`.
+
+    The one-line form is a body of exactly one `Return`.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Input(Node):
+    """An extra input of an entry: `g_s per elem`."""
+
+    name: str
+    extent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Node):
+    """`entry update_hessian(g_s per elem) every 10:`; `every` tells callers when it is due."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    every: int | None
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer(Node):
+    """One optimizer.
+
+    `cites` are references (`arXiv:1711.05101`, `doi:…`, or free text); `notes` say where it deviates from the paper or from
+    other implementations. Both are carried into the generated docstring and documentation.
+    """
+
+    name: str
+    text: str | None = None
+    cites: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    hypers: tuple[Hyper, ...] = ()
+    requires: tuple[Require, ...] = ()
+    states: tuple[StateItem, ...] = ()
+    defines: tuple[Define, ...] = ()
+    step: tuple[Statement, ...] = ()
+    entries: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comment(Node):
+    """`# text`, kept for `optc fmt` only. `alone` where nothing else stands on its line."""
+
+    text: str
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mark(Node):
+    """The head of a section or block (`step`, `else`, `define f(x)`) by its first word; its span is for `optc fmt` only."""
+
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spec(Node):
+    """A file: shared `define`s and one optimizer."""
+
+    optimizer: Optimizer
+    defines: tuple[Define, ...] = ()
+    comments: tuple[Comment, ...] = field(default=(), compare=False, repr=False)
+    marks: tuple[Mark, ...] = field(default=(), compare=False, repr=False)

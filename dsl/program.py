@@ -1,0 +1,223 @@
+"""The checked program: names resolved, functions inlined, every value typed. It is what the language means.
+
+`dsl/check.py` makes it, `compiler/interpret.py` runs it in float64 (the oracle), `compiler/lower.py` starts from it.
+Only primitive operations are left: `ema`, `debias`, `lerp`, `clamp`, `every` and the user's `define`s have been expanded.
+Names are mutable, as in the text: a `Let` or `Store` changes what later reads of the name see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from optc.dsl.kinds import Extent, Sort, Type
+from optc.dsl.source import NOWHERE, Source, Span
+
+Scalar: TypeAlias = float | int | bool | str | None
+
+
+class Role(Enum):
+    """What a name stands for."""
+
+    THETA = "theta"
+    GRADIENT = "gradient"
+    INPUT = "input"  # an extra input of an entry
+    STATE = "state"
+    HYPER = "hyper"
+    LOCAL = "local"
+    STEP = "step"  # t
+    SHAPE = "shape"  # numel, ndim
+    NEW = "new"  # new(state): created in this very step
+    SCALAR = "scalar"  # after lowering: a float64 value of the host program, rounded once
+    FLAG = "flag"  # after lowering: a condition known before the kernel starts
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A name and its role. `Symbol(Role.NEW, "b")` is `new(b)`."""
+
+    role: Role
+    name: str
+
+
+THETA = Symbol(Role.THETA, "theta")
+GRADIENT = Symbol(Role.GRADIENT, "g")
+STEP = Symbol(Role.STEP, "t")
+
+# --- expressions ---------------------------------------------------------------------------------------------------------------
+
+UNARY = frozenset({"neg", "sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "sign", "floor", "not"})
+BINARY = frozenset({"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "lt", "le", "gt", "ge", "eq", "ne", "and", "or"})
+TERNARY = frozenset({"where"})
+COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+LOGIC = frozenset({"and", "or", "not"})
+"""The primitive operations. IEEE rules hold: `1/0` is inf, `0^0` is 1, NaN passes through sign, min and max, nothing raises.
+`mod` is the floored modulo (sign of the divisor); `sign(0)` is 0; `where(c, a, b)` evaluates both sides and picks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A literal; a CHOICE type for texts and `none`."""
+
+    value: Scalar
+    type: Type
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The present value of a name."""
+
+    symbol: Symbol
+    type: Type
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A primitive operation on one to three arguments."""
+
+    operation: str
+    arguments: tuple[Expression, ...]
+    type: Type
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+Expression: TypeAlias = Constant | Read | Apply
+
+TRUE = Constant(True, Type(Sort.BOOL, Extent.MODEL, host=True, static=True))
+
+# --- statements ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """Gives a local name (or the gradient: `g = g + λθ`) a value."""
+
+    target: Symbol
+    value: Expression
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Writes a state or θ. Reads after it see the new value."""
+
+    target: Symbol
+    value: Expression
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Runs one of two blocks. The condition is static or a host value, never per element."""
+
+    condition: Expression
+    then: tuple[Statement, ...]
+    otherwise: tuple[Statement, ...]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ends the step for this parameter; what was written stays written."""
+
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+Statement: TypeAlias = Let | Store | Branch | Stop
+
+# --- declarations --------------------------------------------------------------------------------------------------------------
+
+
+class HyperKind(Enum):
+    REAL = "real"
+    INTEGER = "integer"
+    FLAG = "flag"
+    CHOICE = "choice"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Allowed values of a number."""
+
+    low: float
+    high: float
+    low_closed: bool
+    high_closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """One keyword argument and group entry `key`; inside, one name, or one per element of a tuple.
+
+    `optional`: the value may be None (its default is `none`).
+    """
+
+    key: str
+    names: tuple[str, ...]
+    defaults: tuple[Scalar, ...]
+    is_tuple: bool
+    kind: HyperKind
+    bounds: Bounds | None = None
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    shared: bool = False
+    text: str | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    """A static or host condition on hypers, checked at construction and when a group changes."""
+
+    condition: Expression
+    message: str
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is kept per parameter under `key`.
+
+    `initial` reads hypers, θ and g (values before the step that creates it). `host` states are carried scalars (`per tensor`,
+    written from host values only): they stay on the host in float64. `exists` is a static condition (TRUE without one).
+    """
+
+    name: str
+    key: str
+    initial: Expression
+    extent: Extent
+    host: bool
+    exists: Expression = TRUE
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Procedure:
+    """`step`, or an `entry` with extra inputs (`per elem` tensors shaped like θ). `every` is advice to callers."""
+
+    name: str
+    inputs: tuple[str, ...]
+    every: int | None
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A checked optimizer. `procedures[0]` is `step`."""
+
+    name: str
+    text: str | None
+    cites: tuple[str, ...]
+    notes: tuple[str, ...]
+    hypers: tuple[Hyper, ...]
+    requires: tuple[Require, ...]
+    states: tuple[State, ...]
+    procedures: tuple[Procedure, ...]
+    source: Source = field(compare=False, repr=False)
+
+    def state(self, name: str) -> State:
+        """The state of that name."""
+        return next(s for s in self.states if s.name == name)

@@ -1,0 +1,112 @@
+"""What the primitive operations mean: one table, and the evaluation of an expression by it, in IEEE float64.
+
+The oracle (`compiler/interpret.py`) runs whole programs by this table; the checker and the runtime's tests evaluate static
+conditions by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from optc.dsl.program import Apply, Constant, Expression, Read, Role, Scalar, Symbol
+
+Value: TypeAlias = Any
+"""A float64 or bool numpy scalar or array; a text or None where the type's sort is CHOICE."""
+
+OPERATIONS: dict[str, Callable[..., Value]] = {
+    "neg": np.negative,
+    "sqrt": np.sqrt,
+    "exp": np.exp,
+    "log": np.log,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tanh": np.tanh,
+    "abs": np.abs,
+    "sign": np.sign,  # sign(0) = 0, sign(NaN) = NaN
+    "floor": np.floor,
+    "not": np.logical_not,
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,  # 1/0 = inf, 0/0 = NaN
+    "mod": np.mod,  # floored: the sign of the divisor
+    "pow": np.power,  # 0^0 = 1
+    "min": np.minimum,  # NaN passes through
+    "max": np.maximum,
+    "atan2": np.arctan2,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+    "where": np.where,
+}
+
+
+def evaluate(expression: Expression, read: Callable[[Symbol], Value]) -> Value:
+    """The value of an expression; `read` gives the present value of a name.
+
+    A static condition selects code: `where` on one evaluates the selected side only, and `and`/`or` after one stop there if it
+    settles the result. So the other side may read states that do not exist and hypers that are none.
+    """
+    with np.errstate(all="ignore"):
+        return _evaluate(expression, read)
+
+
+def _evaluate(expression: Expression, read: Callable[[Symbol], Value]) -> Value:
+    match expression:
+        case Constant(value=value):
+            return number(value)
+        case Read(symbol=symbol):
+            return number(read(symbol))
+        case Apply(operation="where", arguments=(condition, then, otherwise)) if condition.type.static:
+            return _evaluate(then if _evaluate(condition, read) else otherwise, read)
+        case Apply(operation="and" | "or" as operation, arguments=(left, right)) if left.type.static:
+            settled = bool(_evaluate(left, read))
+            return np.bool_(settled) if settled == (operation == "or") else _evaluate(right, read)
+        case Apply(operation=operation, arguments=arguments):
+            values = [_evaluate(a, read) for a in arguments]
+            if any(v is None or isinstance(v, str) for v in values):  # texts and none: only ever tested for equality
+                return np.bool_((values[0] == values[1]) == (operation == "eq"))
+            return OPERATIONS[operation](*values)
+    raise TypeError(f"not an expression: {expression!r}")
+
+
+def number(value: Value) -> Value:
+    """Python numbers become float64 and bool scalars of numpy, whose operations never raise; the rest stays as it is."""
+    if isinstance(value, bool):
+        return np.bool_(value)
+    return np.float64(value) if isinstance(value, (int, float)) else value
+
+
+def evaluate_static(expression: Expression, hypers: Mapping[str, Scalar], ndim: int = 0, numel: int = 0) -> bool:
+    """Whether a static condition, or one on hypers alone, holds.
+
+    `hypers` maps inside names (`beta1`) to values; `ndim` and `numel` are the shape of the parameter.
+    """
+
+    def read(symbol: Symbol) -> Value:
+        if symbol.role is Role.HYPER:
+            return hypers[symbol.name]
+        return {"ndim": ndim, "numel": numel}[symbol.name]
+
+    return bool(evaluate(expression, read))
+
+
+def reads(expression: Expression) -> set[Symbol]:
+    """The names an expression reads."""
+    found: set[Symbol] = set()
+    stack = [expression]
+    while stack:
+        match stack.pop():
+            case Read(symbol=symbol):
+                found.add(symbol)
+            case Apply(arguments=arguments):
+                stack.extend(arguments)
+    return found

@@ -1,0 +1,67 @@
+"""The contract between the optimizer and a backend.
+
+The optimizer sorts parameters into *batches* (same group, device, dtypes, variant and, at each step, same scalars and flags) and
+guarantees that all tensors of one parameter in a batch are dense with equal strides, so that element `i` of memory is the same
+element in each of them. A backend never allocates per element (PyTorch excepted), never reads a value back to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from optc.runtime.schema import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Residents:
+    """The tensors that stay from step to step.
+
+    `tensors[stream.name]` is a list parallel to the batch's parameters for every THETA and STATE stream of the kernel that exists
+    in this variant; absent streams have no key. States are float32, or float64 where θ is. `gradient_dtype` is the dtype of all
+    gradients of the batch (usually θ's). `variant` gives every static flag of the kernel its value.
+    """
+
+    tensors: Mapping[str, Sequence[Tensor]]
+    gradient_dtype: torch.dtype
+    variant: Mapping[str, bool]
+
+
+class Launcher(Protocol):
+    """A kernel bound to one batch; tables of pointers are built once and kept."""
+
+    def launch(
+        self,
+        varying: Mapping[str, Sequence[Tensor]],
+        scalars: Sequence[float],
+        flags: Sequence[bool],
+        gradient_factor: float,
+    ) -> None:
+        """Run the kernel once over every parameter of the batch.
+
+        `varying` holds the gradients (`g`) and inputs of this step, lists parallel to the parameters, on the same device, dense,
+        with θ's strides. `scalars` and `flags` are in the order of `kernel.scalars` and `kernel.host_flags`.
+        `gradient_factor` multiplies g as it is read.
+        """
+
+
+class Backend(Protocol):
+    """One way of running kernels."""
+
+    name: str
+
+    def prepare(self, kernel: Kernel, residents: Residents) -> Launcher:
+        """Bind a kernel to a batch; may compile. Raises `BackendUnavailable` with the reason where it cannot run."""
+
+
+class BackendUnavailable(RuntimeError):
+    """This backend cannot run here; the message says why and what to do."""
+
+
+def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64 parameters, float32 for float32, bfloat16 and float16 ones."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,144 @@
+"""State dicts in torch's layout, both ways.
+
+What differs from `torch.optim.Optimizer.load_state_dict`: states keep their own dtype instead of taking the parameter's; every
+problem of a file is reported at once, and then nothing has changed; loaded tensors are copied, never shared; hypers that an
+older file lacks keep their present values; `capturable` stays what it is here, being a matter of the machine; a tensor (say lr)
+that is in a group stays the same object and gets the loaded value, since a captured graph reads its address.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optc.runtime import hypers, layout
+from optc.runtime import state as states
+from optc.runtime.backend import arithmetic_dtype
+from optc.runtime.hypers import Values
+from optc.runtime.schema import Schema
+
+_MOST_SHOWN = 10
+
+
+def unshared(schema: Schema, packed: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict whose step counts and host states belong to one parameter each."""
+    scalars = {states.STEP, *(state.key for state in schema.states if state.host)}
+    slots = {
+        index: {key: entry.clone() if key in scalars and isinstance(entry, Tensor) else entry for key, entry in slot.items()}
+        for index, slot in packed["state"].items()
+    }
+    return {**packed, "state": slots}
+
+
+def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
+    """Puts a state dict into an `optc.runtime.Optimizer`. Raises ValueError with all that does not fit."""
+    packed = dict(state_dict)
+    for before in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        replaced = before(optimizer, packed)
+        packed = packed if replaced is None else dict(replaced)
+    present: list[dict[str, Any]] = optimizer.param_groups
+    schema: Schema = optimizer.schema
+    saved = _matching_groups(schema, present, packed)
+    groups = [_merged(group, other) for group, other in zip(present, saved, strict=True)]
+    problems: list[str] = []
+    slots: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+    known = set()
+    for number, (group, other) in enumerate(zip(groups, saved, strict=True)):
+        try:
+            values = hypers.validate(schema, group)
+        except ValueError as error:
+            problems.append(f"group {number}: {error}")
+            continue
+        for index, p in zip(other["params"], group["params"], strict=True):
+            known.add(index)
+            if packed["state"].get(index):
+                loaded = _slot(schema, values, p, packed["state"][index], f"parameter {index}", problems)
+                if loaded:
+                    slots[p] = loaded
+    if not problems:
+        problems += [f"state for {index!r}, which no group has" for index in packed["state"] if index not in known]
+    if problems:
+        more = [f"… and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
+        lines = [f"this state dict does not fit {schema.name}, nothing was loaded:", *problems[:_MOST_SHOWN], *more]
+        raise ValueError("\n  ".join(lines))
+    for group, old in zip(groups, present, strict=True):
+        _keep_tensors(group, old)
+    optimizer.__setstate__({"state": slots, "param_groups": groups})
+    for after in optimizer._optimizer_load_state_dict_post_hooks.values():
+        after(optimizer)
+
+
+def _matching_groups(schema: Schema, present: Sequence[dict[str, Any]], packed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not isinstance(packed.get("state"), Mapping) or not isinstance(packed.get("param_groups"), Sequence):
+        raise ValueError(f"not a state dict of an optimizer: {schema.name} needs `state` and `param_groups` in it")
+    saved: list[dict[str, Any]] = list(packed["param_groups"])
+    have, want = [len(g["params"]) for g in saved], [len(g["params"]) for g in present]
+    if have != want:
+        raise ValueError(f"the loaded state dict has groups of {have} parameters, this {schema.name} of {want}")
+    return saved
+
+
+def _merged(group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The loaded group; what it lacks comes from the present one."""
+    loaded = {key: copy.deepcopy(value) for key, value in saved.items() if key not in ("params", "capturable")}
+    return {**group, **loaded}
+
+
+def _keep_tensors(group: dict[str, Any], old: Mapping[str, Any]) -> None:
+    for key, value in group.items():
+        before = old.get(key)
+        if isinstance(before, Tensor) and value is not before and (isinstance(value, float | int) or _is_scalar(value)):
+            before.copy_(value) if isinstance(value, Tensor) else before.fill_(value)
+            group[key] = before
+
+
+def _is_scalar(entry: Any) -> bool:
+    return isinstance(entry, Tensor) and entry.numel() == 1 and not entry.is_complex()
+
+
+def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, problems: list[str]) -> dict[str, Any]:
+    """One parameter's state, converted; appends to `problems` what does not fit."""
+    by_key = {state.key: state for state in schema.states}
+    found = {key: entry for key, entry in saved.items() if entry is not None}
+    slot: dict[str, Any] = {}
+    for key, entry in found.items():
+        state = by_key.get(key)
+        if key == states.STEP or (state is not None and state.host):
+            number = _number(entry)
+            if number is None or (key == states.STEP and not (math.isfinite(number) and number >= 0)):
+                problems.append(f"{label}: {key!r} must be a number, not {_shown(entry)}")
+            else:
+                slot[key] = states.counter(number) if key == states.STEP else states.host_scalar(number)
+        elif state is None:
+            near = difflib.get_close_matches(key, by_key, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(map(repr, [states.STEP, *by_key]))}"
+            problems.append(f"{label}: unknown state {key!r}{hint}")
+        elif not isinstance(entry, Tensor) or entry.shape != p.shape:
+            problems.append(f"{label}: {key!r} must be a tensor of shape {tuple(p.shape)}, not {_shown(entry)}")
+        else:
+            like = p if layout.is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
+            slot[key] = torch.empty_like(like, dtype=arithmetic_dtype(p.dtype), requires_grad=False).copy_(entry.detach())
+    if states.STEP not in found:
+        if any("t" in procedure.arguments for procedure in schema.procedures):
+            problems.append(f"{label}: {states.STEP!r} is missing")
+        slot.setdefault(states.STEP, states.counter(0.0))
+    started = states.STEP not in found or _number(found[states.STEP]) != 0
+    for state in schema.states if started else ():
+        if state.key not in found and states.exists(state, values, p):
+            problems.append(f"{label}: {state.key!r} is missing")
+    return slot
+
+
+def _number(entry: Any) -> float | None:
+    return states.number(entry) if _is_scalar(entry) or isinstance(entry, float | int) else None
+
+
+def _shown(entry: Any) -> str:
+    return f"a tensor of shape {tuple(entry.shape)}" if isinstance(entry, Tensor) else repr(entry)

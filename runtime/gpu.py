@@ -1,0 +1,130 @@
+"""The primitive operations of the language in Triton, for float32 and float64, as generated kernels call them.
+
+Rounding is IEEE's where Triton's default is an estimate: its plain `/` and `tl.sqrt` compile to `div.full` and `sqrt.approx.ftz`
+in float32 (2 ulp, and denormals flushed to zero). Transcendental functions are libdevice's (OCML on AMD), within 2 ulp.
+Arguments are tensors or typed scalars, never bare Python numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optc.runtime.triton_kernel import triton_kernel
+
+if TYPE_CHECKING:
+    import triton.language as tl
+    from triton.language.extra import libdevice
+
+
+@triton_kernel
+def read_scalar(
+    argument: tl.tensor, memory: tl.tensor, index: tl.constexpr, IN_MEMORY: tl.constexpr, real: tl.constexpr
+) -> tl.tensor:
+    """A scalar of the step: the launch's argument, or `memory[index]`."""
+    if IN_MEMORY:
+        return tl.load(memory + index).to(real)
+    else:
+        return tl.full((), argument, real)
+
+
+@triton_kernel
+def div(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """a/b, correctly rounded."""
+    if a.dtype == tl.float64:
+        return a / b
+    else:
+        return tl.div_rn(a, b)
+
+
+@triton_kernel
+def sqrt(a: tl.tensor) -> tl.tensor:
+    """Square root, correctly rounded."""
+    if a.dtype == tl.float64:
+        return tl.sqrt(a)
+    else:
+        return tl.sqrt_rn(a)
+
+
+@triton_kernel
+def square(a: tl.tensor) -> tl.tensor:
+    """a*a: what `a^2` is, without the general power."""
+    return a * a
+
+
+@triton_kernel
+def neg(a: tl.tensor) -> tl.tensor:
+    """-a with the sign of zero turned, too (Triton's own minus is 0 - a)."""
+    return a * -1.0
+
+
+@triton_kernel
+def sign(a: tl.tensor) -> tl.tensor:
+    """-1, 0 or 1; NaN stays NaN."""
+    return tl.where(a > 0.0, 1.0, tl.where(a < 0.0, -1.0, tl.where(a == 0.0, 0.0, a)))
+
+
+@triton_kernel
+def minimum(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """The smaller one; NaN if either is."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton_kernel
+def maximum(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """The larger one; NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton_kernel
+def floor(a: tl.tensor) -> tl.tensor:
+    """The largest whole number not above a."""
+    return tl.floor(a)
+
+
+@triton_kernel
+def mod(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """a - b*floor(a/b), exactly: the remainder with the divisor's sign."""
+    r = libdevice.fmod(a, b)
+    return tl.where((r != 0.0) & ((r < 0.0) != (b < 0.0)), r + b, r)
+
+
+@triton_kernel
+def exp(a: tl.tensor) -> tl.tensor:
+    """e^a."""
+    return libdevice.exp(a)
+
+
+@triton_kernel
+def log(a: tl.tensor) -> tl.tensor:
+    """The natural logarithm."""
+    return libdevice.log(a)
+
+
+@triton_kernel
+def sin(a: tl.tensor) -> tl.tensor:
+    """The sine of a in radians."""
+    return libdevice.sin(a)
+
+
+@triton_kernel
+def cos(a: tl.tensor) -> tl.tensor:
+    """The cosine of a in radians."""
+    return libdevice.cos(a)
+
+
+@triton_kernel
+def tanh(a: tl.tensor) -> tl.tensor:
+    """The hyperbolic tangent."""
+    return libdevice.tanh(a)
+
+
+@triton_kernel
+def pow(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """a^b by IEEE's rules: 0^0 is 1, a negative base with a fractional exponent is NaN."""
+    return libdevice.pow(a, b)
+
+
+@triton_kernel
+def atan2(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """The angle of the point (b, a)."""
+    return libdevice.atan2(a, b)

@@ -1,0 +1,144 @@
+"""From a parameter group to checked numbers: every hyper is read at every step and validated when it changed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from optc.runtime.schema import Condition, Hyper, Schema, Value
+
+Values: TypeAlias = Mapping[str, Value]
+"""Values by inside name: numbers as floats, flags as bools, choices as texts, None where a hyper is optional."""
+
+
+def holds(condition: Condition, values: Values, ndim: int = 0, numel: int = 0) -> bool:
+    """Evaluates a generated condition over hypers and shapes."""
+    shape = {"ndim": ndim, "numel": numel}
+    return bool(condition.function(*[shape[a] if a in shape else values[a] for a in condition.arguments]))
+
+
+def validate(schema: Schema, group: Mapping[str, Any]) -> dict[str, Value]:
+    """The values of a group by inside name. Raises ValueError with the key, the value and what is allowed."""
+    values: dict[str, Value] = {}
+    for hyper in schema.hypers:
+        if hyper.key not in group:
+            raise ValueError(f"{schema.name}: the parameter group has no {hyper.key!r}")
+        value = group[hyper.key]
+        if not hyper.is_tuple:
+            values[hyper.names[0]] = _scalar(schema.name, hyper, hyper.key, value)
+            continue
+        if not isinstance(value, tuple | list) or len(value) != len(hyper.names):
+            expected = f"a tuple of {len(hyper.names)} numbers ({', '.join(hyper.names)})"
+            raise ValueError(f"{schema.name}: {hyper.key} = {value!r}, but it must be {expected}")
+        for index, (name, element) in enumerate(zip(hyper.names, value, strict=True)):
+            values[name] = _scalar(schema.name, hyper, f"{hyper.key}[{index}]", element)
+    for require in schema.requires:
+        if not holds(require.condition, values):
+            given = ", ".join(f"{name} = {values[name]!r}" for name in require.condition.arguments)
+            raise ValueError(f"{schema.name}: {require.message} (now {given})")
+    return values
+
+
+def _scalar(owner: str, hyper: Hyper, key: str, value: Any) -> Value:
+    """One checked element; see `Values` for the types."""
+    plain = value
+    if isinstance(value, Tensor):
+        if hyper.kind != "real" or hyper.is_tuple or value.numel() != 1 or value.is_complex():
+            raise ValueError(f"{owner}: {key} may not be a tensor of shape {tuple(value.shape)}; it must be {allowed(hyper)}")
+        plain = value.item()
+    if plain is None and hyper.optional:
+        return None
+    if hyper.kind == "flag" and isinstance(plain, bool):
+        return plain
+    if hyper.kind == "choice" and isinstance(plain, str) and plain in hyper.choices:
+        return plain
+    kind = {"real": Real, "integer": Integral}.get(hyper.kind)
+    if kind is not None and isinstance(plain, kind) and not isinstance(plain, bool):
+        number = float(plain)
+        above = number > hyper.low or (hyper.low_closed and number == hyper.low)
+        below = number < hyper.high or (hyper.high_closed and number == hyper.high)
+        if above and below:
+            return number
+    raise ValueError(f"{owner}: {key} = {value!r}, but it must be {allowed(hyper)}{_guess(hyper, plain)}")
+
+
+def allowed(hyper: Hyper) -> str:
+    """What a hyper may be, in words: `a number in [0, 1)`."""
+    if hyper.kind == "flag":
+        text = "True or False"
+    elif hyper.kind == "choice":
+        text = "one of " + ", ".join(repr(c) for c in hyper.choices)
+    else:
+        text = "a whole number" if hyper.kind == "integer" else "a finite number"
+        if math.isfinite(hyper.low) or math.isfinite(hyper.high):
+            text = text.replace("finite ", "")
+            opening, closing = "[" if hyper.low_closed else "(", "]" if hyper.high_closed else ")"
+            text += f" in {opening}{hyper.low:g}, {hyper.high:g}{closing}"
+    return text + (" or None" if hyper.optional else "")
+
+
+def _guess(hyper: Hyper, value: Any) -> str:
+    near = difflib.get_close_matches(value, hyper.choices, 1) if isinstance(value, str) else []
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def unknown_keyword(owner: str, key: str, known: Sequence[str]) -> TypeError:
+    """The error for a misspelt keyword argument, with the nearest known ones."""
+    near = difflib.get_close_matches(key, known, 2)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known)}"
+    return TypeError(f"{owner}() has no keyword argument {key!r}: {hint}")
+
+
+def require_shared(schema: Schema, groups: Sequence[Values]) -> None:
+    """Raises ValueError where a hyper that all groups must share differs between them."""
+    for hyper in schema.hypers if len(groups) > 1 else ():
+        if hyper.shared and len({tuple(values[name] for name in hyper.names) for values in groups}) > 1:
+            seen = ", ".join(str(tuple(values[name] for name in hyper.names)) for values in groups)
+            raise ValueError(f"{schema.name}: {hyper.key} must be the same in all parameter groups, but is {seen}")
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads one group at every step; the checks run only when something changed.
+
+    With `on_device`, tensors on a device are read once, when they are first seen, and later only by the device: a step under
+    graph capture must not wait for them. `tensors` are those, by inside name.
+    """
+
+    schema: Schema
+    values: Values = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    _seen: tuple[Any, ...] = ()
+
+    def read(self, group: Mapping[str, Any], on_device: bool = False) -> Values:
+        """The values of `group`, the same object as before if nothing changed. Raises ValueError as `validate` does."""
+        seen = tuple([_snapshot(group.get(hyper.key, _MISSING), on_device) for hyper in self.schema.hypers])
+        if len(seen) != len(self._seen) or not all(map(_same, seen, self._seen)):
+            tensors = {h.names[0]: (h.key, s) for h, s in zip(self.schema.hypers, seen, strict=True) if isinstance(s, Tensor)}
+            known = {key: self.values[name] for name, (key, tensor) in tensors.items() if self.tensors.get(name) is tensor}
+            self.values = validate(self.schema, {**group, **known})
+            self.tensors = {name: tensor for name, (_, tensor) in tensors.items()}
+            self._seen = seen
+        return self.values
+
+
+_MISSING = object()
+
+
+def _snapshot(value: Any, on_device: bool) -> Any:
+    """Something that differs when the value does."""
+    if isinstance(value, Tensor):
+        if on_device and value.device.type != "cpu":
+            return value
+        return (value.item(),) if value.numel() == 1 else object()
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _same(new: Any, old: Any) -> bool:
+    return new is old or (type(new) is type(old) and isinstance(new, float | int | str | tuple) and bool(new == old))

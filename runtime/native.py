@@ -1,0 +1,171 @@
+"""The native CPU backend: tables of pointers, and one call per kernel for all tensors of a batch."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optc.runtime.backend import Backend, BackendUnavailable, Launcher, Residents, arithmetic_dtype
+from optc.runtime.native_build import load_kernel
+from optc.runtime.schema import Kernel
+
+_NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+SMALLEST_CHUNK = 4096
+MOST_CHUNKS = 8192
+"""Chunks have 4096 elements, more in models of over 32 M elements: at most 8192 entries plus one per tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTable:
+    """How tensors are cut: chunk `c` is `begin[c + 1] - begin[c]` elements of tensor `tensor[c]` from element `offset[c]` on.
+
+    It depends on the sizes only, not on the threads. All chunks but a tensor's last have the same power of two of elements.
+    """
+
+    tensor: array[int]  # int32
+    offset: array[int]  # int64
+    begin: array[int]  # int64, one more than chunks
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three columns."""
+        return sum(column.itemsize * len(column) for column in (self.tensor, self.offset, self.begin))
+
+
+def cut(sizes: Sequence[int]) -> ChunkTable:
+    """The chunks of tensors with these numbers of elements."""
+    extent = SMALLEST_CHUNK
+    while extent * MOST_CHUNKS < sum(sizes):
+        extent *= 2
+    table = ChunkTable(array("i"), array("q"), array("q", [0]))
+    for index, size in enumerate(sizes):
+        for offset in range(0, size, extent):
+            table.tensor.append(index)
+            table.offset.append(offset)
+            table.begin.append(table.begin[-1] + min(extent, size - offset))
+    return table
+
+
+class _Threads:
+    """How many threads a kernel may use: torch's number, one in a forked child.
+
+    The workers of an OpenMP runtime do not survive a fork, and a child that waits for them hangs. Whether any library of the
+    process had started them cannot be known, so a child always works alone.
+    """
+
+    def __init__(self) -> None:
+        self._alone = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._stay_alone)
+
+    def _stay_alone(self) -> None:
+        self._alone = True
+
+    def count(self) -> int:
+        """Threads for the next call."""
+        return 1 if self._alone else torch.get_num_threads()
+
+
+_THREADS = _Threads()
+
+
+class _NativeLauncher:
+    """One kernel, one batch. The rows of θ and states are filled once, those of gradients and inputs at every launch."""
+
+    def __init__(self, kernel: Kernel, residents: Residents) -> None:
+        tensors = [t for row in residents.tensors.values() for t in row]
+        self._kernel = kernel
+        self._residents = residents  # keeps the memory behind the pointers
+        self._count = max((len(row) for row in residents.tensors.values()), default=0)
+        first = next((row for row in residents.tensors.values() if len(row)), ())
+        if any(t.device.type != "cpu" for t in tensors):
+            raise BackendUnavailable("native kernels run on CPU tensors")
+        self._chunks = cut([t.numel() for t in first])
+        table = array("q", bytes(8 * self._count * len(kernel.streams)))
+        scalars = array("d", bytes(8 * len(kernel.scalars)))
+        flags = array("B", bytes(len(kernel.host_flags)))
+        columns = (table, self._chunks.tensor, self._chunks.offset, self._chunks.begin, scalars, flags)
+        self._addresses = tuple(column.buffer_info()[0] for column in columns)
+        # through a view the arrays cannot be resized, so they stay at their addresses
+        self._table, self._scalars, self._flags = memoryview(table), memoryview(scalars), memoryview(flags)
+        self._varying: list[tuple[str, slice]] = []
+        for row, stream in enumerate(kernel.streams):
+            place = slice(row * self._count, (row + 1) * self._count)
+            if stream.role in ("gradient", "input"):
+                self._varying.append((stream.name, place))
+            elif stream.name in residents.tensors:
+                self._table[place] = array("q", [t.data_ptr() for t in residents.tensors[stream.name]])
+        self._inputs = tuple(s.name for s in kernel.streams if s.role == "input")
+        self._input_dtype = residents.gradient_dtype
+        self._run = self._load()
+
+    def _load(self) -> Callable[..., None]:
+        """The compiled kernel for this batch's dtypes and variant."""
+        roles = {s.name: s.role for s in self._kernel.streams}
+        found: dict[str, torch.dtype] = {"gradient": self._residents.gradient_dtype, "input": self._input_dtype}
+        for name, row in self._residents.tensors.items():
+            for t in row[:1]:
+                if found.setdefault(roles[name], t.dtype) != t.dtype:
+                    raise BackendUnavailable(f"native kernels want one dtype for all states, not {t.dtype} for `{name}`")
+        state = found.get("state", torch.float32)
+        found.setdefault("state", state)
+        found.setdefault("theta", state)
+        for dtype in found.values():
+            if dtype not in _NAMES:
+                raise BackendUnavailable(f"native kernels do not know {dtype}")
+        variant = sum(self._residents.variant[flag] << bit for bit, flag in enumerate(self._kernel.static_flags))
+        macros = {
+            "OPTC_PARAM_T": _NAMES[found["theta"]],
+            "OPTC_GRAD_T": _NAMES[found["gradient"]],
+            "OPTC_STATE_T": _NAMES[found["state"]],
+            "OPTC_INPUT_T": _NAMES[found["input"]],
+            "OPTC_MATH_T": _NAMES[arithmetic_dtype(found["theta"])],
+            "OPTC_VARIANT": str(variant),
+        }
+        return load_kernel(self._kernel.native, macros)
+
+    def launch(
+        self,
+        varying: Mapping[str, Sequence[Tensor]],
+        scalars: Sequence[float],
+        flags: Sequence[bool],
+        gradient_factor: float,
+    ) -> None:
+        """See `optc.runtime.backend.Launcher`."""
+        if not len(self._chunks):
+            return
+        for name in self._inputs:
+            if varying[name][0].dtype != self._input_dtype:
+                self._input_dtype = varying[name][0].dtype
+                self._run = self._load()
+        for name, place in self._varying:
+            self._table[place] = array("q", [t.data_ptr() for t in varying[name]])
+        self._scalars[:] = array("d", scalars)
+        self._flags[:] = array("B", flags)
+        table, tensor, offset, begin, scalar_values, flag_values = self._addresses
+        self._run(
+            table, self._count, tensor, offset, begin, len(self._chunks),
+            scalar_values, flag_values, gradient_factor, _THREADS.count(),
+        )  # fmt: skip
+
+
+class _Native:
+    """CPU kernels in C++17, compiled on first use."""
+
+    name = "native"
+
+    def prepare(self, kernel: Kernel, residents: Residents) -> Launcher:
+        """Bind a kernel to a batch of CPU tensors; compiles it where no process has yet. Raises `BackendUnavailable`."""
+        return _NativeLauncher(kernel, residents)
+
+
+NATIVE: Backend = _Native()

@@ -1,0 +1,253 @@
+"""The base class of every generated optimizer: a `torch.optim.Optimizer` whose arithmetic is a compiled schema."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from itertools import chain
+from operator import is_
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor
+
+from optc.runtime import amp, checkpoint, checks, choose, hypers, participants, plans
+from optc.runtime import state as states
+from optc.runtime.participants import Given, Participants
+from optc.runtime.schema import Procedure, Schema
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Runs `schema` over parameter groups.
+
+    `backend`: "auto", "torch", "native" (CPU) or "triton" (GPU). `maximize` and `capturable` mean what they mean in torch;
+    `capturable` counts on the device and needs Triton. With `amp` a `GradScaler` leaves unscaling and skipping to `step`.
+
+    A parameter's step count `state[p]["step"]` is one tensor, shared by all parameters with the same history; `state_dict()`
+    gives each its own copy. States are float32 (float64 for float64 parameters), in the memory order of the parameter.
+
+    Raises ValueError for hypers out of range and for parameters that cannot be optimized, TypeError for unknown keywords, all
+    before anything has changed; `BackendUnavailable` at the first step if a backend asked for by name cannot run.
+    """
+
+    schema: ClassVar[Schema]
+    spec_text: ClassVar[str | None] = None
+    """The spec of a class made by `optc.compile`, which no other process could import."""
+
+    _plans: dict[int, dict[str, plans.Plan]]
+    _readers: list[hypers.Reader]
+    _known: list[Any]
+    _skipped: bool | Tensor
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Turns down misspelt keywords, with a hint."""
+        known = inspect.signature(cls.__init__).parameters
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+            for key in kwargs:
+                if key not in known:
+                    raise hypers.unknown_keyword(cls.__name__, key, [name for name in known if name != "self"])
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        params: Any,
+        defaults: Mapping[str, Any],
+        *,
+        backend: str = "auto",
+        maximize: bool = False,
+        capturable: bool = False,
+        amp: bool = False,
+    ) -> None:
+        if backend not in choose.CHOICES:
+            raise ValueError(f"backend = {backend!r}, but it must be one of {', '.join(map(repr, choose.CHOICES))}")
+        self.backend = cast(choose.Choice, backend)
+        self._forget()
+        self._scales = amp
+        if amp:
+            self._step_supports_amp_scaling = True
+        super().__init__(params, {**defaults, "maximize": maximize, "capturable": capturable})
+
+    # --- groups --------------------------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group; what it does not say comes from the defaults. Raises before anything is added."""
+        if isinstance(param_group, dict):
+            hypers.validate(self.schema, {**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        try:
+            checks.no_duplicates(param_group["params"])
+            participants.check(param_group["params"], {}, param_group, f"group {len(self.param_groups) - 1}")
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    # --- updates -------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of all parameters that have a gradient; returns the closure's loss, if there is a closure.
+
+        Raises ValueError for hypers out of range and gradients that cannot be used; then nothing has changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._run("step", None)
+        return loss
+
+    @torch.no_grad()
+    def _enter(self, name: str, inputs: Mapping[str, Given]) -> None:
+        """Runs an entry; counts stay. Generated methods call it."""
+        self._run(name, inputs)
+
+    @property
+    def last_step_skipped(self) -> bool | Tensor:
+        """Whether the last step did nothing, as the scaler had found inf or NaN; a 0-dim tensor if only the device knows."""
+        return self._skipped > 0 if isinstance(self._skipped, Tensor) else self._skipped
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def _run(self, name: str, inputs: Mapping[str, Given] | None) -> None:
+        """Validates everything, then builds and compiles what is missing, then updates."""
+        procedure = self.schema.procedure(name)
+        scaling = amp.read(self) if self._scales else amp.Scaling()
+        taking = self._participants(procedure, inputs)
+        on_device = [self._counts_on_device(group) for group in self.param_groups]
+        self._readers += [hypers.Reader(self.schema) for _ in self.param_groups[len(self._readers) :]]
+        values = [r.read(g, d) for r, g, d in zip(self._readers, self.param_groups, on_device, strict=False)]
+        hypers.require_shared(self.schema, values)
+        if not self._state_is_known():
+            self._plans.clear()
+        ready = [plan is not None and plan.valid(t, v) for plan, t, v in zip(self._present(name), taking, values, strict=True)]
+        for index, group in enumerate(self.param_groups):
+            if not ready[index]:
+                participants.check(taking[index].parameters, taking[index].varying, group, f"group {index}")
+        self._skipped = False
+        if scaling.found_inf is not None:
+            if not all(ready) or not all(on_device):
+                self._skipped = scaling.overflowed()
+                if self._skipped:
+                    return
+            else:
+                self._skipped = scaling.found_inf
+        edits = states.Edits(self.state)
+        try:
+            updates = []
+            for index, group in enumerate(self.param_groups):
+                factor = scaling.factor(-1.0 if group.get("maximize", False) else 1.0, on_device[index])
+                if not ready[index]:
+                    self._build(procedure, index, taking[index], factor, values[index], on_device[index], edits)
+                plan = self._plans[index][name]
+                updates.append(plan.ready(taking[index], factor, scaling.found_inf, self._readers[index].tensors))
+        except BaseException:
+            edits.undo()
+            self._plans.clear()
+            raise
+        for update in updates:
+            update()
+        for built in self._plans.values():
+            if name in built and built[name].once:
+                del built[name]
+        if not all(ready):
+            self._known = self._entries()
+
+    def _participants(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Participants]:
+        groups = self.param_groups
+        if inputs is None:
+            return [participants.of_step(group, f"group {index}") for index, group in enumerate(groups)]
+        given = {name: participants.by_parameter(name, tensors, groups) for name, tensors in inputs.items()}
+        return [participants.of_entry(procedure, group, given, f"group {index}") for index, group in enumerate(groups)]
+
+    def _present(self, name: str) -> list[plans.Plan | None]:
+        return [self._plans.get(index, {}).get(name) for index in range(len(self.param_groups))]
+
+    def _build(
+        self,
+        procedure: Procedure,
+        index: int,
+        taking: Participants,
+        factor: float | Tensor,
+        values: hypers.Values,
+        on_device: bool,
+        edits: states.Edits,
+    ) -> None:
+        """Builds a group's plan. What it changed in the state ends the group's plans for other procedures."""
+        group = self.param_groups[index]["params"]
+        prepare = functools.partial(choose.prepare, self.backend)
+        counting = self.backend if on_device else None
+        before = len(edits)
+        plan = plans.build(plans.Request(self.schema, procedure, group, taking, factor, values, prepare, counting), edits)
+        others = self._plans.get(index, {}) if len(edits) == before else {}
+        self._plans[index] = {**others, procedure.name: plan}
+
+    def _counts_on_device(self, group: Mapping[str, Any]) -> bool:
+        if group.get("capturable", False):
+            return True
+        return self._scales and all(choose.can_count_on(self.backend, device) for device in {p.device for p in group["params"]})
+
+    # --- state ---------------------------------------------------------------------------------------------------------------
+
+    def init_state(self) -> None:
+        """Creates the state of every parameter as a first step would, without a step: something to load a checkpoint into.
+
+        States that start from the gradient start from zeros where there is none.
+        """
+        for index, group in enumerate(self.param_groups):
+            values = hypers.validate(self.schema, group)
+            participants.check(group["params"], {}, group, f"group {index}")
+            for p in group["params"]:
+                if p.requires_grad:
+                    states.initialise(states.Edits(self.state), self.schema, values, p, -1.0 if group["maximize"] else 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """In torch's layout; step counts and host states are copies of their own."""
+        return checkpoint.unshared(self.schema, super().state_dict())
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Loads what `state_dict` gave, or torch's optimizer of the same kind. See `optc.runtime.checkpoint`.
+
+        Raises ValueError with everything that does not fit; then nothing has changed.
+        """
+        checkpoint.load(self, state_dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_bare, (type(self) if self.spec_text is None else self.spec_text,), self.__getstate__())
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {"backend": self.backend, "_scales": self._scales}
+        if self._scales:
+            kept["_step_supports_amp_scaling"] = True
+        return {**super().__getstate__(), **kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._forget()
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key in (*[hyper.key for hyper in self.schema.hypers], "maximize", "capturable"):
+                group.setdefault(key, self.defaults[key])
+
+    def _forget(self) -> None:
+        """Drops what is derived from groups and state."""
+        self._plans = {}
+        self._readers = []
+        self._known = []
+        self._skipped = False
+
+    def _entries(self) -> list[Any]:
+        return list(chain.from_iterable(map(dict.values, self.state.values())))
+
+    def _state_is_known(self) -> bool:
+        """Whether all entries of the state are the objects that the last step left."""
+        now = self._entries()
+        return len(now) == len(self._known) and all(map(is_, now, self._known))
+
+
+def _bare(origin: type[Optimizer] | str) -> Optimizer:
+    """An instance for unpickling, of a class or of the class that a spec's text compiles to."""
+    if not isinstance(origin, str):
+        return origin.__new__(origin)
+    from optc.compiler.instant import compile_class
+
+    return _bare(compile_class(origin))

@@ -1,0 +1,110 @@
+"""Which parameters of a group take part in a step or an entry, and with which tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from types import NoneType
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from optc.runtime import checks
+from optc.runtime.backend import arithmetic_dtype
+from optc.runtime.schema import Procedure
+
+_grad_of: Callable[[Tensor], Tensor | None] = attrgetter("grad")
+
+Given: TypeAlias = Sequence[Tensor | None] | Mapping[Tensor, Tensor | None] | None
+"""An entry's input: a tensor per parameter (with `requires_grad`, in order), or by parameter, or None for the gradients."""
+
+_USUAL = checks.PLAIN | {NoneType}
+
+
+@dataclass(frozen=True, slots=True)
+class Participants:
+    """Parallel lists. `varying` has the gradients, as `g`, where the procedure reads them, and its inputs.
+
+    `contiguous`: everything in `varying` is.
+    """
+
+    parameters: Sequence[Tensor]
+    gradients: Sequence[Tensor | None]
+    varying: Mapping[str, Sequence[Tensor]]
+    contiguous: bool
+
+
+def of_step(group: Mapping[str, Any], label: str) -> Participants:
+    """The parameters with a gradient. Raises ValueError or TypeError for a gradient that cannot be used."""
+    parameters: Sequence[Tensor] = group["params"]
+    found = list(map(_grad_of, parameters))
+    classes = set(map(type, found))
+    if NoneType in classes:
+        parameters = [p for p, g in zip(parameters, found, strict=True) if g is not None]
+    gradients = [g for g in found if g is not None] if NoneType in classes else found
+    unusual = not classes <= _USUAL
+    return _checked(parameters, gradients, {"g": gradients}, unusual, group, label)
+
+
+def of_entry(
+    procedure: Procedure, group: Mapping[str, Any], inputs: Mapping[str, Mapping[Tensor, Tensor]], label: str
+) -> Participants:
+    """The parameters that have every input, and a gradient if the entry reads it. Raises as `of_step` does."""
+    reads_g = any(stream.role == "gradient" for kernel in procedure.kernels for stream in kernel.streams)
+    complete = [p for p in group["params"] if all(p in given for given in inputs.values())]
+    parameters = [p for p in complete if p.grad is not None] if reads_g else complete
+    gradients = [p.grad for p in parameters]
+    varying = {name: [_input(p, given[p]) for p in parameters] for name, given in inputs.items()}
+    if reads_g:
+        varying["g"] = [g for g in gradients if g is not None]
+    return _checked(parameters, gradients, varying, True, group, label)
+
+
+def by_parameter(name: str, given: Given, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor, Tensor]:
+    """An entry's input by parameter, without those that have none. Raises ValueError where it does not fit the parameters."""
+    parameters = [p for group in groups for p in group["params"]]
+    if given is None:
+        return {p: p.grad for p in parameters if p.grad is not None}
+    if isinstance(given, Mapping):
+        strangers = len(set(given) - set(parameters))
+        if strangers:
+            raise ValueError(f"{name} has {strangers} tensors for parameters that are not in this optimizer")
+        return {p: x for p, x in given.items() if x is not None}
+    expected = [p for p in parameters if p.requires_grad]
+    if isinstance(given, Tensor) or len(given) != len(expected):
+        raise ValueError(f"{name} must have a tensor or None for each of the {len(expected)} parameters with requires_grad")
+    return {p: x for p, x in zip(expected, given, strict=True) if x is not None}
+
+
+def _input(p: Tensor, x: Tensor) -> Tensor:
+    """Inputs are read in the arithmetic dtype."""
+    return x.detach().to(arithmetic_dtype(p.dtype)) if x.is_floating_point() else x
+
+
+def _checked(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    varying: Mapping[str, Sequence[Any]],
+    unusual: bool,
+    group: Mapping[str, Any],
+    label: str,
+) -> Participants:
+    """Sparse tensors are never contiguous, so that one quick look at all of them finds everything that wants a closer one."""
+    contiguous = all(all(map(Tensor.is_contiguous, column)) for column in varying.values())
+    if unusual or not contiguous:
+        check(parameters, varying, group, label)
+    return Participants(parameters, gradients, varying, contiguous)
+
+
+def check(parameters: Sequence[Tensor], varying: Mapping[str, Sequence[Tensor]], group: Mapping[str, Any], label: str) -> None:
+    """The thorough look: raises ValueError or TypeError that names the parameter."""
+    for index, p in enumerate(parameters):
+        try:
+            checks.parameter(p)
+            for name, column in varying.items():
+                checks.companion(p, column[index], "its gradient" if name == "g" else f"its {name}")
+        except (ValueError, TypeError) as error:
+            place = next(i for i, q in enumerate(group["params"]) if q is p)
+            name = f"parameter {group['param_names'][place]!r}" if "param_names" in group else f"parameter {place} of {label}"
+            raise type(error)(f"{name}: {error}") from None

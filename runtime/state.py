@@ -1,0 +1,141 @@
+"""What is kept per parameter: `step`, host states and tensors, created when first needed, in the parameter's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from optc.runtime import layout
+from optc.runtime.backend import arithmetic_dtype
+from optc.runtime.hypers import Values, holds
+from optc.runtime.schema import Procedure, Schema, State
+
+STEP = "step"
+"""The key of the step count, as in torch."""
+
+Slot: TypeAlias = dict[str, Any]
+States: TypeAlias = MutableMapping[Tensor, Slot]
+
+
+def step_dtype() -> torch.dtype:
+    """The dtype of step counts: float32, or float64 where that is the default dtype (as in torch)."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def counter(value: float) -> Tensor:
+    """A new step count on the host."""
+    return torch.tensor(value, dtype=step_dtype())
+
+
+def host_scalar(value: float) -> Tensor:
+    """A new host state: float64, 0-dim, on the CPU."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def number(entry: Any) -> float:
+    """The value of a step count or host state, whatever it was loaded as."""
+    return float(entry.item() if isinstance(entry, Tensor) else entry)
+
+
+def exists(state: State, values: Values, p: Tensor) -> bool:
+    """Whether a parameter of this shape has the state under these hypers."""
+    return state.exists is None or holds(state.exists, values, p.ndim, p.numel())
+
+
+def needed(schema: Schema, procedure: Procedure) -> tuple[State, ...]:
+    """The states a procedure creates: `step` all of them, an entry those it touches."""
+    if procedure.name == "step":
+        return schema.states
+    touched = {stream.name for kernel in procedure.kernels for stream in kernel.streams}
+    touched.update(procedure.arguments, procedure.carried)
+    return tuple(state for state in schema.states if state.name in touched)
+
+
+@dataclass(slots=True)
+class Edits:
+    """Writes to the optimizer's state that can be taken back if the step cannot be done after all."""
+
+    states: States
+    _log: list[tuple[Tensor, str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._log)
+
+    def put(self, p: Tensor, key: str, value: Any) -> None:
+        """Writes one entry, unless it is there already."""
+        slot = self.states[p]
+        old = slot.get(key, _ABSENT)
+        if old is not value:
+            self._log.append((p, key, old))
+            slot[key] = value
+
+    def undo(self) -> None:
+        """Puts back what was there before."""
+        for p, key, old in reversed(self._log):
+            slot = self.states[p]
+            if old is _ABSENT:
+                del slot[key]
+            else:
+                slot[key] = old
+            if not slot:
+                del self.states[p]
+        self._log.clear()
+
+
+_ABSENT = object()
+
+
+def prepare(
+    edits: Edits, states: Iterable[State], values: Values, p: Tensor, theta: Tensor, gradient: Callable[[], Tensor | None]
+) -> frozenset[str]:
+    """Creates the missing entries of `p` and brings the others into the dtype, device and memory order of `theta`.
+
+    `theta` is p, or a dense copy of it. `gradient` gives g in the arithmetic dtype with sign and scale applied, or None where
+    there is none. Returns the names of the states created here. Raises ValueError where a state has another shape than `p`.
+    """
+    created = set()
+    dtype = arithmetic_dtype(theta.dtype)
+    slot = edits.states.get(p, {})
+    if STEP not in slot:
+        edits.put(p, STEP, counter(0.0))
+    for state in states:
+        entry = slot.get(state.key)
+        if entry is None:
+            if exists(state, values, p):
+                created.add(state.name)
+                edits.put(p, state.key, _initial(state, values, theta, dtype, gradient))
+        elif not state.host:
+            if entry.shape != p.shape:
+                raise ValueError(
+                    f"state {state.key!r} has shape {tuple(entry.shape)}, its parameter {tuple(p.shape)}: "
+                    "after changing a parameter's shape, delete its entry in `state`"
+                )
+            edits.put(p, state.key, layout.arranged(entry, theta, dtype))
+    return frozenset(created)
+
+
+def _initial(state: State, values: Values, theta: Tensor, dtype: torch.dtype, gradient: Callable[[], Tensor | None]) -> Tensor:
+    """The first value of a state, in memory of its own."""
+    hypers = [values[name] for name in state.arguments]
+    if state.host:
+        return host_scalar(float(state.initial(None, None, *hypers)))
+    tensor = torch.empty_like(theta, dtype=dtype, requires_grad=False)
+    g = gradient()
+    try:
+        value = state.initial(theta.detach().to(dtype), g, *hypers)
+    except (TypeError, AttributeError) as error:
+        if g is not None:
+            raise
+        raise RuntimeError(f"state {state.key!r} starts from the gradient, and there is none: call step() first") from error
+    return tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
+
+
+def initialise(edits: Edits, schema: Schema, values: Values, p: Tensor, sign: float) -> None:
+    """Creates all states of `p`; those that start from the gradient start from zeros where there is none."""
+    theta = p.detach() if layout.is_dense(p) else p.detach().contiguous()
+    g = torch.zeros_like(theta) if p.grad is None else p.grad.detach()
+    prepare(edits, schema.states, values, p, theta, lambda: g.to(arithmetic_dtype(p.dtype)) * sign)

@@ -1,0 +1,283 @@
+"""The Triton backend: every tensor of a batch in one launch per kernel, and the host program on the device for `capturable`.
+
+Nothing here waits for the device or reads from it. There is no autotuning: it would apply an in-place update several times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optc.runtime.backend import BackendUnavailable, Residents, arithmetic_dtype
+from optc.runtime.schema import Kernel, Procedure
+from optc.runtime.triton_kernel import LazyKernel
+from optc.runtime.triton_tables import ALIGNMENT, Chunks, VaryingTable, capturing, resident_table, upload
+
+WARPS = 4
+LANES_PER_PROGRAM = 128
+"""Tensors per program of the scalars kernel."""
+_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Compile-time constants that follow from dtypes: elements per 16-byte access, per block, per masked block."""
+
+    lanes: int
+    block: int
+    tail: int
+
+
+def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32) -> Geometry:
+    """The shape of a block for streams of these dtypes: one access per thread and stream, which keeps registers below 64.
+
+    One dtype: 16-byte accesses. Mixed: four elements per access in every stream, so that no layout is converted through shared
+    memory.
+    """
+    itemsizes = {dtype.itemsize for dtype in dtypes}
+    threads = WARPS * warp_size
+    lanes = ALIGNMENT // itemsizes.pop() if len(itemsizes) == 1 else 4
+    return Geometry(lanes, threads * lanes, threads)
+
+
+def arguments(kernel: Kernel, dtypes: Mapping[str, torch.dtype], variant: Mapping[str, bool], flags: Sequence[bool]) -> list[Any]:
+    """The dtypes and flags of a launch, as the kernel's compile-time parameters want them; absent streams as if float32."""
+    import triton.language as tl
+
+    types = [getattr(tl, _NAMES[dtypes.get(s.name, torch.float32)]) for s in kernel.streams]
+    return [*types, *(bool(variant[f]) for f in kernel.static_flags), *flags]
+
+
+@dataclass(slots=True)
+class TritonLauncher:
+    """A kernel bound to a batch."""
+
+    kernel: Kernel
+    function: LazyKernel
+    device: torch.device
+    real: torch.dtype
+    variant: Mapping[str, bool]
+    dtypes: dict[str, torch.dtype]
+    geometry: Geometry
+    table: Tensor
+    varying: VaryingTable
+    chunks: Chunks
+
+    def launch(
+        self, varying: Mapping[str, Sequence[Tensor]], scalars: Sequence[float], flags: Sequence[bool], gradient_factor: float
+    ) -> None:
+        """See `optc.runtime.backend.Launcher`. float64 scalars travel through memory, as Triton's arguments are float32."""
+        if self.real != torch.float64:
+            self.run(varying, gradient_factor, None, None, 1, scalars, flags)
+            return
+        row = torch.tensor([*scalars, *map(float, flags), gradient_factor], dtype=torch.float64)
+        memory = upload(row, self.device)
+        self.run(varying, memory[-1:], None, memory, 1, [0.0] * len(scalars), [False] * len(flags))
+
+    def run(
+        self,
+        varying: Mapping[str, Sequence[Tensor]],
+        gradient_factor: float | Tensor,
+        found_inf: Tensor | None,
+        memory: Tensor | None,
+        rows: int,
+        scalars: Sequence[float],
+        flags: Sequence[bool],
+    ) -> None:
+        """One launch. With `memory` ([rows][scalars + flags]) scalars, flags and the gradient's factor are read from the device."""
+        if not self.chunks.count:
+            return
+        import triton.language as tl
+
+        columns = [varying[s.name] for s in self.kernel.streams if s.role in ("gradient", "input")]
+        for stream in self.kernel.streams:
+            if stream.role in ("gradient", "input"):
+                self.dtypes[stream.name] = varying[stream.name][0].dtype
+        with on_device(self.device):
+            self.function.jit[(self.chunks.count,)](
+                self.table,
+                self.varying.of(columns),
+                self.chunks.tensors,
+                self.chunks.offsets,
+                self.chunks.length,
+                gradient_factor,
+                found_inf,
+                memory,
+                rows,
+                *scalars,
+                *arguments(self.kernel, self.dtypes, self.variant, flags),
+                getattr(tl, _NAMES[self.real]),
+                self.geometry.lanes,
+                self.geometry.block,
+                self.geometry.tail,
+                memory is not None,
+                found_inf is not None,
+                num_warps=WARPS,
+            )
+
+
+@dataclass(slots=True)
+class CapturableLauncher:
+    """A procedure bound to a batch that counts on the device: one launch for the scalars, one per kernel."""
+
+    procedure: Procedure
+    function: LazyKernel
+    launchers: tuple[TritonLauncher, ...]
+    counters: Tensor
+    carried: Tensor
+    shapes: Tensor
+    memory: Tensor
+    constants: dict[str, Any]
+    news: tuple[str, ...]
+    _factor: tuple[float, Tensor] | None = None
+
+    def launch(
+        self,
+        varying: Mapping[str, Sequence[Tensor]],
+        hypers: Tensor,
+        gradient_factor: float | Tensor,
+        found_inf: Tensor | None,
+        new: Sequence[str] = (),
+    ) -> None:
+        """Count, compute the scalars and run the kernels; where `found_inf` (one element) is not 0, nothing is written.
+
+        `hypers` is float64, in the order of the names given to `prepare_capturable`. `new` names the states created just now.
+        """
+        n, device = self.counters.numel(), self.memory.device
+        if n == 0:
+            return
+        constants = self.constants | {name: name.removeprefix("new_") in new for name in self.news}
+        with on_device(device):
+            self.function.jit[(-(-n // LANES_PER_PROGRAM),)](
+                hypers,
+                self.counters,
+                self.carried,
+                self.shapes,
+                found_inf,
+                self.memory,
+                n,
+                **constants,
+                LANES=LANES_PER_PROGRAM,
+                HAS_FOUND_INF=found_inf is not None,
+                num_warps=WARPS,
+            )
+        factor = self._as_tensor(gradient_factor, device)
+        start = 0
+        for launcher in self.launchers:
+            width = len(launcher.kernel.scalars) + len(launcher.kernel.host_flags)
+            block = self.memory[start : start + max(1, width * n)]
+            scalars, flags = [0.0] * len(launcher.kernel.scalars), [False] * len(launcher.kernel.host_flags)
+            launcher.run(varying, factor, found_inf, block, n, scalars, flags)
+            start += width * n
+
+    def _as_tensor(self, factor: float | Tensor, device: torch.device) -> Tensor:
+        if isinstance(factor, Tensor):
+            return factor
+        if self._factor is not None and self._factor[0] == factor:
+            return self._factor[1]
+        tensor = torch.full((1,), factor, dtype=torch.float64, device=device)
+        if not capturing(device):  # what is made under capture belongs to the graph and has no value before a replay
+            self._factor = (factor, tensor)
+        return tensor
+
+
+class TritonBackend:
+    """Kernels as Triton compiles them for the GPU at hand, or as its interpreter runs them on CPU tensors."""
+
+    name = "triton"
+
+    def prepare(self, kernel: Kernel, residents: Residents) -> TritonLauncher:
+        """Binds a kernel to a batch. Raises BackendUnavailable without Triton, and for CPU tensors without its interpreter."""
+        present = [(s.name, residents.tensors.get(s.name)) for s in kernel.streams if s.role in ("theta", "state")]
+        first = next(column for _, column in present if column is not None)
+        device = first[0].device
+        function = require_triton(kernel.triton, device)
+        sizes = [tensor.numel() for tensor in first]
+        dtypes = {name: column[0].dtype for name, column in present if column is not None}
+        varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
+        dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
+        shape = geometry(tuple(dtypes.values()), warp_size(device))
+        with on_device(device):
+            table, aligned = resident_table([column for _, column in present], sizes, device)
+            return TritonLauncher(
+                kernel,
+                function,
+                device,
+                arithmetic_dtype(next(iter(dtypes.values()))),
+                residents.variant,
+                dtypes,
+                shape,
+                table,
+                VaryingTable(aligned, len(varying), device),
+                Chunks.of(sizes, shape.block, device),
+            )
+
+
+TRITON = TritonBackend()
+
+
+def prepare_capturable(
+    procedure: Procedure,
+    hyper_names: Sequence[str],
+    residents: Residents,
+    counters: Tensor,
+    carried: Tensor,
+    choices: Mapping[str, str] | None = None,
+) -> CapturableLauncher:
+    """Binds a procedure to a batch whose step counts live on its device.
+
+    `counters`: float32, n elements; `carried`: float64 [len(procedure.carried)][n]; both are advanced in place. `hyper_names` are
+    the inside names of the numbers that `launch` gets. `choices` are hypers with texts, if the host program reads any.
+    Raises BackendUnavailable as `TritonBackend.prepare` does.
+    """
+    launchers = tuple(TRITON.prepare(kernel, _only(kernel, residents)) for kernel in procedure.kernels)
+    device, n = launchers[0].device, counters.numel()
+    function = require_triton(procedure.triton_scalars, device)
+    column = next(iter(residents.tensors.values()))
+    known: dict[str, Any] = {**residents.variant, **(choices or {})}
+    known |= {f"at_{name}": index for index, name in enumerate(hyper_names)}
+    wanted = [name for name in function.constants if name not in ("LANES", "HAS_FOUND_INF")]
+    news = tuple(name for name in wanted if name not in known and name.startswith("new_"))
+    if missing := [name for name in wanted if name not in known and name not in news]:
+        raise BackendUnavailable(f"the scalars of {procedure.name} need {', '.join(missing)}: not available on the device")
+    with on_device(device):
+        shapes = upload(torch.tensor([[p.numel(), p.ndim] for p in column], dtype=torch.int64), device)
+        width = sum(len(k.scalars) + len(k.host_flags) for k in procedure.kernels)
+        memory = torch.empty(max(1, width * n), dtype=launchers[0].real, device=device)
+    constants = {name: known[name] for name in wanted if name not in news}
+    return CapturableLauncher(procedure, function, launchers, counters, carried, shapes, memory, constants, news)
+
+
+def require_triton(function: Any, device: torch.device) -> LazyKernel:
+    """The kernel, after making sure that it can run on the device."""
+    if not isinstance(function, LazyKernel):
+        raise BackendUnavailable("this optimizer was generated without Triton kernels: build it again with `optc build`")
+    try:
+        interpreted = function.interpreted
+    except ImportError as error:
+        raise BackendUnavailable(f"Triton cannot be imported ({error}): pip install triton, or use another backend") from error
+    if device.type == "cpu" and not interpreted:
+        raise BackendUnavailable("Triton needs a GPU; for CPU tensors set TRITON_INTERPRET=1 before Triton is imported")
+    if device.type not in ("cpu", "cuda"):
+        raise BackendUnavailable(f"the Triton backend runs on CUDA and ROCm devices, not on {device.type!r}")
+    return function
+
+
+def warp_size(device: torch.device) -> int:
+    """Threads per warp: 32, or 64 on AMD's data-centre GPUs."""
+    return int(torch.cuda.get_device_properties(device).warp_size) if device.type == "cuda" else 32
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _only(kernel: Kernel, residents: Residents) -> Residents:
+    names = {s.name for s in kernel.streams}
+    return Residents({k: v for k, v in residents.tensors.items() if k in names}, residents.gradient_dtype, residents.variant)

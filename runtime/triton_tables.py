@@ -1,0 +1,124 @@
+"""Tables that one launch finds its tensors by: pointers and lengths per tensor, chunks of tensors per program.
+
+The rows of a batch's parameters and states are uploaded once. Gradients move from step to step, so their row is uploaded when it
+changed, from a pinned buffer of its own: the device may read it long after the host went on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ALIGNMENT = 16
+"""Bytes; a tensor takes the unmasked path if the addresses of all its streams are multiples of it."""
+MOST_CHUNKS = 16384
+"""Entries of a chunk table beyond one per tensor: 12 bytes each, so the table stays below a quarter MiB for any size."""
+MOST_IN_CHUNK = 1 << 30
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether launches are being recorded into a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device, without waiting: through pinned memory, which the allocator keeps until the copy has run."""
+    if device.type == "cpu":
+        return values.clone()
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def choose_chunk(sizes: Sequence[int], block: int) -> int:
+    """Elements per program: a power of two times `block`, the smallest that needs no more than `MOST_CHUNKS` whole chunks."""
+    chunk, total = block, sum(sizes)
+    while chunk * MOST_CHUNKS < total and chunk < MOST_IN_CHUNK:
+        chunk *= 2
+    return chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Which tensor (int32) and which of its elements (int64) each program begins at; `length` elements, or what is left."""
+
+    tensors: Tensor
+    offsets: Tensor
+    length: int
+
+    @property
+    def count(self) -> int:
+        """Programs to launch; empty tensors have none."""
+        return self.tensors.numel()
+
+    @staticmethod
+    def of(sizes: Sequence[int], block: int, device: torch.device) -> Chunks:
+        """The chunks of tensors of these sizes."""
+        length = choose_chunk(sizes, block)
+        numbers = np.array([-(-size // length) for size in sizes], dtype=np.int64)
+        tensors = np.repeat(np.arange(len(sizes), dtype=np.int32), numbers)
+        first = np.repeat(np.cumsum(numbers) - numbers, numbers)
+        offsets = (np.arange(len(tensors), dtype=np.int64) - first) * length
+        return Chunks(upload(torch.from_numpy(tensors), device), upload(torch.from_numpy(offsets), device), length)
+
+
+def resident_table(columns: Sequence[Sequence[Tensor] | None], sizes: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(device table int64 [n][columns + 1], aligned bool [n] on the host): pointers (0 where a stream is absent), then the length."""
+    rows = np.zeros((len(sizes), len(columns) + 1), dtype=np.int64)
+    for index, column in enumerate(columns):
+        if column is not None:
+            rows[:, index] = [tensor.data_ptr() for tensor in column]
+    aligned = ~(rows % ALIGNMENT != 0).any(axis=1)
+    rows[:, -1] = sizes
+    return upload(torch.from_numpy(rows), device), torch.from_numpy(aligned)
+
+
+@dataclass(slots=True)
+class VaryingTable:
+    """Pointers of gradients and inputs, and whether all streams of a tensor are aligned: int64 [n][columns + 1]."""
+
+    aligned: Tensor
+    columns: int
+    device: torch.device
+    _pointers: list[list[int]] | None = None
+    _table: Tensor | None = None
+    _spare: Tensor | None = None
+    _recorded: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._spare = self._pinned()
+
+    def of(self, columns: Sequence[Sequence[Tensor]]) -> Tensor:
+        """The table for these tensors on the device; uploaded again only if one of them moved."""
+        pointers = [[tensor.data_ptr() for tensor in column] for column in columns]
+        if capturing(self.device):
+            return self._record(pointers)
+        if self._table is None:
+            self._table = torch.empty(len(self.aligned), self.columns + 1, dtype=torch.int64, device=self.device)
+        if pointers != self._pointers:
+            self._table.copy_(self._fill(self._pinned(), pointers), non_blocking=True)
+            self._pointers = pointers
+        return self._table
+
+    def _record(self, pointers: list[list[int]]) -> Tensor:
+        """A graph copies from the same buffers at every replay: they are its own, and are kept as long as this table."""
+        staging = self._spare if self._spare is not None else self._pinned()
+        self._spare = None
+        table = torch.empty(len(self.aligned), self.columns + 1, dtype=torch.int64, device=self.device)
+        table.copy_(self._fill(staging, pointers), non_blocking=True)
+        self._recorded.append((staging, table))
+        return table
+
+    def _pinned(self) -> Tensor:
+        shape = len(self.aligned), self.columns + 1
+        return torch.empty(shape, dtype=torch.int64, pin_memory=self.device.type != "cpu")
+
+    def _fill(self, staging: Tensor, pointers: list[list[int]]) -> Tensor:
+        rows = staging.numpy()
+        for index, column in enumerate(pointers):
+            rows[:, index] = column
+        misplaced = (rows[:, : self.columns] % ALIGNMENT != 0).any(axis=1)
+        rows[:, self.columns] = self.aligned.numpy() & ~misplaced
+        return staging

@@ -1,0 +1,50 @@
+"""Optimizers for deep learning, compiled from math specs.
+
+    from optc.generated import AdamW            # a shipped optimizer: a torch.optim.Optimizer
+    optimizer = optc.create("adamw", model.parameters(), lr=3e-4)
+    MyOptimizer = optc.compile("my.opt")        # your own, from a spec file or its text
+
+Importing `optc` is cheap: PyTorch and the compiler are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optc.dsl.errors import OptcError, SpecError
+
+if TYPE_CHECKING:
+    from optc.runtime import Optimizer, ParamsT
+
+__version__ = "0.1.0"
+
+__all__ = ["OptcError", "SpecError", "__version__", "available", "compile", "create"]
+
+
+def compile(spec: str | Path) -> type[Any]:
+    """The optimizer class of a spec: a path to an `.opt` file, or the text itself (anything with a newline).
+
+    A subclass of `optc.runtime.Optimizer` that takes the parameters and, by keyword, the spec's hypers.
+    Raises SpecError with every mistake in the spec, OptcError where the file cannot be read.
+    """
+    from optc.compiler.instant import compile_class
+
+    return compile_class(spec)
+
+
+def available() -> tuple[str, ...]:
+    """The names of the shipped optimizers."""
+    from optc.runtime import available
+
+    return available()
+
+
+def create(name: str, params: ParamsT, **hypers: Any) -> Optimizer:
+    """A shipped optimizer by its name, in any spelling (`adamw`, `AdamW`), over `params`.
+
+    Raises ValueError, with near names, where there is none of that name or a hyper is out of its range.
+    """
+    from optc.runtime import create
+
+    return create(name, params, **hypers)

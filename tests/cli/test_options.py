@@ -1,0 +1,199 @@
+"""What each command does, option by option; `test_processes.py` has the same commands as processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from optc.cli.main import cli, run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+GOOD = "optimizer Plain:\n    hyper: lr = 0.5\n    step: theta <- theta - lr*g\n"
+BAD = "optimizer Plain:\n    hyper: lr = 0.5\n    step:\n        u = lrr*g\n        θ <- θ - lr*uu\n"
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "plain.opt").write_text(GOOD, encoding="utf-8")
+    (tmp_path / "bad.opt").write_text(BAD, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def optc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command line; exit status, standard output, standard error."""
+
+    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        status = run(list(arguments))
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "holds no spec"),
+        (b"\n# only a comment\n", "holds no spec"),
+        (b"optimizer A:\n    step: \xff\n", "is not UTF-8"),
+        (GOOD.encode("utf-16"), "UTF-16"),
+        (b"\x00\x01\x02", "error"),
+        (b"x" * 5_000_000, "larger than"),
+    ],
+    ids=["empty", "comment", "latin", "utf16", "binary", "huge"],
+)
+def test_unreadable_files_are_the_users_mistake(optc: Command, folder: Path, content: bytes, says: str) -> None:
+    (folder / "odd.opt").write_bytes(content)
+    status, out, err = optc("check", "odd.opt")
+    assert (status, out) == (1, "")
+    assert says in err
+    assert "odd.opt" in err
+    assert "Traceback" not in err
+    assert "bug" not in err
+
+
+def test_a_folder_a_missing_file_and_a_misspelt_name_get_a_hint(optc: Command, folder: Path) -> None:
+    assert "directory" in optc("check", ".")[2]
+    status, _, err = optc("check", "plian.opt")
+    assert (status, "did you mean plain.opt?" in err) == (1, True)
+    status, _, err = optc("check", "adamww")
+    assert (status, "did you mean adamw" in err) == (1, True)
+
+
+def test_all_shipped_specs_are_right(optc: Command, folder: Path) -> None:
+    status, out, err = optc("check")
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"ok  \d+ shipped specs\n", out)
+
+
+def test_build_check_names_what_is_missing_stale_or_edited(optc: Command, folder: Path) -> None:
+    check = ("build", "plain.opt", "-o", "pack", "--check")
+    assert "missing" in optc(*check)[2]
+    assert not (folder / "pack").exists()
+    optc("build", "plain.opt", "-o", "pack")
+    assert optc(*check)[0] == 0
+    module = folder / "pack/plain.py"
+    text = module.read_text(encoding="utf-8")
+    module.write_text(text + "# mine\n", encoding="utf-8")
+    status, _, err = optc(*check)
+    assert (status, "pack/plain.py: edited by hand" in err) == (1, True)
+    module.write_text(text, encoding="utf-8")
+    (folder / "plain.opt").write_text(GOOD.replace("0.5", "0.25"), encoding="utf-8")
+    status, out, _ = optc(*check, "--json")
+    assert (status, len(json.loads(out))) == (1, 1)
+
+
+def test_build_refuses_to_overwrite_what_it_did_not_write(optc: Command, folder: Path) -> None:
+    (folder / "plain.py").write_text("mine = 1\n", encoding="utf-8")
+    status, _, err = optc("build", "plain.opt", "-o", ".")
+    assert (status, "was not written by optc" in err) == (1, True)
+    assert (folder / "plain.py").read_text(encoding="utf-8") == "mine = 1\n"
+    assert not (folder / "__init__.py").exists()
+
+
+def test_two_specs_for_one_module_are_refused(optc: Command, folder: Path) -> None:
+    (folder / "other").mkdir()
+    (folder / "other/plain.opt").write_text(GOOD, encoding="utf-8")
+    status, _, err = optc("build", "plain.opt", "other/plain.opt", "-o", "pack")
+    assert (status, "would both become plain.py" in err) == (1, True)
+
+
+def test_own_specs_need_a_folder(optc: Command, folder: Path) -> None:
+    status, _, err = optc("build", "plain.opt")
+    assert (status, "-o FOLDER" in err) == (2, True)
+
+
+def test_new_writes_a_spec_that_is_canonical_checks_and_builds(optc: Command, folder: Path) -> None:
+    status, out, _ = optc("new", "MyOptimizer", "-o", "specs")
+    assert (status, "wrote specs/my_optimizer.opt" in out) == (0, True)
+    text = (folder / "specs/my_optimizer.opt").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 15
+    assert optc("fmt", "--check", "specs/my_optimizer.opt")[0] == 0
+    assert optc("check", "specs/my_optimizer.opt")[0] == 0
+    assert optc("build", "specs/my_optimizer.opt", "-o", "pack")[0] == 0
+    assert optc("new", "MyOptimizer", "-o", "specs")[0] == 1
+    assert (folder / "specs/my_optimizer.opt").read_text(encoding="utf-8") == text
+    assert optc("new", "1st")[0] == 2
+
+
+def test_fmt_rewrites_shows_or_only_says(optc: Command, folder: Path) -> None:
+    (folder / "loose.opt").write_text(GOOD.replace("lr*g", "lr * g").replace("theta", "θ"), encoding="utf-8")
+    before = (folder / "loose.opt").read_text(encoding="utf-8")
+    status, out, _ = optc("fmt", "--check", "loose.opt")
+    assert (status, "+        theta <- theta - lr*g" in out) == (1, True)
+    assert "θ ← θ - lr·g" in optc("fmt", "--math", "--stdout", "loose.opt")[1]
+    assert (folder / "loose.opt").read_text(encoding="utf-8") == before
+    assert optc("fmt", "--math", "loose.opt")[0] == 0
+    mathematical = (folder / "loose.opt").read_text(encoding="utf-8")
+    assert "θ ← θ - lr·g" in mathematical
+    assert optc("fmt", "--check", "loose.opt")[0] == 0
+    assert optc("fmt", "--check", "--ascii", "loose.opt")[0] == 1
+    assert "theta <- theta - lr*g" in optc("fmt", "--ascii", "-", stdin=mathematical)[1]
+    assert optc("fmt", "bad.opt")[0] == 0  # a name that is not known is not a matter of form
+    (folder / "broken.opt").write_text("optimizer A:\n    step: 2t\n", encoding="utf-8")
+    assert optc("fmt", "broken.opt")[0] == 1
+    assert (folder / "broken.opt").read_text(encoding="utf-8") == "optimizer A:\n    step: 2t\n"
+
+
+def test_fmt_of_a_shipped_name_does_not_touch_it(optc: Command, folder: Path) -> None:
+    assert "optimizer AdamW" in optc("fmt", "--stdout", "adamw")[1]
+
+
+def test_list_names_every_shipped_spec(optc: Command, folder: Path) -> None:
+    shipped = {path.stem: path for path in (ROOT / "specs").rglob("*.opt")}
+    found = {entry["name"]: entry for entry in json.loads(optc("list", "--json")[1])}
+    assert set(found) == set(shipped)
+    assert (found["adamw"]["state_bytes"], found["sgd"]["state_bytes"], found["lion"]["state_bytes"]) == (8, 0, 4)
+    assert (ROOT / found["adamw"]["file"]) == shipped["adamw"]
+    first, *rest = optc("list")[1].splitlines()
+    assert first.split()[:3] == ["name", "state", "B"]
+    assert {line.split()[0] for line in rest} == set(shipped)
+
+
+@pytest.mark.parametrize(
+    ("stage", "shows"),
+    [
+        ("overview", "θ ← "),
+        ("parse", "Write"),
+        ("program", ": elem real"),
+        ("update", "theta <- "),
+        ("plan", "kernel step"),
+        ("torch", "def step_torch("),
+        ("native", "static void update("),
+        ("triton", "tl.load("),
+        ("latex", r"\leftarrow"),
+        ("cost", "written B"),
+    ],
+)
+def test_explain_shows_every_stage(optc: Command, folder: Path, stage: str, shows: str) -> None:
+    status, out, err = optc("explain", "plain.opt", "--stage", stage)
+    assert (status, err) == (0, "")
+    assert shows in out
+
+
+def test_explain_prints_plan_and_cost_as_json(optc: Command, folder: Path) -> None:
+    plan = json.loads(optc("explain", "adamw", "-s", "plan", "--json")[1])
+    assert {s["name"] for s in plan["procedures"][0]["kernels"][0]["streams"]} >= {"theta", "g", "m", "v"}
+    rows = json.loads(optc("explain", "adamw", "-s", "cost", "--json")[1])
+    (row,) = [r for r in rows if r["default"] and r["theta"] == "float32"]
+    assert (row["bytes_read"], row["bytes_written"], row["state_bytes"]) == (16, 12, 8)
+    assert row["floor_seconds_per_billion"]["CPU, 40 GB/s"] == pytest.approx(28e9 / 40e9)
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_help_of_every_command_teaches_by_example(optc: Command, folder: Path, command: str) -> None:
+    status, out, _ = optc(command, "--help")
+    assert status == 0
+    assert re.search(rf"Examples:\n    optc {command}", out)

@@ -1,0 +1,175 @@
+"""Whatever a spec says, the checker either accepts it or raises SpecError; and what it accepts, the oracle can run."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from optc.compiler.interpret import Oracle
+from optc.dsl import nodes
+from optc.dsl.check import check
+from optc.dsl.errors import OptcError, SpecError
+from optc.dsl.parse import parse
+from optc.dsl.program import Program, Scalar
+from optc.dsl.show import show
+from optc.dsl.source import Source
+from tests.strategies import specs
+
+TEXTS = [p.read_text(encoding="utf-8") for p in sorted((Path(__file__).parents[2] / "specs").glob("**/*.opt"))]
+MUTATIONS = 100
+"""Per kind and seed; a few hundredths of a second each at most."""
+
+_WORDS = re.compile(r"[^\W\d]\w*|\d+(?:\.\d+)?|[^\w\s]")
+
+
+def accepted(spec: nodes.Spec, source: Source) -> Program | None:
+    """The program, or None where the checker refuses with diagnostics that can be shown."""
+    try:
+        return check(spec, source)
+    except SpecError as error:
+        assert error.diagnostics
+        assert all(d.code and d.message for d in error.diagnostics)
+        assert error.render()
+        return None
+
+
+def run(program: Program) -> None:
+    """Runs it with its defaults and with other branches taken: nothing but a refused hyper may be raised."""
+    run_with(program, {})
+    changed: dict[str, Any] = {}
+    for hyper in program.hypers:
+        values = tuple(hyper.choices[-1] if hyper.choices else _other(d) for d in hyper.defaults)
+        changed[hyper.key] = values if hyper.is_tuple else values[0]
+    run_with(program, changed)
+
+
+def _other(default: Scalar) -> Scalar:
+    """Another value, that turns a static condition round."""
+    if isinstance(default, bool):
+        return not default
+    return 2 if default is None else 0.5 if default == 0 else default
+
+
+def run_with(program: Program, hypers: dict[str, Any]) -> None:
+    """Three steps and every entry."""
+    shape = (2, 3)
+    try:
+        oracle = Oracle(program, hypers)
+    except OptcError:
+        return  # these violate a `require`
+    parameter = oracle.new_parameter(np.linspace(-1, 1, 6).reshape(shape))
+    for _ in range(3):
+        oracle.step(parameter, np.full(shape, 0.5))
+        for entry in program.procedures[1:]:
+            oracle.enter(entry.name, parameter, {name: np.ones(shape) for name in entry.inputs})
+    assert parameter.theta.shape == shape
+    assert parameter.t == 3
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[nodes.Spec]:
+    return [parse(Source("shipped.opt", text)) for text in TEXTS]
+
+
+def _expressions(spec: nodes.Spec) -> list[nodes.Expression]:
+    kinds = nodes.Expression.__args__
+    found: list[nodes.Expression] = []
+    stack: list[Any] = [spec]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, tuple):
+            stack.extend(item)
+        elif dataclasses.is_dataclass(item):
+            if isinstance(item, kinds):
+                found.append(item)
+            stack.extend(getattr(item, f.name) for f in dataclasses.fields(item) if f.name not in ("span", "comments"))
+    return found
+
+
+class _Mutation:
+    """Rebuilds a spec with one change at a random place: an expression replaced, or a line moved, doubled or left out."""
+
+    def __init__(self, chance: random.Random, pool: list[nodes.Expression], count: int) -> None:
+        self.chance, self.pool = chance, pool
+        self.names = [e for e in pool if isinstance(e, nodes.Name)]
+        self.at = chance.randrange(count)
+        self.seen = -1
+
+    def rebuild(self, item: Any, names_only: bool = False) -> Any:
+        if isinstance(item, tuple):
+            return self._sequence(item, names_only)
+        if not isinstance(item, nodes.Node):
+            return item
+        if isinstance(item, nodes.Expression):
+            self.seen += 1
+            if self.seen == self.at:
+                return self.chance.choice(self.names if names_only else self.pool)
+        names = [f.name for f in dataclasses.fields(item) if f.name != "span"]
+        # only names can be written
+        return dataclasses.replace(item, **{n: self.rebuild(getattr(item, n), names_only=n == "targets") for n in names})
+
+    def _sequence(self, items: tuple[Any, ...], names_only: bool) -> tuple[Any, ...]:
+        result = [self.rebuild(item, names_only) for item in items]
+        if result and self.chance.random() < 0.05:
+            place = self.chance.randrange(len(result))
+            match self.chance.randrange(3):
+                case 0:
+                    result.insert(self.chance.randrange(len(result)), result.pop(place))
+                case 1:
+                    result.insert(place, result[place])
+                case _:
+                    del result[place]
+        return tuple(result)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_nodes(shipped: list[nodes.Spec], seed: int) -> None:
+    chance = random.Random(seed)
+    survivors = 0
+    for _ in range(MUTATIONS):
+        spec, other = chance.choice(shipped), chance.choice(shipped)
+        own = _expressions(spec)
+        pool = own if chance.random() < 0.7 else _expressions(other)
+        mutated = _Mutation(chance, pool, len(own)).rebuild(spec)
+        program = accepted(mutated, Source("mutated.opt", show(spec)))
+        if program is not None:
+            survivors += 1
+            run(program)
+    assert 0 < survivors < MUTATIONS  # both answers occur
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_mutated_texts(seed: int) -> None:
+    chance = random.Random(seed)
+    words = sorted({w for text in TEXTS for w in _WORDS.findall(text)})
+    checked = 0
+    for _ in range(MUTATIONS):
+        text = chance.choice(TEXTS)
+        for _ in range(chance.randint(1, 2)):
+            place = chance.choice(list(_WORDS.finditer(text)))
+            text = text[: place.start()] + chance.choice([*chance.sample(words, 3), ""]) + text[place.end() :]
+        source = Source("mutated.opt", text)
+        try:
+            spec = parse(source)
+        except SpecError:
+            continue
+        checked += 1
+        program = accepted(spec, source)
+        if program is not None:
+            run(program)
+    assert checked > 0
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(specs)
+def test_random_specs(spec: nodes.Spec) -> None:
+    program = accepted(spec, Source("random.opt", show(spec)))
+    if program is not None:
+        run(program)

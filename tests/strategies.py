@@ -1,0 +1,150 @@
+"""Hypothesis strategies for random specs as written: everything the syntax can hold, whether or not it means anything."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from optc.dsl import nodes
+from optc.dsl.literals import MAX_INTEGER
+
+_PARTS = [
+    "theta",
+    "g",
+    "t",
+    "m",
+    "v",
+    "beta1",
+    "beta2",
+    "eps",
+    "lambda",
+    "pi",
+    "inf",
+    "x1",
+    "x",
+    "m_hat",
+    "hat",
+    "bar",
+    "tilde",
+    "i",
+    "exp",
+    "avg",
+    "max",
+    "Delta",
+    "mu",
+    "2",
+    "10",
+    "atan2",
+    "A",
+]
+identities = (
+    st.lists(st.sampled_from(_PARTS), min_size=1, max_size=3)
+    .map("_".join)
+    .map(lambda name: "_" + name if name[0].isdigit() else name)
+)
+"""Names by their identity, with every kind of part that the mathematical spelling treats in its own way."""
+
+functions = st.sampled_from(["sqrt", "abs", "norm", "dot", "floor", "max", "ema", "norm1", "gamma"]) | identities
+extents = st.sampled_from(["model", "group", "tensor", "matrix", "row", "col", "elem"])
+texts = st.text('"\\\n\t#;ab é\u0302\u2028\0😀', max_size=6)
+numbers = (
+    st.integers(0, MAX_INTEGER) | st.floats(0, allow_infinity=False, allow_nan=False) | st.sampled_from([1e-3, 0.999, 1e-8])
+).map(lambda value: nodes.Number(value if isinstance(value, int) else abs(value)))
+names = identities.map(nodes.Name)
+constants = st.one_of(numbers, st.sampled_from([nodes.Name("inf"), nodes.Name("pi")]))
+bounds = constants | constants.map(lambda number: nodes.Unary("-", number))
+literals = bounds | st.booleans().map(nodes.Boolean) | texts.map(nodes.Text) | st.just(nodes.Nothing())
+
+_BINARY: list[nodes.BinaryOperator] = ["+", "-", "*", "/", "@", "mod", "^", "<", "<=", ">", ">=", "==", "!=", "and", "or"]
+_UNARY: list[nodes.UnaryOperator] = ["-", "not", "'"]
+
+
+def _larger(inner: st.SearchStrategy[nodes.Expression]) -> st.SearchStrategy[nodes.Expression]:
+    return st.one_of(
+        st.builds(nodes.Binary, st.sampled_from(_BINARY), inner, inner),
+        st.builds(nodes.Unary, st.sampled_from(_UNARY), inner),
+        st.builds(nodes.Call, functions, st.lists(inner, max_size=3).map(tuple)),
+        st.builds(nodes.Index, inner, inner),
+    )
+
+
+_leaves: st.SearchStrategy[nodes.Expression] = st.one_of(names, numbers, literals)
+expressions: st.SearchStrategy[nodes.Expression] = st.recursive(_leaves, _larger, max_leaves=5)
+"""Random expressions of every operator, with brackets needed in every place."""
+
+_several = st.lists(names, min_size=2, max_size=3).map(tuple)
+_values: st.SearchStrategy[nodes.Expression | tuple[nodes.Expression, ...]] = expressions | st.lists(
+    expressions, min_size=2, max_size=3
+).map(tuple)
+_targets = names.map(lambda name: (name,)) | _several
+_simple: st.SearchStrategy[nodes.Statement] = st.one_of(
+    st.builds(nodes.Assign, _targets, _values),
+    st.builds(nodes.Write, _targets, _values),
+    st.builds(nodes.Stop),
+    st.builds(nodes.Return, expressions),
+)
+
+
+def _body(inner: st.SearchStrategy[nodes.Statement]) -> st.SearchStrategy[tuple[nodes.Statement, ...]]:
+    return st.lists(inner, min_size=1, max_size=3).map(tuple)
+
+
+statements: st.SearchStrategy[nodes.Statement] = st.recursive(
+    _simple,
+    lambda inner: st.one_of(
+        st.builds(nodes.If, expressions, _body(inner), st.just(()) | _body(inner)),
+        st.builds(nodes.Every, expressions, st.none() | expressions, _body(inner)),
+    ),
+    max_leaves=4,
+)
+blocks = _body(statements)
+
+_intervals = st.builds(nodes.Interval, bounds, bounds, st.booleans(), st.booleans(), st.booleans())
+_choices = st.builds(nodes.Choice, st.lists(texts, min_size=1, max_size=3).map(tuple))
+_elements = st.lists(st.builds(nodes.Element, identities, literals), min_size=1, max_size=3).map(tuple)
+hypers = st.builds(
+    nodes.Hyper,
+    identities,
+    literals | _elements,
+    st.none() | identities,
+    st.booleans(),
+    st.none() | _intervals | _choices,
+    st.none() | texts,
+)
+requires = st.builds(nodes.Require, expressions, texts)
+_state = st.builds(nodes.State, identities, expressions, st.none() | identities, st.none() | extents)
+_states: st.SearchStrategy[nodes.StateItem] = st.recursive(
+    _state,
+    lambda inner: st.builds(
+        nodes.StateIf,
+        expressions,
+        st.lists(inner, min_size=1, max_size=2).map(tuple),
+        st.lists(inner, max_size=2).map(tuple),
+    ),
+    max_leaves=3,
+)
+defines = st.builds(nodes.Define, identities, st.lists(identities, max_size=2).map(tuple), blocks)
+entries = st.builds(
+    nodes.Entry,
+    identities,
+    st.lists(st.builds(nodes.Input, identities, extents), max_size=2).map(tuple),
+    st.none() | st.integers(1, 100),
+    blocks,
+)
+references = st.sampled_from(
+    ["arXiv:1711.05101", "doi:10.1/a#b", "https://a.b/c#d", "# x", '"', "a  # b", "A. Author, 2020"]
+) | texts.filter(bool)
+optimizers = st.builds(
+    nodes.Optimizer,
+    name=identities,
+    text=st.none() | texts,
+    cites=st.lists(references, max_size=2).map(tuple),
+    notes=st.lists(texts, max_size=2).map(tuple),
+    hypers=st.lists(hypers, max_size=3).map(tuple),
+    requires=st.lists(requires, max_size=1).map(tuple),
+    states=st.lists(_states, max_size=2).map(tuple),
+    defines=st.lists(defines, max_size=1).map(tuple),
+    step=blocks,
+    entries=st.lists(entries, max_size=1).map(tuple),
+)
+specs: st.SearchStrategy[nodes.Spec] = st.builds(nodes.Spec, optimizers, st.lists(defines, max_size=2).map(tuple))
+"""Random specs, as the parser could return them."""

@@ -173,7 +173,8 @@ def contestant(name: str, model: Model, make: Callable[[list[torch.nn.Parameter]
 
 def ours(case: Case, model: Model, backend: str = "native") -> Contestant:
     """The generated optimizer."""
-    return contestant(f"optc {backend}", model, lambda p: optc.create(case.spec, p, backend=backend, **case.hypers))
+    name = plan_of(case.spec).program.name
+    return contestant(f"optc {backend}", model, lambda p: optc.create(name, p, backend=backend, **case.hypers))
 
 
 def theirs(peer: Peer, model: Model) -> Contestant:

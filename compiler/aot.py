@@ -97,10 +97,11 @@ def reports(module: str, requests: Iterable[Request]) -> list[AotReport]:
 
 
 def _report(entry: dict[str, Any]) -> AotReport:
-    return AotReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return AotReport(**values)
 
 
-# --- compiling -----------------------------------------------------------------------------------------------------------------
+# --- compiling ----------------------------------------------------------------------------------------------------------------
 
 
 def _compile(function: Any, request: Request) -> tuple[Any, Mapping[str, Any]]:
@@ -167,7 +168,7 @@ def _constant(name: str, known: Mapping[str, Any], request: Request, streams: Se
     return bool(request.flags.get(name, False))
 
 
-# --- reading -------------------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------------------------
 
 
 def _nvidia_report(request: Request, ptx: str, cubin: bytes, constants: Mapping[str, Any]) -> AotReport:
@@ -196,8 +197,9 @@ def _amd_report(request: Request, assembly: str, constants: Mapping[str, Any]) -
     loops = sorted(gcn_loops(assembly), key=_moved)
     return _summary(
         request, constants, 64, loops[-1] if loops else None, loops[:-1],
-        registers=used("vgpr_count"), stack=0, local=used("private_segment_fixed_size"), shared=used("group_segment_fixed_size"),
-        spills=used("vgpr_spill_count") + used("sgpr_spill_count"), atomics=len(re.findall(r"_atomic_", assembly)),
+        registers=used("vgpr_count"), stack=0, local=used("private_segment_fixed_size"),
+        shared=used("group_segment_fixed_size"), spills=used("vgpr_spill_count") + used("sgpr_spill_count"),
+        atomics=len(re.findall(r"_atomic_", assembly)),
     )  # fmt: skip
 
 
@@ -231,7 +233,7 @@ def _cuobjdump(option: str, path: Path) -> str:
     return subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
 
 
-# --- command line --------------------------------------------------------------------------------------------------------------
+# --- command line -------------------------------------------------------------------------------------------------------------
 
 
 def _load(name: str) -> ModuleType:

@@ -39,14 +39,19 @@ def compile_class(spec: str | Path) -> type[Optimizer]:
 
 def _load(source: Source, key: str) -> type[Optimizer]:
     compilation = compile_source(source)
-    name = f"{_PACKAGE}.{compilation.module_name}_{key[:16]}"
-    filename = f"<optc {compilation.module_name} {key[:16]}>"
-    module = ModuleType(name)
-    module.__file__ = filename
-    linecache.cache[filename] = (len(compilation.module), None, compilation.module.splitlines(keepends=True), filename)
-    sys.modules.setdefault(_PACKAGE, ModuleType(_PACKAGE))
-    sys.modules[name] = module
-    exec(compile(compilation.module, filename, "exec"), module.__dict__)
+    module = load_module(f"{compilation.module_name}_{key[:16]}", compilation.module)
     loaded: type[Optimizer] = getattr(module, compilation.program.name)
     loaded.spec_text = source.text
     return loaded
+
+
+def load_module(name: str, text: str) -> ModuleType:
+    """A generated module's text as a module, `optc.compiled.<name>`."""
+    module = ModuleType(f"{_PACKAGE}.{name}")
+    filename = f"<optc {name}>"
+    module.__file__ = filename
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    sys.modules.setdefault(_PACKAGE, ModuleType(_PACKAGE))
+    sys.modules[module.__name__] = module
+    exec(compile(text, filename, "exec"), module.__dict__)
+    return module

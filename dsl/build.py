@@ -225,7 +225,7 @@ class Builder:
 
     def extent(self, name: nodes.Name) -> str:
         if name.id in _NOT_YET_EXTENTS:
-            self.report("not-in-this-version", f"`per {name.id}` is not part of this version of the language", name.span)
+            self.report("unsupported", f"`per {name.id}` is not part of this version of the language", name.span)
         return name.id
 
     def on_per(self, parts: list[Any], span: Span) -> Clause:

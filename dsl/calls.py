@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optc.dsl import nodes
-from optc.dsl.builtins import BUILTINS, REDUCING_ALONE
+from optc.dsl.functions import BUILTINS, REDUCING_ALONE
 from optc.dsl.implication import is_constant, negation
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES

@@ -135,7 +135,8 @@ class ProcedureChecker:
         return False
 
     def _bind(self, target: nodes.Name, value: Expression | None, span: Span, env: Env) -> None:
-        assert env.emit is not None
+        if env.emit is None:
+            raise RuntimeError("statements are only bound inside a block")
         name = target.id
         if name == "g":
             if value is not None and self._is_number(value):

@@ -157,7 +157,7 @@ def _later(stop: Stop) -> Diagnostic | None:
     if what is None:
         return None
     span = stop.tokens[0].span if first in LATER else stop.span
-    return Diagnostic("not-in-this-version", f"{what} is not part of this version of the language", span)
+    return Diagnostic("unsupported", f"{what} is not part of this version of the language", span)
 
 
 def _foreign(stop: Stop) -> Diagnostic | None:

@@ -1,7 +1,7 @@
 """The primitive operations of the language in Triton, for float32 and float64, as generated kernels call them.
 
-Rounding is IEEE's where Triton's default is an estimate: its plain `/` and `tl.sqrt` compile to `div.full` and `sqrt.approx.ftz`
-in float32 (2 ulp, and denormals flushed to zero). Transcendental functions are libdevice's (OCML on AMD), within 2 ulp.
+Rounding is IEEE's where Triton's default is an estimate: its plain `/` and `tl.sqrt` compile to `div.full` and
+`sqrt.approx.ftz` in float32 (2 ulp, and denormals flushed to zero). Transcendental functions are libdevice's (OCML on AMD).
 Arguments are tensors or typed scalars, never bare Python numbers.
 """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from itertools import chain
 from operator import is_
 from typing import Any, ClassVar, Self, cast
 
@@ -37,7 +36,7 @@ class Optimizer(torch.optim.Optimizer):
 
     _plans: dict[int, dict[str, plans.Plan]]
     _readers: list[hypers.Reader]
-    _known: list[Any]
+    _known: list[states.Slot]
     _skipped: bool | Tensor
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -150,7 +149,7 @@ class Optimizer(torch.optim.Optimizer):
             if name in built and built[name].once:
                 del built[name]
         if not all(ready):
-            self._known = self._entries()
+            self._known = list(self.state.values())
 
     def _participants(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Participants]:
         groups = self.param_groups
@@ -172,14 +171,12 @@ class Optimizer(torch.optim.Optimizer):
         on_device: bool,
         edits: states.Edits,
     ) -> None:
-        """Builds a group's plan. What it changed in the state ends the group's plans for other procedures."""
+        """Builds a group's plan."""
         group = self.param_groups[index]["params"]
         prepare = functools.partial(choose.prepare, self.backend)
         counting = self.backend if on_device else None
-        before = len(edits)
         plan = plans.build(plans.Request(self.schema, procedure, group, taking, factor, values, prepare, counting), edits)
-        others = self._plans.get(index, {}) if len(edits) == before else {}
-        self._plans[index] = {**others, procedure.name: plan}
+        self._plans.setdefault(index, {})[procedure.name] = plan
 
     def _counts_on_device(self, group: Mapping[str, Any]) -> bool:
         if group.get("capturable", False):
@@ -235,13 +232,9 @@ class Optimizer(torch.optim.Optimizer):
         self._known = []
         self._skipped = False
 
-    def _entries(self) -> list[Any]:
-        return list(chain.from_iterable(map(dict.values, self.state.values())))
-
     def _state_is_known(self) -> bool:
-        """Whether all entries of the state are the objects that the last step left."""
-        now = self._entries()
-        return len(now) == len(self._known) and all(map(is_, now, self._known))
+        """Whether each parameter's state is the dict that the last step left; plans look after what is in it."""
+        return len(self.state) == len(self._known) and all(map(is_, self.state.values(), self._known))
 
 
 def _bare(origin: type[Optimizer] | str) -> Optimizer:

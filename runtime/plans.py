@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter, is_
+from dataclasses import dataclass
+from operator import attrgetter, is_, itemgetter, methodcaller
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,25 +25,39 @@ _bytes_of: Callable[[Tensor], int] = attrgetter("nbytes")
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """What must not have changed since the plan was built; cheap to compare for thousands of tensors."""
+    """What must not have changed since the plan was built; cheap to compare for thousands of tensors.
+
+    The size in bytes of a gradient or input stands for its dtype and length. `entries` are functions that read one key of a
+    slot, each with what it gave for all slots.
+    """
 
     parameters: list[Tensor]
     pointers: list[int]
-    columns: Mapping[str, list[int]]
+    sizes: Mapping[str, list[int]]
+    slots: list[states.Slot]
+    entries: Sequence[tuple[Callable[[states.Slot], Any], list[Any]]]
 
     @staticmethod
-    def of(parameters: Sequence[Tensor], varying: Mapping[str, Sequence[Tensor]]) -> Guards:
-        """The present ones. The size in bytes of a gradient stands for its dtype and length."""
-        sizes = {name: list(map(_bytes_of, column)) for name, column in varying.items()}
-        return Guards(list(parameters), list(map(Tensor.data_ptr, parameters)), sizes)
+    def of(taking: Participants, slots: list[states.Slot], keys: Sequence[str]) -> Guards:
+        """The present ones."""
+        sizes = {name: list(map(_bytes_of, column)) for name, column in taking.varying.items()}
+        entries = []
+        for key in keys:
+            column = [slot.get(key) for slot in slots]
+            present = sum(entry is not None for entry in column)
+            read = itemgetter(key) if present == len(slots) else methodcaller("get", key)
+            if present:
+                entries.append((read, column))
+        return Guards(list(taking.parameters), list(map(Tensor.data_ptr, taking.parameters)), sizes, slots, entries)
 
-    def hold(self, parameters: Sequence[Tensor], varying: Mapping[str, Sequence[Tensor]]) -> bool:
-        """Whether these parameters, memories and sizes are the ones the plan was built for."""
+    def hold(self, taking: Participants) -> bool:
+        """Whether parameters, memories, sizes and state are the ones the plan was built for."""
         return (
-            len(parameters) == len(self.parameters)
-            and all(map(is_, parameters, self.parameters))
-            and list(map(Tensor.data_ptr, parameters)) == self.pointers
-            and all(list(map(_bytes_of, varying[name])) == sizes for name, sizes in self.columns.items())
+            len(taking.parameters) == len(self.parameters)
+            and all(map(is_, taking.parameters, self.parameters))
+            and list(map(Tensor.data_ptr, taking.parameters)) == self.pointers
+            and all(list(map(_bytes_of, taking.varying[name])) == sizes for name, sizes in self.sizes.items())
+            and all(all(map(is_, map(read, self.slots), column)) for read, column in self.entries)
         )
 
 
@@ -68,7 +83,6 @@ class Plan:
     """`once`: some states were created, and the host program asks about that, so that the plan is for this step only."""
 
     procedure: Procedure
-    guards: Guards
     thetas: list[Tensor]
     contiguous: bool
     staged: list[tuple[Tensor, Tensor]]
@@ -77,9 +91,9 @@ class Plan:
     device_batches: list[DeviceBatch]
     statics: Callable[[Values], object]
     static: object
-    created: bool
     once: bool
-    values: Values = field(default_factory=dict)
+    values: Values
+    guards: Guards | None = None
 
     def valid(self, taking: Participants, values: Values) -> bool:
         """Whether the plan can run this step as it is."""
@@ -87,7 +101,10 @@ class Plan:
             if self.statics(values) != self.static:
                 return False
             self.values = values
-        return self.guards.hold(taking.parameters, taking.varying)
+        try:
+            return self.guards is not None and self.guards.hold(taking)
+        except KeyError:  # an entry of the state was deleted
+            return False
 
     def ready(
         self, taking: Participants, factor: float | Tensor, found_inf: Tensor | None, tensors: Mapping[str, Tensor]
@@ -142,7 +159,6 @@ def build(request: Request, edits: states.Edits) -> Plan:
     members = _members(request, thetas, edits.states)
     plan = Plan(
         procedure=procedure,
-        guards=Guards.of(taking.parameters, taking.varying),
         thetas=thetas,
         contiguous=all(map(Tensor.is_contiguous, thetas)),
         staged=staged,
@@ -151,20 +167,21 @@ def build(request: Request, edits: states.Edits) -> Plan:
         device_batches=[],
         statics=statics,
         static=statics(values),
-        created=any(created),
         once=once,
         values=values,
     )
     if request.counting is not None and not once:
         plan.device_batches = [bind(request.counting, schema, procedure, m, taking.parameters, edits) for m in members]
-        return plan
-    plan.rows = rows.sort(schema, procedure, edits, request.group, taking.parameters, created)
-    row_of = {member: number for number, row in enumerate(plan.rows) for member in row.members}
-    for m in members:
-        parts: dict[int, list[int]] = {}
-        for place, position in enumerate(m.positions):
-            parts.setdefault(row_of[position], []).append(place)
-        plan.batches.append(Batch(procedure, m, parts, request.prepare, len(thetas)))
+    else:
+        plan.rows = rows.sort(schema, procedure, edits, request.group, taking.parameters, created)
+        row_of = {member: number for number, row in enumerate(plan.rows) for member in row.members}
+        for m in members:
+            parts: dict[int, list[int]] = {}
+            for place, position in enumerate(m.positions):
+                parts.setdefault(row_of[position], []).append(place)
+            plan.batches.append(Batch(procedure, m, parts, request.prepare, len(thetas)))
+    slots = [edits.states[p] for p in taking.parameters]
+    plan.guards = Guards.of(taking, slots, [states.STEP, *(state.key for state in wanted)])
     return plan
 
 

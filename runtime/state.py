@@ -62,9 +62,6 @@ class Edits:
     states: States
     _log: list[tuple[Tensor, str, Any]] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return len(self._log)
-
     def put(self, p: Tensor, key: str, value: Any) -> None:
         """Writes one entry, unless it is there already."""
         slot = self.states[p]

@@ -45,7 +45,9 @@ def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32) -> Geometry:
     return Geometry(lanes, threads * lanes, threads)
 
 
-def arguments(kernel: Kernel, dtypes: Mapping[str, torch.dtype], variant: Mapping[str, bool], flags: Sequence[bool]) -> list[Any]:
+def arguments(
+    kernel: Kernel, dtypes: Mapping[str, torch.dtype], variant: Mapping[str, bool], flags: Sequence[bool]
+) -> list[Any]:
     """The dtypes and flags of a launch, as the kernel's compile-time parameters want them; absent streams as if float32."""
     import triton.language as tl
 
@@ -89,7 +91,7 @@ class TritonLauncher:
         scalars: Sequence[float],
         flags: Sequence[bool],
     ) -> None:
-        """One launch. With `memory` ([rows][scalars + flags]) scalars, flags and the gradient's factor are read from the device."""
+        """One launch. With `memory` ([rows][scalars + flags]) scalars, flags and g's factor are read from the device."""
         if not self.chunks.count:
             return
         import triton.language as tl
@@ -231,8 +233,8 @@ def prepare_capturable(
 ) -> CapturableLauncher:
     """Binds a procedure to a batch whose step counts live on its device.
 
-    `counters`: float32, n elements; `carried`: float64 [len(procedure.carried)][n]; both are advanced in place. `hyper_names` are
-    the inside names of the numbers that `launch` gets. `choices` are hypers with texts, if the host program reads any.
+    `counters`: float32, n elements; `carried`: float64 [len(procedure.carried)][n]; both are advanced in place. `hyper_names`
+    are the inside names of the numbers that `launch` gets. `choices` are hypers with texts, if the host program reads any.
     Raises BackendUnavailable as `TritonBackend.prepare` does.
     """
     launchers = tuple(TRITON.prepare(kernel, _only(kernel, residents)) for kernel in procedure.kernels)

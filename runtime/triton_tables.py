@@ -1,7 +1,7 @@
 """Tables that one launch finds its tensors by: pointers and lengths per tensor, chunks of tensors per program.
 
-The rows of a batch's parameters and states are uploaded once. Gradients move from step to step, so their row is uploaded when it
-changed, from a pinned buffer of its own: the device may read it long after the host went on.
+The rows of a batch's parameters and states are uploaded once. Gradients move from step to step, so their row is uploaded when
+it changed, from a pinned buffer of its own: the device may read it long after the host went on.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ class Chunks:
         return Chunks(upload(torch.from_numpy(tensors), device), upload(torch.from_numpy(offsets), device), length)
 
 
-def resident_table(columns: Sequence[Sequence[Tensor] | None], sizes: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(device table int64 [n][columns + 1], aligned bool [n] on the host): pointers (0 where a stream is absent), then the length."""
+def resident_table(
+    columns: Sequence[Sequence[Tensor] | None], sizes: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(table int64 [n][columns + 1], aligned bool [n] on the host): pointers, 0 where a stream is absent, then the length."""
     rows = np.zeros((len(sizes), len(columns) + 1), dtype=np.int64)
     for index, column in enumerate(columns):
         if column is not None:

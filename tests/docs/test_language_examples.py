@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optc.dsl.builtins import BUILTINS
+from optc.dsl.functions import BUILTINS
 from optc.dsl.check import check
 from optc.dsl.errors import SpecError
 from optc.dsl.parse import parse

@@ -18,7 +18,7 @@ from optc.compiler.pipeline import plan_program
 from optc.compiler.plan import Kernel, Plan
 from optc.compiler.traffic import PRECISIONS, Precision, default_variant, streams_in, variants
 from optc.dsl.program import Apply, Role
-from tests.matrix.runners import program
+from tests.oracle import program_of
 from tests.references import SPECS
 
 pytest.importorskip("triton")
@@ -55,7 +55,7 @@ class Job:
 
 
 def plan_of(spec: str) -> Plan:
-    return plan_program(program(spec))[1]
+    return plan_program(program_of(spec))[1]
 
 
 def default_jobs() -> Iterator[Job]:

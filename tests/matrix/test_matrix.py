@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from optc.compiler.interpret import Oracle
-from tests.matrix.runners import calls_for, difference, optimizer_class, program, rounded, run_compiled, run_oracle
+from tests.matrix.runners import float64, optimizer_class, rounded_problem, run_compiled
+from tests.oracle import program_of, run_program
 from tests.problems import PROBLEMS, random_problem
-from tests.references import CASES, SPECS, Case, cases_of
+from tests.references import CASES, SPECS, Case, cases_of, difference
 
 FREE = {torch.float64: 2e-12, torch.float32: 2e-5}
 """Largest |found − oracle|/(1 + |oracle|) over 30 steps. float32: 30 steps of relative error 6e-8 each, times the condition of the
@@ -25,7 +26,6 @@ ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 ROUNDED_DOWN = 2.0
 """Triton's interpreter truncates float32 to bfloat16: a whole distance instead of a half."""
 NAMES = tuple(PROBLEMS)
-LAYOUTS = ("contiguous", "transposed", "gaps")
 
 
 def chosen(case: Case, index: int) -> list[str]:
@@ -38,34 +38,37 @@ SAMPLE = [pytest.param(cases_of(s)[-1], NAMES[i % len(NAMES)], id=f"{s} {NAMES[i
 
 
 def free_run(case: Case, problem_name: str, backend: str, dtype: torch.dtype, layout: str = "contiguous") -> None:
-    source, problem = program(case.spec), PROBLEMS[problem_name]
-    expected = run_oracle(source, case.hypers, problem, dtype)
-    found = run_compiled(optimizer_class(case.spec), source, backend, dtype, case.hypers, problem, layout)
+    program, problem = program_of(case.spec), rounded_problem(PROBLEMS[problem_name], dtype)
+    expected = run_program(program, case.hypers, problem)
+    found = run_compiled(optimizer_class(case.spec), program, backend, dtype, case.hypers, problem, layout)
+    assert set(found.states) == set(expected.states)
     assert difference(found, expected) <= FREE[dtype]
 
 
 def step_by_step(case: Case, problem_name: str, backend: str, dtype: torch.dtype) -> None:
-    source, problem = program(case.spec), PROBLEMS[problem_name]
-    oracle = Oracle(source, case.hypers)
-    kept = oracle.new_parameter(rounded(problem.theta, dtype))
+    program, problem = program_of(case.spec), rounded_problem(PROBLEMS[problem_name], dtype)
+    entries = {p.name for p in program.procedures[1:]}
+    oracle = Oracle(program, case.hypers)
+    kept = oracle.new_parameter(problem.theta)
     parameter = torch.nn.Parameter(torch.tensor(problem.theta, dtype=dtype))
     optimizer = optimizer_class(case.spec)([parameter], **case.hypers, backend=backend)
     half = ULP[dtype] * (ROUNDED_DOWN if backend == "triton" else 1.0)
-    for step, lr, g, _ in problem.steps(case.hypers["lr"]):
+    smallest = torch.finfo(dtype).smallest_normal * half
+    for step, lr, g, calls in problem.steps(case.hypers["lr"]):
         optimizer.param_groups[0]["lr"] = lr
         before = kept.theta.copy()
-        oracle.step(kept, rounded(g, dtype), {"lr": lr})
+        oracle.step(kept, g, {"lr": lr})
         parameter.grad = torch.tensor(g, dtype=dtype)
         optimizer.step()
-        found = parameter.detach().double().numpy()
+        found = float64(parameter)
         # rounding of θ once, and float32 arithmetic on θ and its change
-        smallest = torch.finfo(dtype).smallest_normal * half
         allowed = half * np.abs(kept.theta) + 1e-5 * (np.abs(kept.theta - before) + np.abs(before)) + smallest
         assert np.all(np.abs(found - kept.theta) <= allowed), f"step {step}"
         kept.theta = found.copy()
-        for entry, inputs in calls_for(problem, source, step):
-            oracle.enter(entry, kept, {n: rounded(x, dtype) for n, x in inputs.items()})
-            getattr(optimizer, entry)(**{n: [torch.tensor(x, dtype=dtype)] for n, x in inputs.items()})
+        for call in calls:
+            if call.entry in entries:
+                oracle.enter(call.entry, kept, call.inputs)
+                getattr(optimizer, call.entry)(**{n: [torch.tensor(x, dtype=dtype)] for n, x in call.inputs.items()})
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -118,12 +121,13 @@ def test_layouts(spec: str, layout: str, backend: str) -> None:
 def test_empty(spec: str, backend: str) -> None:
     """An empty parameter beside a full one: no crash, and the full one moves as if it were alone."""
     case = cases_of(spec)[0]
-    problem = random_problem((6,), steps=3)
-    expected = run_oracle(program(spec), case.hypers, problem, torch.float32)[-1]
+    problem = rounded_problem(random_problem((6,), steps=3), torch.float32)
+    expected = run_program(program_of(spec), case.hypers, problem).thetas[-1]
     full = torch.nn.Parameter(torch.tensor(problem.theta, dtype=torch.float32))
     empty = torch.nn.Parameter(torch.zeros(0, 4))
     optimizer: Any = optimizer_class(spec)([empty, full], **case.hypers, backend=backend)
-    for g in problem.gradients:
+    for _, _, g, calls in problem.steps(case.hypers["lr"]):
         empty.grad, full.grad = torch.zeros(0, 4), torch.tensor(g, dtype=torch.float32)
         optimizer.step()
-    assert difference([full.detach().double().numpy()], [expected]) <= FREE[torch.float32]
+        assert not calls
+    assert np.allclose(float64(full), expected, rtol=FREE[torch.float32], atol=FREE[torch.float32])

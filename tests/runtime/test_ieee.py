@@ -76,6 +76,10 @@ def test_equal_numbers_and_roots_of_edges() -> None:
     assert str(ieee.pow(-0.0, 0.5)) == "0.0" and ieee.pow(-math.inf, 0.5) == math.inf
 
 
+def test_none_as_a_number_is_nan() -> None:
+    assert ieee.number(2.0) == 2.0 and math.isnan(ieee.number(None))
+
+
 def test_where_picks_a_side() -> None:
     assert ieee.where(True, 1.0, math.nan) == 1.0
     assert ieee.where(False, math.nan, 2.0) == 2.0

@@ -75,7 +75,7 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
             f"{names.pointer[s]} = tl.load({table} + {i}).to(tl.pointer_type({names.dtype[s]}))" for table, i, s in rows
         ],
         aligned_lines=[
-            f"{names.aligned[s]} = tl.multiple_of({names.pointer[s]} + base, LANES * {names.dtype[s]}.primitive_bitwidth // 8)"
+            f"{names.aligned[s]} = tl.multiple_of({names.pointer[s]} + base, LANES * {names.pointer[s]}.dtype.element_ty.primitive_bitwidth // 8)"
             for s in streams
         ],
         offset_lines=[f"{names.pointer[s]} = {names.pointer[s]} + base" for s in streams],

@@ -22,8 +22,8 @@ from optc.dsl.source import Source
 
 INDENT = "    "
 POINTERS = ("hypers", "counters", "carried", "shapes", "found_inf", "scalars", "n")
-"""The first parameters: float64 hypers, float32 counters [n], float64 host states [k][n], int64 (numel, ndim) [n][2], the flag of
-loss scaling, the buffer the kernels read, the number of tensors."""
+"""The first parameters: float64 hypers, float32 counters [n], float64 host states [k][n], int64 (numel, ndim) [n][2], the flag
+of loss scaling, the buffer the kernels read, the number of tensors."""
 GEOMETRY = ("LANES", "HAS_FOUND_INF")
 _LOCALS = frozenset({"lane", "row", "nan"})
 
@@ -48,7 +48,9 @@ class ScalarsPrinter:
         self.static = [f.name for f in plan.flags if Symbol(Role.FLAG, f.name) in read] + [n for n in hypers if n in choices]
         others = [s.name for s in plan.program.states if s.host and s.name in wanted - {*procedure.host.carried}]
         self.states = [*procedure.host.carried, *others]
-        self.news = [a for a in arguments if a.removeprefix("new_") in {s.name for s in plan.program.states} and a.startswith("new_")]
+        self.news = [
+            a for a in arguments if a.removeprefix("new_") in {s.name for s in plan.program.states} and a.startswith("new_")
+        ]
         self.shapes = [n for n in ("numel", "ndim") if n in wanted]
         self.name = Namer(RESERVED | _LOCALS | set(POINTERS) | set(GEOMETRY))
         for known in sorted({*arguments, *wanted, *self.static, "t"}):
@@ -105,7 +107,7 @@ class ScalarsPrinter:
         return isinstance(expression, Constant) or all(self._is_static(a) for a in expression.arguments)
 
     def _with_flags(self, expression: Expression) -> Expression:
-        """Static conditions as the flags of the variant; the others on what the buffer of hypers holds: 1 or 0, inf for none."""
+        """Static conditions as flags of the variant; others on what the buffer of hypers holds: 1 or 0, inf for none."""
         if expression in self._flags:
             return Read(Symbol(Role.FLAG, self._flags[expression].name), expression.type)
         if isinstance(expression, Apply):

@@ -55,7 +55,8 @@ class Tile:
             comment = line_comment(statement, self.source)
             match statement:
                 case Let(target=target, value=value) | Store(target=target, value=value):
-                    yield f"{indent}{self._variable(target.name)} = {self._value(target.name, value, elementwise, inside)}{comment}"
+                    text = self._value(target.name, value, elementwise, inside)
+                    yield f"{indent}{self._variable(target.name)} = {text}{comment}"
                     bound.add(target.name)
                 case Branch(condition=condition, then=then, otherwise=otherwise):
                     dynamic = flow.reads_host_flags(condition, self.kernel.static_flags)

@@ -69,9 +69,7 @@ def runnable(kernel: Kernel, source: Source) -> schema.Kernel:
     def missing(*_: object) -> None:
         raise NotImplementedError
 
-    return schema.Kernel(
-        kernel.name, streams, kernel.scalars, kernel.static_flags, kernel.host_flags, missing, "", function
-    )
+    return schema.Kernel(kernel.name, streams, kernel.scalars, kernel.static_flags, kernel.host_flags, missing, "", function)
 
 
 def bind(

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from optc.compiler.aot import TARGETS, AotReport, Request, reports
+from optc.compiler.backends.triton.emit import emit_kernel
 from optc.compiler.plan import Kernel
 from optc.compiler.traffic import PRECISIONS, Precision, streams_in
 from optc.dsl.program import Expression, Role
 from tests.backends import native_kernels as plans
-from tests.backends.triton.kernels import HEADER, compilation, emit_kernel
+from tests.backends.triton.kernels import HEADER, compilation
 
 pytest.importorskip("triton")
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = PRECISIONS
@@ -58,19 +59,23 @@ def hand_made(tmp_path: Path, kernels: Iterable[Kernel]) -> str:
     return str(path)
 
 
-ADAMW = [
-    (FLOAT32, {"amsgrad": True}, TARGETS), (BFLOAT16, {"amsgrad": False}, TARGETS), (FLOAT64, {"amsgrad": True}, ("sm_90",)),
-    (FLOAT16, {"amsgrad": True}, ("sm_90", "gfx942")),
+AMSGRAD, PLAIN = {"amsgrad": True}, {"amsgrad": False}
+FIRST, LATER = ({"with_momentum": True, "nesterov": True, "new_b": new} for new in (True, False))
+BARE = {"with_momentum": False, "nesterov": False, "new_b": False}
+CASES = [
+    (plans.adamw(), FLOAT32, AMSGRAD, TARGETS), (plans.adamw(), BFLOAT16, PLAIN, ("sm_90", "gfx942")),
+    (plans.adamw(), FLOAT64, AMSGRAD, ("sm_90",)), (plans.sgd(), FLOAT32, FIRST, ("sm_90",)),
+    (plans.sgd(), BFLOAT16, BARE, ("sm_80",)),
 ]  # fmt: skip
-SGD = [
-    (FLOAT32, {"with_momentum": True, "nesterov": True, "new_b": False}, ("sm_90",)),
-    (FLOAT32, {"with_momentum": True, "nesterov": True, "new_b": True}, ("sm_90", "gfx942")),
-    (BFLOAT16, {"with_momentum": False, "nesterov": False, "new_b": False}, ("sm_80", "gfx942")),
-]
+MORE = [(k, p, f, TARGETS) for k, fs in ((plans.adamw(), (AMSGRAD, PLAIN)), (plans.sgd(), (FIRST, LATER, BARE)))
+        for p in PRECISIONS for f in fs]  # fmt: skip
 
 
-def test_kernels_keep_to_their_plan_on_every_target(tmp_path: Path) -> None:
-    cases = [(k, p, f, t) for k, table in ((plans.adamw(), ADAMW), (plans.sgd(), SGD)) for p, f, ts in table for t in ts]
+@pytest.mark.parametrize("table", [CASES, pytest.param(MORE, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_kernels_keep_to_their_plan_on_every_target(
+    tmp_path: Path, table: list[tuple[Kernel, Precision, dict[str, bool], tuple[str, ...]]]
+) -> None:
+    cases = [(k, p, f, t) for k, p, f, targets in table for t in targets]
     module = hand_made(tmp_path, (plans.adamw(), plans.sgd()))
     made = reports(module, [request(k, p, t, f) for k, p, f, t in cases])
     for (kernel, precision, flags, _), report in zip(cases, made, strict=True):
@@ -105,7 +110,7 @@ def test_sine_and_cosine_compile_for_nvidia_and_amd(tmp_path: Path) -> None:
     """libdevice reduces huge angles with a table of its own, on the stack and in global memory."""
     kernel = plans.function("add", plans.op("sin", plans.g), plans.op("cos", plans.state("m")))
     for report in reports(hand_made(tmp_path, [kernel]), [request(kernel, FLOAT32, t, {}) for t in ("sm_90", "gfx942")]):
-        assert (report.bytes_loaded, report.bytes_stored, report.shared) == (8, 4, 0), report
+        assert (report.load_widths.count(16), report.store_widths, report.shared) == (2, (16,), 0), report
 
 
 def _sums(terms: list[Expression]) -> tuple[Expression, Expression]:
@@ -116,46 +121,54 @@ def _sums(terms: list[Expression]) -> tuple[Expression, Expression]:
     return total, last
 
 
-def test_host_programs_compile_for_every_target(tmp_path: Path) -> None:
-    for name in ("nadam", "radam"):
-        compiled = compilation(name)
-        path = tmp_path / f"{name}_module.py"
-        path.write_text(compiled.module)
-        targets = TARGETS if name == "nadam" else ("sm_90", "gfx942")
-        for report in reports(str(path), [Request("step_scalars_triton", t, found_inf=True, real="float32") for t in targets]):
-            check_resources(report)
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [("nadam", ("sm_90", "gfx942")), *(pytest.param(n, TARGETS, marks=pytest.mark.slow) for n in ("nadam", "radam"))],
+)
+def test_host_programs_compile_for_every_target(tmp_path: Path, name: str, targets: tuple[str, ...]) -> None:
+    path = tmp_path / f"{name}_module.py"
+    path.write_text(compilation(name).module)
+    for report in reports(str(path), [Request("step_scalars_triton", t, found_inf=True) for t in targets]):
+        check_resources(report)
 
 
 SHOW = """
 import sys
+from optc.compiler.backends.triton.emit import emit_kernel
 from optc.compiler.aot import Request, _load, intermediate
 function = _load(sys.argv[1]).adamw_step_triton
-dtypes = dict.fromkeys(("theta", "g", "m", "v"), "float32")
-print(intermediate(function, Request("adamw_step_triton", "sm_90", dtypes), sys.argv[2]))
+request = Request("adamw_step_triton", "sm_90", dict.fromkeys(("theta", "g", "m", "v"), "float32"))
+print(intermediate(function, request, "ttir"), intermediate(function, request, "ptx"), sep="=====")
 """
 
 
-def text_of(module: str, stage: str) -> str:
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """TTIR and PTX of AdamW for sm_90."""
+    module = hand_made(tmp_path_factory.mktemp("stages"), [plans.adamw()])
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run([sys.executable, "-c", SHOW, module, stage], capture_output=True, text=True, env=environment, check=True)
-    return done.stdout
+    done = subprocess.run([sys.executable, "-c", SHOW, module], capture_output=True, text=True, env=environment, check=True)
+    return done.stdout.split("=====")
 
 
-def test_chunks_begin_at_64_bit_offsets_and_elements_at_32_bit_ones(tmp_path: Path) -> None:
-    ttir = text_of(hand_made(tmp_path, [plans.adamw()]), "ttir")
+def test_chunks_begin_at_64_bit_offsets_and_elements_at_32_bit_ones(stages: list[str]) -> None:
+    ttir = stages[0]
     of_scalars = re.findall(r"tt\.addptr \S+, \S+ (?:{.*} )?: !tt\.ptr<f32>, (i\d+)", ttir)
     of_blocks = re.findall(r"tt\.addptr \S+, \S+ : tensor<\d+x!tt\.ptr<f32>>, tensor<\d+x(i\d+)>", ttir)
     assert of_scalars
     assert set(of_scalars) == {"i64"}
     assert of_blocks
     assert set(of_blocks) == {"i32"}
-    hints = [line.split("=")[0].strip() for line in ttir.splitlines() if "tt.divisibility" in line and "tt.addptr" in line]
-    assert hints == ["%theta_by", "%g_by", "%m_by", "%v_by"], "the masked loop must not claim alignment"
 
 
-def test_division_and_square_root_are_correctly_rounded(tmp_path: Path) -> None:
-    ptx = text_of(hand_made(tmp_path, [plans.adamw()]), "ptx")
+def test_only_the_unmasked_loop_claims_alignment(stages: list[str]) -> None:
+    hints = [line.split("=")[0].strip() for line in stages[0].splitlines() if "tt.divisibility" in line and "tt.addptr" in line]
+    assert hints == ["%theta_by", "%g_by", "%m_by", "%v_by"]
+
+
+def test_division_and_square_root_are_correctly_rounded(stages: list[str]) -> None:
+    ptx = stages[1]
     assert "div.rn.f32" in ptx
     assert "sqrt.rn.f32" in ptx
     assert not re.search(r"div\.full|\.approx", ptx)

@@ -63,7 +63,9 @@ def test_one_step_of_adamw_equals_numpy(dtype: torch.dtype, state: torch.dtype, 
     before = {name: float64(column) for name, column in tensors.items()}
     bind(plans.adamw(), tensors, dtype, plans.ADAMW_SOURCE, amsgrad=amsgrad).launch({"g": g}, SCALARS, [], -0.5)
     for i, gradient in enumerate(float64(g)):
-        expected = adamw(before["theta"][i], -0.5 * gradient, before["m"][i], before["v"][i], before["v_max"][i] if amsgrad else None)
+        expected = adamw(
+            before["theta"][i], -0.5 * gradient, before["m"][i], before["v"][i], before["v_max"][i] if amsgrad else None
+        )
         for name, value in zip(tensors, expected, strict=False):
             limit = tolerance if name == "theta" else min(tolerance, 5e-7)
             np.testing.assert_allclose(tensors[name][i].double().numpy(), value, rtol=limit, atol=min(limit, 1e-6))
@@ -81,7 +83,8 @@ def test_unaligned_views_are_updated_and_their_neighbours_are_not(offset: int) -
         {"g": g}, SCALARS, [], 1.0
     )
     for i, n in enumerate(SIZES):
-        np.testing.assert_allclose(theta[i].double(), adamw(*(column[i] for column in before), None)[0], rtol=1e-6, atol=1e-6)
+        expected = adamw(before[0][i], before[1][i], before[2][i], before[3][i], None)[0]
+        np.testing.assert_allclose(theta[i].double().numpy(), expected, rtol=1e-6, atol=1e-6)
         assert torch.equal(stores[i][:offset], kept[i][:offset])
         assert torch.equal(stores[i][offset + n :], kept[i][offset + n :])
 
@@ -101,8 +104,8 @@ def test_flags_choose_the_lines_of_sgd(dtype: torch.dtype, new: bool, momentum: 
         gradient = gradient + 0.1 * t
         buffer = gradient if new else 0.9 * buffer + 0.5 * gradient
         u = gradient + 0.9 * buffer if momentum else gradient
-        np.testing.assert_allclose(theta[i].double(), t - 0.01 * u, rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(b[i].double(), buffer if momentum else before[2][i], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(theta[i].double().numpy(), t - 0.01 * u, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(b[i].double().numpy(), buffer if momentum else before[2][i], rtol=1e-6, atol=1e-6)
 
 
 def python_sign(x: Array) -> Array:
@@ -110,7 +113,8 @@ def python_sign(x: Array) -> Array:
 
 
 FUNCTIONS: dict[str, tuple[int, Callable[..., Array]]] = {
-    "neg": (1, np.negative), "sqrt": (1, np.sqrt), "exp": (1, np.exp), "log": (1, np.log), "sin": (1, np.sin), "cos": (1, np.cos),
+    "neg": (1, np.negative), "sqrt": (1, np.sqrt), "exp": (1, np.exp), "log": (1, np.log), "sin": (1, np.sin),
+    "cos": (1, np.cos),
     "tanh": (1, np.tanh), "abs": (1, np.abs), "sign": (1, python_sign), "floor": (1, np.floor), "mod": (2, np.mod),
     "div": (2, np.divide), "pow": (2, np.power), "min": (2, np.minimum), "max": (2, np.maximum), "atan2": (2, np.arctan2),
 }  # fmt: skip
@@ -152,10 +156,8 @@ def test_fifty_tensors_take_one_launch() -> None:
     kernel.triton.jit.add_pre_run_hook(lambda *a, **k: launches.append(a))
     sizes = tuple(range(1, 51))
     tensors = {name: random(sizes, torch.float32, positive=True) for name in ("theta", "m", "v")}
-    expected = [
-        adamw(*(column[i].double().numpy().copy() for column in (tensors["theta"], tensors["v"], tensors["m"], tensors["v"])), None)
-        for i in range(50)
-    ]
+    before = {name: float64(column) for name, column in tensors.items()}
+    expected = [adamw(before["theta"][i], before["v"][i], before["m"][i], before["v"][i], None) for i in range(50)]
     g = [v.clone() for v in tensors["v"]]
     TRITON.prepare(kernel, Residents(tensors, torch.float32, {"amsgrad": False})).launch({"g": g}, SCALARS, [], 1.0)
     assert len(launches) == 1
@@ -164,9 +166,9 @@ def test_fifty_tensors_take_one_launch() -> None:
 
 
 def test_offsets_beyond_2_to_the_31_elements_reach_the_right_place() -> None:
-    """The table points 2^33 bytes before the tensor, the chunk begins 2^31 elements into it: 32-bit arithmetic would wrap."""
-    launcher = bind(plans.function("add", plans.g, plans.theta), {"theta": [torch.ones(5)], "m": [torch.ones(5)]}, torch.float32,
-                    plans.ADAMW_SOURCE)  # fmt: skip
+    """The table points 2^33 bytes before the tensor, the chunk begins 2^31 elements in: 32-bit arithmetic would wrap."""
+    tensors = {"theta": [torch.ones(5)], "m": [torch.ones(5)]}
+    launcher = bind(plans.function("add", plans.g, plans.theta), tensors, torch.float32, plans.ADAMW_SOURCE)
     theta, g = torch.ones(5), torch.arange(5.0)
     base = 2**31 + 512
     launcher.table = torch.tensor([[theta.data_ptr() - 4 * base, theta.data_ptr() - 4 * base, base + 5]])

@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def values_of(opt: Any) -> dict[str, Any]:
     """Hypers by inside name, as the runtime reads them."""
     group = opt.param_groups[0]
-    found = {}
+    found: dict[str, Any] = {}
     for h in opt.schema.hypers:
         found |= dict(zip(h.names, group[h.key] if h.is_tuple else (group[h.key],), strict=True))
     return found
@@ -59,7 +59,9 @@ class Bench:
     def numbers(self) -> tuple[list[str], Tensor]:
         texts = {n for h in self.schema.hypers if h.kind == "choice" for n in h.names}
         names = [n for n in self.values if n not in texts]
-        return names, torch.tensor([math.inf if (v := self.values[n]) is None else float(v) for n in names], dtype=torch.float64)
+        return names, torch.tensor(
+            [math.inf if (v := self.values[n]) is None else float(v) for n in names], dtype=torch.float64
+        )
 
     def residents(self, tensors: dict[str, list[Tensor]]) -> Residents:
         used = {s.name for k in self.procedure.kernels for s in k.streams}
@@ -77,7 +79,10 @@ class Bench:
 
 
 CASES = [
-    *((name, "step") for name in ("adamw", "sgd", "nadam", "radam", "ademamix", "simplified_ademamix", "asgd", "adopt", "rprop")),
+    *(
+        (name, "step")
+        for name in ("adamw", "sgd", "nadam", "radam", "ademamix", "simplified_ademamix", "asgd", "adopt", "rprop")
+    ),
     ("sophia", "update_hessian"),
 ]
 
@@ -91,10 +96,11 @@ def test_capturable_does_what_the_host_path_does_and_counts(name: str, procedure
     twins = {n: [x.clone() for x in column] for n, column in bench.tensors.items()}
     for i, (scalars, flags, _) in enumerate(outcomes):
         one = bench.residents({n: [column[i]] for n, column in twins.items()})
-        known = {**dict(zip(bench.procedure.scalars, scalars, strict=True)), **dict(zip(bench.procedure.flags, flags, strict=True))}
+        known = dict(zip(bench.procedure.scalars, scalars, strict=True))
+        raised = dict(zip(bench.procedure.flags, flags, strict=True))
         TRITON.prepare(kernel, one).launch(
             {n: [column[i]] for n, column in bench.varying.items()},
-            [known[n] for n in kernel.scalars], [known[n] for n in kernel.host_flags], -1.0,
+            [known[n] for n in kernel.scalars], [raised[n] for n in kernel.host_flags], -1.0,
         )  # fmt: skip
     bench.launcher().launch(bench.varying, bench.numbers()[1], -1.0, None, new)
     for n, column in bench.tensors.items():

@@ -114,8 +114,8 @@ def decide(condition: Expression, variant: dict[str, bool]) -> bool | None:
         case Read(symbol=Symbol(role=Role.FLAG, name=name)):
             return variant.get(name)
         case Apply(operation="not", arguments=(inner,)):
-            value = decide(inner, variant)
-            return None if value is None else not value
+            negated = decide(inner, variant)
+            return None if negated is None else not negated
         case Apply(operation="and" | "or" as operation, arguments=(left, right)):
             first, second = decide(left, variant), decide(right, variant)
             absorbing = operation == "or"

@@ -10,7 +10,7 @@ NEXT = """
 next:
   sh run optc explain adamw --stage plan                what the compiler made of ten lines of maths
   sh run optc new MyOptimizer                           a starter spec of your own
-  sh run python examples/char_transformer/train.py      a transformer trained with an invented optimizer (3 minutes)"""
+  sh run python examples/char_transformer/train.py      a transformer trained with an invented optimizer (2 minutes)"""
 
 
 def main() -> int:

@@ -29,12 +29,12 @@ COMPILERS = ("c++", "g++", "clang++")
 
 # Never -ffast-math (nor -Ofast, -funsafe-math-optimizations): they replace sqrt and division by estimates, and at load turn on
 # flush-to-zero for the whole process. Contraction to FMA stays on: its error against float64 is smaller than without.
-_ALWAYS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd")
+OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd")
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden")
 _NATIVE = ("-march=native",)
 _THREADS = ("-fopenmp",)
 _VECTOR_MATH = ("-DOPTC_VECTOR_MATH", "-Wl,--as-needed", "-Wl,-z,defs", "-lmvec", "-lm")
-_LADDER = (
+LADDER = (
     (*_NATIVE, *_THREADS, *_VECTOR_MATH),
     (*_NATIVE, *_THREADS),
     _THREADS,  # a compiler that does not know this CPU
@@ -155,8 +155,8 @@ def _attempts(compiler: _Compiler, source: str, macros: Sequence[tuple[str, str]
     """(key, options) for every rung of the ladder."""
     defines = [f"-D{name}={value}" for name, value in macros]
     attempts = []
-    for rung in _LADDER:
-        options = [*_ALWAYS, *_SHARED, *defines, *rung]
+    for rung in LADDER:
+        options = [*OPTIONS, *_SHARED, *defines, *rung]
         content = (source, *options, *compiler.command, compiler.identity, machine_identity())
         attempts.append((hashlib.sha256("\0".join(content).encode()).hexdigest(), options))
     return attempts

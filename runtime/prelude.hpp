@@ -91,16 +91,30 @@ constexpr bool is_double = sizeof(math_t) == 8;
 constexpr math_t infinity = __builtin_inff();
 constexpr math_t not_a_number = __builtin_nanf("");
 
-template <class T> OPTC_INLINE T where(bool condition, T a, T b) { return condition ? a : b; }
+// A choice by bits: conditional expressions that share a condition are turned into jumps by GCC, and the loop stays scalar.
+OPTC_INLINE float where(bool condition, float a, float b) {
+    const uint32_t mask = condition ? ~0u : 0u;
+    return float_of((bits_of(a) & mask) | (bits_of(b) & ~mask));
+}
+OPTC_INLINE double where(bool condition, double a, double b) {
+    const uint64_t mask = condition ? ~0ull : 0ull;
+    uint64_t x, y;
+    __builtin_memcpy(&x, &a, 8);
+    __builtin_memcpy(&y, &b, 8);
+    x = (x & mask) | (y & ~mask);
+    __builtin_memcpy(&a, &x, 8);
+    return a;
+}
+OPTC_INLINE bool where(bool condition, bool a, bool b) { return (condition & a) | (!condition & b); }
 OPTC_INLINE math_t square(math_t x) { return x * x; }
 OPTC_INLINE math_t cube(math_t x) { return x * x * x; }
 OPTC_INLINE math_t sqrt(math_t x) { return is_double ? math_t(__builtin_sqrt(x)) : math_t(__builtin_sqrtf(x)); }
 OPTC_INLINE math_t abs(math_t x) { return is_double ? math_t(__builtin_fabs(x)) : math_t(__builtin_fabsf(x)); }
 OPTC_INLINE math_t floor(math_t x) { return is_double ? math_t(__builtin_floor(x)) : math_t(__builtin_floorf(x)); }
 // NaN passes through; sign(0) is 0.
-OPTC_INLINE math_t sign(math_t x) { return x > 0 ? math_t(1) : x < 0 ? math_t(-1) : x; }
-OPTC_INLINE math_t min(math_t a, math_t b) { return (a < b) | (a != a) ? a : b; }
-OPTC_INLINE math_t max(math_t a, math_t b) { return (a > b) | (a != a) ? a : b; }
+OPTC_INLINE math_t sign(math_t x) { return where(x > 0, math_t(1), where(x < 0, math_t(-1), x)); }
+OPTC_INLINE math_t min(math_t a, math_t b) { return where((a < b) | (a != a), a, b); }
+OPTC_INLINE math_t max(math_t a, math_t b) { return where((a > b) | (a != a), a, b); }
 // Floored: the sign of the divisor.
 OPTC_INLINE math_t mod(math_t a, math_t b) {
     const math_t r = is_double ? math_t(__builtin_fmod(a, b)) : math_t(__builtin_fmodf(a, b));

@@ -8,7 +8,7 @@ from optc.compiler.backends.exprs import Dialect, print_expression, python_numbe
 from optc.compiler.backends.names import PYTHON, Namer
 from optc.compiler.ir import expressions, reads, statements
 from optc.compiler.plan import Plan, ProcedurePlan
-from optc.dsl.program import Apply, Branch, Constant, Expression, Let, Program, Role, Statement, Store, Symbol
+from optc.dsl.program import Apply, Branch, Constant, Expression, HyperKind, Let, Program, Role, Statement, Store, Symbol
 from optc.dsl.source import NOWHERE, Source
 
 INDENT = "    "
@@ -64,7 +64,7 @@ def line_comment(statement: Statement, source: Source) -> str:
 
 
 def emit_host(procedure: ProcedurePlan, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(arguments, lines of the body) of a procedure's host program."""
+    """(annotated parameters, lines of the body) of a procedure's host program."""
     arguments = host_arguments(procedure, plan)
     namer = Namer(PYTHON | {"ieee", "nan"})
     spelled = dialect(plan.program, namer)
@@ -76,7 +76,17 @@ def emit_host(procedure: ProcedurePlan, plan: Plan) -> tuple[tuple[str, ...], tu
             continue
         lines += [f"{INDENT}(  # {title}", *(f"{INDENT * 2}{namer(n)}," for n in names), f"{INDENT}),"]
     lines.append(")")
-    return tuple(namer(a) for a in arguments), tuple(lines)
+    return tuple(f"{namer(a)}: {_annotation(a, plan.program)}" for a in arguments), tuple(lines)
+
+
+def _annotation(argument: str, program: Program) -> str:
+    if argument.startswith("new_") and any(argument == f"new_{s.name}" for s in program.states):
+        return "bool"
+    for hyper in program.hypers:
+        if argument in hyper.names:
+            python = {HyperKind.FLAG: "bool", HyperKind.CHOICE: "str"}.get(hyper.kind, "float")
+            return f"{python} | None" if hyper.optional else python
+    return "float"
 
 
 def host_arguments(procedure: ProcedurePlan, plan: Plan) -> tuple[str, ...]:

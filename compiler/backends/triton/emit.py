@@ -26,7 +26,7 @@ TABLES = (
 GEOMETRY = ("real", "LANES", "BLOCK", "TAIL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF")
 """The last parameters of every kernel, after the dtypes of its streams and its flags."""
 __all__ = ["GEOMETRY", "TABLES", "emit_kernel", "emit_scalars"]
-_LOCALS = frozenset({"program", "tensor", "base", "resident", "changing", "n", "i", "j", "done", "factor"})
+_LOCALS = frozenset({"program", "tensor", "base", "resident", "changing", "n", "i", "j", "whole", "factor"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
         name=kernel.name,
         tile_parameters=[
             *(f"{names.pointer[s]}: tl.tensor" for s in streams),
-            "mask: tl.tensor | None",
+            "mask: tl.tensor",
             *(f"{s}: tl.tensor" for s in scalars),
             *(f"{f}: tl.constexpr" for f in static_flags),
             *(f"{f}: tl.tensor" for f in host_flags),
@@ -74,14 +74,15 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
         pointer_lines=[
             f"{names.pointer[s]} = tl.load({table} + {i}).to(tl.pointer_type({names.dtype[s]}))" for table, i, s in rows
         ],
-        aligned_lines=[
-            f"{names.aligned[s]} = tl.multiple_of({names.pointer[s]} + base, LANES * {names.pointer[s]}.dtype.element_ty.primitive_bitwidth // 8)"
-            for s in streams
-        ],
+        aligned_lines=[_hint(names.aligned[s], names.pointer[s]) for s in streams],
         offset_lines=[f"{names.pointer[s]} = {names.pointer[s]} + base" for s in streams],
         whole_call=[f"{', '.join(f'{names.aligned[s]} + i' for s in streams)}, None,", last],
         tail_call=[f"{', '.join(f'{names.pointer[s]} + i' for s in streams)}, i < n,", last],
     )
+
+
+def _hint(aligned: str, pointer: str) -> str:
+    return f"{aligned} = tl.multiple_of({pointer} + base, LANES * {pointer}.dtype.element_ty.primitive_bitwidth // 8)"
 
 
 def _spelling(kernel: Kernel, spell: Namer) -> Spelling:

@@ -1,0 +1,65 @@
+"""Every shipped native kernel compiles to vector code: the compiler itself reports it, loop by loop."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from optc.compiler.instant import compile_class
+from optc.runtime.backend import BackendUnavailable
+from optc.runtime.native_build import LADDER, OPTIONS, find_compiler, prelude
+from optc.runtime.schema import Kernel
+from tests.oracle import spec_path
+from tests.references import SPECS
+
+TYPES = {
+    "float32": ("fp32", "fp32", "float"),
+    "bfloat16": ("bf16", "fp32", "float"),
+    "float16": ("fp16", "fp32", "float"),
+    "float64": ("fp64", "fp64", "double"),
+}
+KERNELS = [
+    pytest.param(k, id=f"{s} {k.name}") for s in SPECS for p in compile_class(spec_path(s)).schema.procedures for k in p.kernels
+]
+
+
+def gcc() -> list[str]:
+    """The compiler in use, if it is a GCC on x86-64, whose reports this file reads."""
+    try:
+        compiler = find_compiler()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    macros = subprocess.run([*compiler.command, "-dM", "-E", "-x", "c++", "/dev/null"], capture_output=True, text=True, check=True).stdout
+    if "__clang__" in macros or "__x86_64__" not in macros:
+        pytest.skip("reads GCC's report on x86-64")
+    return [*compiler.command]
+
+
+def vectorised(kernel: Kernel, dtype: str, variant: int, folder: Path) -> bool:
+    theta, state, math = TYPES[dtype]
+    macros = {
+        "OPTC_PARAM_T": theta, "OPTC_GRAD_T": theta, "OPTC_STATE_T": state, "OPTC_INPUT_T": state, "OPTC_MATH_T": math,
+        "OPTC_VARIANT": str(variant), "OPTC_KEY": '"vectorised"',
+    }  # fmt: skip
+    source = folder / "kernel.cpp"
+    source.write_text(prelude() + kernel.native, encoding="utf-8")
+    options = [o for o in (*OPTIONS, *LADDER[0]) if not o.startswith(("-l", "-Wl"))]
+    command = [*gcc(), *options, *(f"-D{k}={v}" for k, v in macros.items()), "-fopt-info-vec-optimized", "-shared", "-fPIC", "-o", "kernel.so"]
+    done = subprocess.run([*command, "kernel.cpp"], cwd=folder, capture_output=True, text=True, check=True)
+    return re.search(r"loop vectorized using \d+ byte vectors", done.stderr) is not None
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_float32(kernel: Kernel, tmp_path: Path) -> None:
+    last = (1 << len(kernel.static_flags)) - 1
+    assert [v for v in sorted({0, last}) if not vectorised(kernel, "float32", v, tmp_path)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_variant_and_dtype(kernel: Kernel, dtype: str, tmp_path: Path) -> None:
+    assert [v for v in range(1 << len(kernel.static_flags)) if not vectorised(kernel, dtype, v, tmp_path)] == []

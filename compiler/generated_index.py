@@ -15,6 +15,12 @@ def is_generated(path: Path) -> bool:
         return _MARK in file.read(4000)
 
 
+def _export_key(name: str) -> tuple[bool, bool, list[tuple[int, str]]]:
+    """Names in capitals, then classes, then others; numbers within names by value (the order of Ruff's RUF022)."""
+    pieces = [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]
+    return not (len(name) > 1 and name.isupper()), not name[:1].isupper(), pieces
+
+
 def index_text(directory: Path) -> str:
     """The index over the generated modules that are in the folder now."""
     classes: dict[str, str] = {}
@@ -45,8 +51,7 @@ def index_text(directory: Path) -> str:
         '"""Class name -> module name."""',
         "",
         "__all__ = [",
-        '    "OPTIMIZERS",',
-        *(f'    "{n}",' for n in names),
+        *(f'    "{n}",' for n in sorted(["OPTIMIZERS", *names], key=_export_key)),
         "]",
         "",
         "",

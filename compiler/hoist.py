@@ -1,8 +1,8 @@
 """Update procedure -> host program + element code.
 
-Whatever the host knows (hypers, `t`, shapes, carried scalars and all that follows from them) is computed once per step in float64;
-what the kernels need of it are *scalars* (numbers) and *flags* (conditions). Sub-expressions are shared by value numbering: two
-uses share a scalar exactly when they are the same expression of the same versions of the same names.
+Whatever the host knows (hypers, `t`, shapes, carried scalars and all that follows from them) is computed once per step in
+float64; what the kernels need of it are *scalars* (numbers) and *flags* (conditions). Sub-expressions are shared by value
+numbering: two uses share a scalar exactly when they are the same expression of the same versions of the same names.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class _Hoister:
             if isinstance(statement, Let):
                 yield statement.target.name
 
-    # --- statements ------------------------------------------------------------------------------------------------------------
+    # --- statements -----------------------------------------------------------------------------------------------------------
 
     def _block(self, body: tuple[Statement, ...], host: list[Statement]) -> list[Statement]:
         kernel: list[Statement] = []
@@ -187,7 +187,7 @@ class _Hoister:
         self.counter += 1
         self.versions[name] = self.counter
 
-    # --- expressions -----------------------------------------------------------------------------------------------------------
+    # --- expressions ----------------------------------------------------------------------------------------------------------
 
     def _is_static(self, name: str) -> bool:
         return any(f.name == name for f in self.flags)

@@ -1,7 +1,7 @@
 """Program -> Update: early ends become branches.
 
-`if c: A; stop` followed by B is `if c: A else: B`. Where both sides of a branch go on but something inside may stop, what follows
-is copied into both, so that every path through the result is a path through the program.
+`if c: A; stop` followed by B is `if c: A else: B`. Where both sides of a branch go on but something inside may stop, what
+follows is copied into both, so that every path through the result is a path through the program.
 """
 
 from __future__ import annotations

@@ -24,12 +24,13 @@ from optc.compiler.backends.triton.emit import emit_kernel as emit_triton
 from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.digest import compiler_digest, text_digest
 from optc.compiler.ir import reads
+from optc.compiler.layout import WIDTH, Call, laid_out, long_names, names, rows, rule, without_unused_imports
 from optc.compiler.plan import Kernel, Plan, ProcedurePlan, Stream
 from optc.compiler.traffic import PRECISIONS, default_variant, state_bytes, traffic
 from optc.dsl.program import TRUE, Expression, Hyper, HyperKind, Program, Role, Scalar
 from optc.dsl.program import State as ProgramState
 
-WIDTH = 116
+_TEXT_WIDTH = WIDTH - 4
 _DIGEST = re.compile(r"^file      sha256 ([0-9a-f]{64})$", re.MULTILINE)
 _NO_DIGEST = "0" * 64
 
@@ -43,7 +44,7 @@ _ENVIRONMENT = jinja2.Environment(
 
 
 def module_name(name: str) -> str:
-    """`SimplifiedAdEMAMix` -> `simplified_ademamix`, `NAdam` -> `nadam`, `SGDW` -> `sgdw`: the spec's file name where it has one."""
+    """`SimplifiedAdEMAMix` -> `simplified_ademamix`, `NAdam` -> `nadam`, `SGDW` -> `sgdw`: as a spec's file would be called."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
 
 
@@ -58,22 +59,22 @@ def emit_module(plan: Plan, module: str) -> str:
     """The whole module."""
     program = plan.program
     body = _ENVIRONMENT.get_template("body.py.j2").render(
-        rule=_rule,
-        rows=_rows,
-        names=_long_names,
+        rule=rule,
+        rows=rows,
+        names=long_names,
         name=program.name,
         spec_digest=text_digest(program.source.text),
         procedures=[_procedure(p, plan) for p in plan.procedures],
         hypers=[_hyper(h) for h in program.hypers],
         requires=[_require(plan, index) for index in range(len(program.requires))],
         states=[_state(s, plan) for s in program.states],
-        flags=[f'("{f.name}", {_condition(f.condition, program)})' for f in plan.flags],
+        flags=[_row("", f'"{f.name}"', _condition(f.condition, program)) for f in plan.flags],
         docstring="\n".join(f"    {line}".rstrip() for line in _docstring(plan)).strip(),
         signature=[_parameter(h) for h in program.hypers],
-        defaults=_rows([f'"{h.key}": {h.key}' for h in program.hypers], 8, "{}"),
+        defaults=rows([f'"{h.key}": {h.key}' for h in program.hypers], 8, "{}"),
         entries=[_entry(p) for p in plan.procedures if p.name != "step"],
     )
-    body = _without_unused_imports(body)
+    body = without_unused_imports(body)
     text = _ENVIRONMENT.get_template("module.py.j2").render(
         title=_escape(f"{program.name}: {program.text}" if program.text else program.name),
         command=f"optc build {module}",
@@ -81,7 +82,7 @@ def emit_module(plan: Plan, module: str) -> str:
         spec_digest=text_digest(program.source.text),
         compiler_digest=compiler_digest(),
         file_digest=_NO_DIGEST,
-        references=[textwrap.fill(_escape(c), WIDTH, subsequent_indent="    ") for c in program.cites],
+        references=[textwrap.fill(_escape(c), _TEXT_WIDTH, subsequent_indent="    ") for c in program.cites],
         listing=_listing(program),
         cost=_cost(plan),
         body=body.strip("\n"),
@@ -99,7 +100,7 @@ def _undigested(text: str, digest: str) -> str:
     return text.replace(digest, _NO_DIGEST, 1)
 
 
-# --- header --------------------------------------------------------------------------------------------------------------------
+# --- header -------------------------------------------------------------------------------------------------------------------
 
 
 def _listing(program: Program) -> list[str]:
@@ -119,50 +120,29 @@ def _listing(program: Program) -> list[str]:
 
 def _cost(plan: Plan) -> list[str]:
     variant = default_variant(plan)
-    rows = []
+    lines = []
     for procedure in plan.procedures:
         for precision in PRECISIONS:
             cost = traffic(procedure, variant, precision)
-            rows.append(
+            lines.append(
                 f"{procedure.name}: {cost.passes} pass, {cost.bytes_read} + {cost.bytes_written} bytes read + written and "
                 f"{cost.operations} operations per element ({precision})"
             )
-    rows.append(f"state: {state_bytes(plan, variant, PRECISIONS[0])} bytes per parameter with the default hypers (float32)")
-    return rows
+    lines.append(f"state: {state_bytes(plan, variant, PRECISIONS[0])} bytes per parameter with the default hypers (float32)")
+    return lines
 
 
-# --- layout of the text --------------------------------------------------------------------------------------------------------
+# --- schema -------------------------------------------------------------------------------------------------------------------
 
 
-def _rule(title: str) -> str:
-    """A comment line that opens a part of the file."""
-    return f"# --- {title} ".ljust(WIDTH + 4, "-")
+def _row(head: str, *arguments: str | Call) -> str:
+    """A row of one of the schema's tuples."""
+    return laid_out(Call(head, arguments), 8)
 
 
-def _rows(items: list[str], indent: int, brackets: str = "()") -> str:
-    """A tuple or dict with one item a line; nothing in it, nothing between the brackets."""
-    if not items:
-        return brackets
-    inner = "".join(f"\n{' ' * (indent + 4)}{item}," for item in items)
-    return f"{brackets[0]}{inner}\n{' ' * indent}{brackets[1]}"
-
-
-def _long_names(names: tuple[str, ...], indent: int) -> str:
-    """A tuple of names, on one line while it fits."""
-    line = _names(names)
-    return line if indent + len(line) < WIDTH - 10 else _rows([f'"{n}"' for n in names], indent)
-
-
-# --- schema --------------------------------------------------------------------------------------------------------------------
-
-
-def _condition(condition: Expression, program: Program) -> str:
+def _condition(condition: Expression, program: Program, keyword: str = "") -> Call:
     function, arguments = host.emit_condition(condition, program)
-    return f"Condition({function}, {_names(arguments)})"
-
-
-def _names(names: tuple[str, ...]) -> str:
-    return "(" + ", ".join(f'"{n}"' for n in names) + ("," if len(names) == 1 else "") + ")"
+    return Call(f"{keyword}Condition", (function, names(arguments)))
 
 
 def _literal(value: Scalar) -> str:
@@ -176,7 +156,7 @@ def _values(values: tuple[Scalar, ...]) -> str:
 
 
 def _hyper(hyper: Hyper) -> str:
-    parts = [f'"{hyper.key}"', _names(hyper.names), _values(hyper.defaults)]
+    parts = [f'"{hyper.key}"', names(hyper.names), _values(hyper.defaults)]
     if hyper.kind is not HyperKind.REAL:
         parts.append(f'kind="{hyper.kind.value}"')
     if hyper.is_tuple:
@@ -186,14 +166,14 @@ def _hyper(hyper: Hyper) -> str:
         parts += [f"low={_literal(bounds.low)}", f"high={_literal(bounds.high)}"]
         parts += [f"{side}=True" for side in ("low_closed", "high_closed") if getattr(bounds, side)]
     if hyper.choices:
-        parts.append(f"choices={_names(hyper.choices)}")
+        parts.append(f"choices={names(hyper.choices)}")
     parts += [f"{flag}=True" for flag in ("optional", "shared") if getattr(hyper, flag)]
-    return f"Hyper({', '.join(parts)})"
+    return _row("Hyper", *parts)
 
 
 def _require(plan: Plan, index: int) -> str:
     require = plan.program.requires[index]
-    return f"Require({_condition(require.condition, plan.program)}, {_text(require.message)})"
+    return _row("Require", _condition(require.condition, plan.program), _text(require.message))
 
 
 def _state(state: ProgramState, plan: Plan) -> str:
@@ -205,21 +185,21 @@ def _state(state: ProgramState, plan: Plan) -> str:
     else:
         initial = emit_initial(state.initial)
     head = ", ".join(["theta", "g", *(namer(a) for a in arguments)])
-    parts = [f'"{state.name}"', f'"{state.key}"', f"lambda {head}: {initial}"]
+    parts: list[str | Call] = [f'"{state.name}"', f'"{state.key}"', f"lambda {head}: {initial}"]
     if arguments:
-        parts.append(f"arguments={_names(arguments)}")
+        parts.append(f"arguments={names(arguments)}")
     if state.host:
         parts.append("host=True")
     if state.exists != TRUE:
-        parts.append(f"exists={_condition(state.exists, plan.program)}")
-    return f"State({', '.join(parts)})"
+        parts.append(_condition(state.exists, plan.program, "exists="))
+    return _row("State", *parts)
 
 
 def _stream(stream: Stream) -> str:
     return f'Stream("{stream.name}", "{stream.role.value}", {stream.reads}, {stream.writes})'
 
 
-# --- code ----------------------------------------------------------------------------------------------------------------------
+# --- code ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +234,8 @@ def _kernel(kernel: Kernel, program: Program) -> _KernelText:
         kernel.name,
         [_stream(s) for s in kernel.streams],
         kernel.scalars,
-        _names(kernel.static_flags),
-        _names(kernel.host_flags),
+        names(kernel.static_flags),
+        names(kernel.host_flags),
         emit_pytorch(kernel, program.source),
         emit_native(kernel, program.source).strip("\n"),
         emit_triton(kernel, program.source).strip("\n"),
@@ -266,20 +246,20 @@ def _procedure(procedure: ProcedurePlan, plan: Plan) -> _ProcedureText:
     arguments, lines = host.emit_host(procedure, plan)
     return _ProcedureText(
         procedure.name,
-        _names(procedure.inputs),
+        names(procedure.inputs),
         procedure.every,
         arguments,
         host.host_arguments(procedure, plan),
         lines,
         procedure.host.scalars,
-        _names(procedure.host.flags),
-        _names(procedure.host.carried),
+        names(procedure.host.flags),
+        names(procedure.host.carried),
         [_kernel(k, plan.program) for k in procedure.kernels],
         emit_scalars(procedure, plan).strip("\n"),
     )
 
 
-# --- class ---------------------------------------------------------------------------------------------------------------------
+# --- class --------------------------------------------------------------------------------------------------------------------
 
 
 def _parameter(hyper: Hyper) -> str:
@@ -309,12 +289,12 @@ def _docstring(plan: Plan) -> list[str]:
     program = plan.program
     lines = [_escape(program.text or program.name), ""]
     for note in program.notes:
-        lines += [*textwrap.wrap(_escape(note), WIDTH), ""]
+        lines += [*textwrap.wrap(_escape(note), _TEXT_WIDTH), ""]
     lines.append("Args:")
     for hyper in program.hypers:
         allowed = _range(hyper)
         text = f"{hyper.key}: {_escape(hyper.text or hyper.key.replace('_', ' '))}" + (f", in {allowed}" if allowed else "")
-        lines += textwrap.wrap(text + ".", WIDTH, initial_indent="    ", subsequent_indent="        ")
+        lines += textwrap.wrap(text + ".", _TEXT_WIDTH, initial_indent="    ", subsequent_indent="        ")
     lines += [
         '    backend: "auto" (Triton on GPUs, native on CPUs with a compiler, else PyTorch), "torch", "native" or "triton".',
         "    maximize: ascend instead of descend.",
@@ -325,7 +305,9 @@ def _docstring(plan: Plan) -> list[str]:
         "    ValueError: a hyper is out of range; the message names the key, the value and the range.",
     ]
     if program.cites:
-        lines += ["", "References:"] + [f"    {_escape(c)}" for c in program.cites]
+        lines += ["", "References:"]
+        for cite in program.cites:
+            lines += textwrap.wrap(_escape(cite), _TEXT_WIDTH, initial_indent="    ", subsequent_indent="        ")
     return lines
 
 
@@ -352,20 +334,3 @@ def _entry(procedure: ProcedurePlan) -> _EntryText:
     due = f" Due every {procedure.every} steps." if procedure.every else ""
     text = f"Run `{procedure.name}` with one tensor per parameter (or a mapping from parameters).{due}"
     return _EntryText(procedure.name, inputs, mapping, text)
-
-
-def _without_unused_imports(body: str) -> str:
-    """Drop names from the import lines that the body does not use."""
-    lines = body.split("\n")
-    for index, line in enumerate(lines):
-        found = re.fullmatch(r"( *)from (\S+) import (.+)", line)
-        if found is None or found[2] == "__future__":
-            continue
-        rest = "\n".join(lines[:index] + lines[index + 1 :])
-        kept = [n for n in found[3].split(", ") if re.search(rf"\b{n}\b", rest)]
-        lines[index] = f"{found[1]}from {found[2]} import {', '.join(kept)}" if kept else "\0"
-    text = "\n".join(line for line in lines if line != "\0")
-    if not re.search(r"\btorch\.", text):
-        text = text.replace("import torch\nfrom torch", "from torch")
-    return text
-

@@ -62,7 +62,8 @@ class HostProgram:
 class Kernel:
     """One pass over memory: all streams are read once and written once.
 
-    Every kernel multiplies the gradient, as it is loaded, by a factor of the launch (−1 to maximize, 1/scale under loss scaling).
+    Every kernel multiplies the gradient, as it is loaded, by a factor of the launch (−1 to maximize, 1/scale to undo loss
+    scaling).
     """
 
     name: str

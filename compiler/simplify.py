@@ -35,13 +35,12 @@ def _rewrite(expression: Expression) -> Expression:
     return collected if symbolic.equivalent(expression, collected) else expression
 
 
-# --- fold ----------------------------------------------------------------------------------------------------------------------
+# --- fold ---------------------------------------------------------------------------------------------------------------------
 
 
 def _number(expression: Expression) -> float | None:
-    if isinstance(expression, Constant) and isinstance(expression.value, int | float) and not isinstance(expression.value, bool):
-        return float(expression.value)
-    return None
+    value = expression.value if isinstance(expression, Constant) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _fold(expression: Expression) -> Expression:
@@ -66,7 +65,7 @@ def _fold(expression: Expression) -> Expression:
     return expression
 
 
-# --- collect -------------------------------------------------------------------------------------------------------------------
+# --- collect ------------------------------------------------------------------------------------------------------------------
 
 
 def _collect(expression: Expression) -> Expression:

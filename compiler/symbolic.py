@@ -1,9 +1,9 @@
 """The only door to SymPy: formal and numerical proof that a rewrite keeps the meaning, and exact constants.
 
-SymPy is a checker here, never the representation. It rewrites as it builds (`2*(x + y)` becomes `2*x + 2*y`, `(x + y) - y` becomes
-`x`), which is right for real numbers and wrong for floating point, so nothing it returns is ever compiled. Trees are translated
-node by node (no text is parsed), every name becomes an opaque real symbol, and an operation it has no safe form for becomes an
-opaque function.
+SymPy is a checker here, never the representation. It rewrites as it builds (`2*(x + y)` becomes `2*x + 2*y`, `(x + y) - y`
+becomes `x`), which is right for real numbers and wrong for floating point, so nothing it returns is ever compiled. Trees are
+translated node by node (no text is parsed), every name becomes an opaque real symbol, and an operation it has no safe form for
+becomes an opaque function.
 """
 
 from __future__ import annotations
@@ -121,13 +121,15 @@ def _evaluate(expression: Expression, values: dict[str, Any]) -> Any:
 
 @lru_cache(maxsize=4096)
 def _formal(expression: Expression) -> Any:
-    """A SymPy form in which only the four operations are interpreted; everything else is an opaque function of its arguments."""
+    """A SymPy form in which only the four operations are interpreted; all else is an opaque function of its arguments."""
     match expression:
         case Constant(value=bool() as value):
             return sympy.Symbol(f"constant_{value}")
         case Constant(value=int() | float() as value):
             # the literal's exact binary value: decimal rounding cannot hide a difference
-            return sympy.Rational(*float(value).as_integer_ratio()) if mpmath.isfinite(value) else sympy.Symbol(f"constant_{value}")
+            if mpmath.isfinite(value):
+                return sympy.Rational(*float(value).as_integer_ratio())
+            return sympy.Symbol(f"constant_{value}")
         case Constant(value=value):
             return sympy.Symbol(f"constant_{value}")
         case Read(symbol=symbol):

@@ -41,7 +41,7 @@ PRECISIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Per element of θ, for one variant and precision: bytes read and written by all passes, arithmetic operations, state bytes.
+    """Per element of θ, for one variant and precision: bytes read and written by all passes, operations, bytes of state.
 
     Operations count one for each of + - * / √ min max compare select and for each transcendental function.
     """

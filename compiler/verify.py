@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optc.compiler.ir import InternalError, Update, expressions, reads, statements, walk
 from optc.compiler.plan import HostProgram, Kernel, Plan
-from optc.dsl.program import BINARY, LOGIC, TERNARY, UNARY, Apply, Branch, Let, Read, Role, Statement, Stop, Store
+from optc.dsl.program import BINARY, TERNARY, UNARY, Apply, Branch, Let, Read, Role, Statement, Stop, Store
 
 _ARITY = {**dict.fromkeys(UNARY, 1), **dict.fromkeys(BINARY, 2), **dict.fromkeys(TERNARY, 3)}
 _IN_KERNELS = (Role.THETA, Role.GRADIENT, Role.INPUT, Role.STATE, Role.LOCAL, Role.SCALAR, Role.FLAG)
@@ -21,7 +21,7 @@ def verify_update(update: Update) -> Update:
 
 
 def verify_plan(plan: Plan) -> Plan:
-    """Kernels read only what is given to them, host programs export what kernels ask for, and θ is written exactly by `step`."""
+    """Kernels read only what is given to them, host programs export what kernels ask for, and θ is written by `step` alone."""
     for procedure in plan.procedures:
         where = f"{plan.program.name}.{procedure.name}"
         _host(procedure.host, where)

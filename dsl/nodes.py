@@ -19,7 +19,7 @@ class Node:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
-# --- expressions ---------------------------------------------------------------------------------------------------------------
+# --- expressions --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Index(Node):
 
 Expression: TypeAlias = Number | Boolean | Text | Nothing | Name | Unary | Binary | Call | Index
 
-# --- statements ----------------------------------------------------------------------------------------------------------------
+# --- statements ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Return(Node):
 
 Statement: TypeAlias = Assign | Write | If | Every | Stop | Return
 
-# --- declarations --------------------------------------------------------------------------------------------------------------
+# --- declarations -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

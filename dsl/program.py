@@ -45,12 +45,12 @@ THETA = Symbol(Role.THETA, "theta")
 GRADIENT = Symbol(Role.GRADIENT, "g")
 STEP = Symbol(Role.STEP, "t")
 
-# --- expressions ---------------------------------------------------------------------------------------------------------------
+# --- expressions --------------------------------------------------------------------------------------------------------------
 
 UNARY = frozenset({"neg", "sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "sign", "floor", "not"})
-BINARY = frozenset({"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "lt", "le", "gt", "ge", "eq", "ne", "and", "or"})
-TERNARY = frozenset({"where"})
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+BINARY = COMPARISONS | {"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "and", "or"}
+TERNARY = frozenset({"where"})
 LOGIC = frozenset({"and", "or", "not"})
 """The primitive operations. IEEE rules hold: `1/0` is inf, `0^0` is 1, NaN passes through sign, min and max, nothing raises.
 `mod` is the floored modulo (sign of the divisor); `sign(0)` is 0; `where(c, a, b)` evaluates both sides and picks."""
@@ -88,7 +88,7 @@ Expression: TypeAlias = Constant | Read | Apply
 
 TRUE = Constant(True, Type(Sort.BOOL, Extent.MODEL, host=True, static=True))
 
-# --- statements ----------------------------------------------------------------------------------------------------------------
+# --- statements ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Stop:
 
 Statement: TypeAlias = Let | Store | Branch | Stop
 
-# --- declarations --------------------------------------------------------------------------------------------------------------
+# --- declarations -------------------------------------------------------------------------------------------------------------
 
 
 class HyperKind(Enum):

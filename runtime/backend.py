@@ -1,8 +1,8 @@
 """The contract between the optimizer and a backend.
 
-The optimizer sorts parameters into *batches* (same group, device, dtypes, variant and, at each step, same scalars and flags) and
-guarantees that all tensors of one parameter in a batch are dense with equal strides, so that element `i` of memory is the same
-element in each of them. A backend never allocates per element (PyTorch excepted), never reads a value back to the host.
+The optimizer sorts parameters into *batches* (same group, device, dtypes, variant and, at each step, same scalars and flags)
+and guarantees that all tensors of one parameter in a batch are dense with equal strides, so that element `i` of memory is the
+same element in each of them. A backend never allocates per element (PyTorch excepted), never reads a value back to the host.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from optc.runtime.schema import Kernel
 class Residents:
     """The tensors that stay from step to step.
 
-    `tensors[stream.name]` is a list parallel to the batch's parameters for every THETA and STATE stream of the kernel that exists
-    in this variant; absent streams have no key. States are float32, or float64 where θ is. `gradient_dtype` is the dtype of all
-    gradients of the batch (usually θ's). `variant` gives every static flag of the kernel its value.
+    `tensors[stream.name]` is a list parallel to the batch's parameters for every THETA and STATE stream of the kernel that
+    exists in this variant; absent streams have no key. States are float32, or float64 where θ is. `gradient_dtype` is the
+    dtype of all gradients of the batch (usually θ's). `variant` gives every static flag of the kernel its value.
     """
 
     tensors: Mapping[str, Sequence[Tensor]]
@@ -43,8 +43,8 @@ class Launcher(Protocol):
     ) -> None:
         """Run the kernel once over every parameter of the batch.
 
-        `varying` holds the gradients (`g`) and inputs of this step, lists parallel to the parameters, on the same device, dense,
-        with θ's strides. `scalars` and `flags` are in the order of `kernel.scalars` and `kernel.host_flags`.
+        `varying` holds the gradients (`g`) and inputs of this step, lists parallel to the parameters, on the same device,
+        dense, with θ's strides. `scalars` and `flags` are in the order of `kernel.scalars` and `kernel.host_flags`.
         `gradient_factor` multiplies g as it is read.
         """
 

@@ -77,6 +77,8 @@ class _Threads:
 
 _THREADS = _Threads()
 
+_address = torch.Tensor.data_ptr
+
 
 class _NativeLauncher:
     """One kernel, one batch. The rows of θ and states are filled once, those of gradients and inputs at every launch."""
@@ -148,7 +150,7 @@ class _NativeLauncher:
                 self._input_dtype = varying[name][0].dtype
                 self._run = self._load()
         for name, place in self._varying:
-            self._table[place] = array("q", [t.data_ptr() for t in varying[name]])
+            self._table[place] = array("q", list(map(_address, varying[name])))
         self._scalars[:] = array("d", scalars)
         self._flags[:] = array("B", flags)
         table, tensor, offset, begin, scalar_values, flag_values = self._addresses

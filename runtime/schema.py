@@ -52,8 +52,8 @@ class Require:
 class State:
     """What is kept per parameter under `key`.
 
-    `initial(theta, g, *hypers)` gets θ and g in the arithmetic dtype (g with its sign and scale already applied; both None for a
-    host state) and the hypers named in `arguments`, and returns a float or a new tensor shaped like θ.
+    `initial(theta, g, *hypers)` gets θ and g in the arithmetic dtype (g with its sign and scale already applied; both None for
+    a host state) and the hypers named in `arguments`, and returns a float or a new tensor shaped like θ.
     `host`: a carried scalar, float64 on the host. `exists` is None for a state that is always there.
     """
 
@@ -98,9 +98,9 @@ class Kernel:
 class Procedure:
     """`step` or an entry.
 
-    `host(*arguments)` is the host program in float64: `arguments` name its inputs (inside names of hypers, `t`, `numel`, `ndim`,
-    `new_<state>`, names of host states). It returns `(scalars, flags, carried)`: floats in the order of `scalars`, bools in the
-    order of `flags`, new values of the host states in `carried`. Kernels pick theirs by name.
+    `host(*arguments)` is the host program in float64: `arguments` name its inputs (inside names of hypers, `t`, `numel`,
+    `ndim`, `new_<state>`, names of host states). It returns `(scalars, flags, carried)`: floats in the order of `scalars`,
+    bools in the order of `flags`, new values of the host states in `carried`. Kernels pick theirs by name.
     `triton_scalars` is the same program for the device, used under `capturable`.
     """
 

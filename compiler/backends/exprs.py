@@ -70,8 +70,8 @@ def _apply(operation: str, arguments: tuple[Expression, ...], dialect: Dialect) 
         return word + print_expression(arguments[0], dialect, precedence), precedence
     if operation in dialect.logic:
         word, precedence = dialect.logic[operation]
-        # `a and b and c` needs no brackets; comparisons and mixed logic inside are bracketed by precedence
-        parts = [print_expression(a, dialect, precedence) for a in arguments]
+        # `a and b and c` needs no brackets, `a or (b and c)` has them for the reader
+        parts = [print_expression(a, dialect, ATOM if _mixes(operation, a) else precedence) for a in arguments]
         return f" {word} ".join(parts), precedence
     word, precedence = _INFIX[operation]
     # never chained and never re-associated: the right operand is bracketed at equal precedence
@@ -79,6 +79,11 @@ def _apply(operation: str, arguments: tuple[Expression, ...], dialect: Dialect) 
     joint = word if operation in ("mul", "div") else f" {word} "
     first = print_expression(arguments[0], dialect, left)
     return first + joint + print_expression(arguments[1], dialect, precedence + 1), precedence
+
+
+def _mixes(operation: str, argument: Expression) -> bool:
+    """Whether an `and` stands in an `or` or the other way round."""
+    return isinstance(argument, Apply) and {operation, argument.operation} == {"and", "or"}
 
 
 def python_number(value: float) -> str:

@@ -70,7 +70,8 @@ def emit_host(procedure: ProcedurePlan, plan: Plan) -> tuple[tuple[str, ...], tu
     spelled = dialect(plan.program, namer)
     lines = list(_block(procedure.host.body, spelled, plan.program.source, ""))
     lines.append("return (")
-    for title, names in (("scalars", procedure.host.scalars), ("flags", procedure.host.flags), ("carried", procedure.host.carried)):
+    exported = procedure.host
+    for title, names in (("scalars", exported.scalars), ("flags", exported.flags), ("carried", exported.carried)):
         if not names:
             lines.append(f"{INDENT}(),  # {title}")
             continue

@@ -170,7 +170,7 @@ def build(folder: Path) -> Any:
 
 
 @click.command()
-@click.option("--steps", type=click.IntRange(1), help="Steps of each run.  [default: 2000]")
+@click.option("--steps", type=click.IntRange(1), help="Steps of each run.  [default: 1500]")
 @click.option("--quick", is_flag=True, help="A tiny model and 20 steps.")
 @click.option("--length", type=click.IntRange(1), default=400, show_default=True, help="Characters to write at the end.")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), default=Path("out/my_package"), show_default=True)
@@ -181,7 +181,7 @@ def main(steps: int | None, quick: bool, length: int, folder: Path) -> None:
     mine = build(folder)
     corpus = Corpus.documentation()
     settings = QUICK if quick else Settings()
-    steps = steps or (20 if quick else 2000)
+    steps = steps or (20 if quick else 1500)
     size = sum(p.numel() for p in Transformer(len(corpus.alphabet), settings).parameters())
     click.echo(f"{len(corpus.train):,} characters, {size:,} parameters, {steps} steps\n")
     train(AdamW, corpus, settings, steps, "AdamW")

@@ -1,4 +1,4 @@
-"""Generated modules: deterministic, honest about their origin, free of the compiler, and closed to what a spec's author types."""
+"""Generated modules: deterministic, honest about their origin, free of the compiler, closed to what a spec's author types."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def test_same_text_in_any_process() -> None:
     texts = set()
     for seed, cwd, path in (("1", ROOT, "specs/adam/adabelief.opt"), ("2", ROOT / "tests", "../specs/adam/adabelief.opt")):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT / "src")}
-        done = subprocess.run([sys.executable, "-c", script, path], cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", script, path]
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
         texts.add(done.stdout)
     assert texts == {compiled("adam/adabelief")}
 
@@ -112,7 +113,8 @@ def test_imports_only_what_training_needs(name: str) -> None:
 def test_compiler_and_triton_stay_out_of_training() -> None:
     """A generated optimizer steps on the CPU without the compiler's libraries or Triton being imported."""
     script = (
-        "import sys, torch; from {} import AdamW; p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3); AdamW([p]{}).step();"
+        "import sys, torch; from {} import AdamW; p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3);"
+        "AdamW([p]{}).step();"
         "print(*sorted({{'lark', 'sympy', 'jinja2', 'triton', 'mpmath'}} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from optc.dsl.functions import BUILTINS
 from optc.dsl.check import check
 from optc.dsl.errors import SpecError
+from optc.dsl.functions import BUILTINS
 from optc.dsl.parse import parse
 from optc.dsl.show import show
 from optc.dsl.source import Source

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from optc.dsl.functions import BUILTINS
 from optc.dsl.check import check, points
+from optc.dsl.functions import BUILTINS
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.parse import parse
 from optc.dsl.program import (

@@ -23,7 +23,7 @@ class _Writer:
     def pick(self, options: tuple[str, ...] | list[str]) -> str:
         return self.draw(st.sampled_from(options))
 
-    # --- host values: positive and moderate ------------------------------------------------------------------------------------
+    # --- host values: positive and moderate -----------------------------------------------------------------------------------
 
     def host(self, depth: int) -> str:
         leaves = [*HOST_LEAVES, *self.host_locals, *(["k"] if self.carried else [])]
@@ -51,9 +51,10 @@ class _Writer:
     def condition(self) -> str:
         if self.flag and self.draw(st.booleans()):
             return self.pick(["flag", "not flag", "h2 != 0", "flag and t > 2"])
-        return self.pick(["t == 1", "t mod 2 == 0", f"{self.host(1)} {self.pick(COMPARISONS)} {self.host(1)}", "t > 2 or h1 < 0.5"])
+        compared = f"{self.host(1)} {self.pick(COMPARISONS)} {self.host(1)}"
+        return self.pick(["t == 1", "t mod 2 == 0", compared, "t > 2 or h1 < 0.5"])
 
-    # --- element values --------------------------------------------------------------------------------------------------------
+    # --- element values -------------------------------------------------------------------------------------------------------
 
     def element(self, depth: int) -> str:
         leaves = ["g", "θ", *self.states, *self.locals]
@@ -95,7 +96,7 @@ class _Writer:
             ]
         )
 
-    # --- lines -----------------------------------------------------------------------------------------------------------------
+    # --- lines ----------------------------------------------------------------------------------------------------------------
 
     def block(self, indent: str, budget: int, depth: int) -> None:
         for _ in range(budget):

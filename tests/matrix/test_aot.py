@@ -1,7 +1,7 @@
 """Every shipped kernel, compiled ahead of time for every GPU target on a machine without one.
 
-Asserted of the unmasked loop: exactly the planned bytes per element, accesses of at least min(16, 4·itemsize) bytes a thread; of
-the whole kernel: no spills, no stack, no shared memory, no atomics, at most 64 registers (96 where the maths has powers).
+Asserted of the unmasked loop: exactly the planned bytes per element, accesses of at least min(16, 4·itemsize) bytes a thread;
+of the whole kernel: no spills, no stack, no shared memory, no atomics, at most 64 registers (96 where the maths has powers).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Job:
             name = f"{self.module}__{self.procedure}_scalars_triton"
             return Request(name, self.target, flags=self.variant, found_inf=True)
         of_role = {Role.THETA: self.precision.theta, Role.STATE: self.precision.state}
-        dtypes = {name: of_role.get(role, self.precision.gradient) for name, role, _, _ in streams_in(self.kernel, self.variant)}
+        streams = streams_in(self.kernel, self.variant)
+        dtypes = {name: of_role.get(role, self.precision.gradient) for name, role, _, _ in streams}
         double = self.precision.theta == "float64"
         name = f"{self.module}__{self.kernel.name}_triton"
         real = "float64" if double else "float32"
@@ -87,7 +88,8 @@ def run(jobs: list[Job], folder: Path) -> None:
     ]
     path = folder / "all_kernels.py"
     path.write_text("".join(dict.fromkeys(lines)))
-    wrong = [text for job, report in zip(jobs, reports(str(path), [j.request() for j in jobs]), strict=True) for text in faults(job, report)]
+    found = reports(str(path), [j.request() for j in jobs])
+    wrong = [text for job, report in zip(jobs, found, strict=True) for text in faults(job, report)]
     assert not wrong, "\n".join(wrong)
 
 

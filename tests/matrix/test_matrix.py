@@ -1,7 +1,7 @@
 """Every spec × backend × dtype against the oracle, on every number of dimensions, with exact zeros and a changing lr.
 
-float64 and float32 run free for 30 steps; bfloat16 and float16 parameters are put back on the backend's θ after every step, so that
-each step is held to its own rounding. Triton runs in its interpreter, on a sample unless `--full` is given.
+float64 and float32 run free for 30 steps; bfloat16 and float16 parameters are put back on the backend's θ after every step, so
+that each step is held to its own rounding. Triton runs in its interpreter, on a sample unless `--full` is given.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.problems import PROBLEMS, random_problem
 from tests.references import CASES, SPECS, Case, cases_of, difference
 
 FREE = {torch.float64: 2e-12, torch.float32: 2e-5}
-"""Largest |found − oracle|/(1 + |oracle|) over 30 steps. float32: 30 steps of relative error 6e-8 each, times the condition of the
-steepest specs (powers of heavy-tailed gradients)."""
+"""Largest |found − oracle|/(1 + |oracle|) over 30 steps. float32: 30 steps of relative error 6e-8 each, times the condition of
+the steepest specs (powers of heavy-tailed gradients)."""
 ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 """Half the distance of neighbours, relative to the number."""
 ROUNDED_DOWN = 2.0

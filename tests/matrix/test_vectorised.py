@@ -32,7 +32,8 @@ def gcc() -> list[str]:
         compiler = find_compiler()
     except BackendUnavailable as error:
         pytest.skip(str(error))
-    macros = subprocess.run([*compiler.command, "-dM", "-E", "-x", "c++", "/dev/null"], capture_output=True, text=True, check=True).stdout
+    command = [*compiler.command, "-dM", "-E", "-x", "c++", "/dev/null"]
+    macros = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "__clang__" in macros or "__x86_64__" not in macros:
         pytest.skip("reads GCC's report on x86-64")
     return [*compiler.command]
@@ -47,8 +48,9 @@ def vectorised(kernel: Kernel, dtype: str, variant: int, folder: Path) -> bool:
     source = folder / "kernel.cpp"
     source.write_text(prelude() + kernel.native, encoding="utf-8")
     options = [o for o in (*OPTIONS, *LADDER[0]) if not o.startswith(("-l", "-Wl"))]
-    command = [*gcc(), *options, *(f"-D{k}={v}" for k, v in macros.items()), "-fopt-info-vec-optimized", "-shared", "-fPIC", "-o", "kernel.so"]
-    done = subprocess.run([*command, "kernel.cpp"], cwd=folder, capture_output=True, text=True, check=True)
+    options += [f"-D{k}={v}" for k, v in macros.items()]
+    command = [*gcc(), *options, "-fopt-info-vec-optimized", "-shared", "-fPIC", "-o", "kernel.so", "kernel.cpp"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return re.search(r"loop vectorized using \d+ byte vectors", done.stderr) is not None
 
 

@@ -8,6 +8,7 @@ C++ compiler, and streams that it lacks are never dereferenced.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import jinja2
 
 from optc.compiler.backends.exprs import Dialect, print_expression
 from optc.compiler.backends.names import CPP, Namer
+from optc.compiler.layout import WIDTH
 from optc.compiler.plan import Kernel, Stream
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.program import TRUE, Apply, Branch, Expression, Let, Read, Role, Statement, Store, Symbol
@@ -79,7 +81,7 @@ class _Emitter:
         written = {s.name: _written_when(kernel.body, s.name) for s in kernel.streams}
         templated = kernel.host_flags[:MAX_TEMPLATE_FLAGS]
         return _ENVIRONMENT.get_template("kernel.cpp.j2").render(
-            title=f"Kernel `{kernel.name}`: {_streams_in_words(kernel.streams)}.",
+            title=textwrap.wrap(f"Kernel `{kernel.name}`: {_streams_in_words(kernel.streams)}.", WIDTH - len("// ")),
             variant=[f"constexpr bool {self._flag(f)} = OPTC_VARIANT >> {at} & 1;" for at, f in enumerate(kernel.static_flags)],
             template=f"template <{', '.join(f'bool {self._flag(f)}' for f in templated)}>" if templated else "",
             constants=self._constants(),

@@ -93,7 +93,7 @@ class Printer:
             return self._arithmetic(operation, *pieces)
         return self._function({"mod": "remainder"}.get(operation, operation), pieces)
 
-    # --- sums of scaled terms ----------------------------------------------------------------------------------------------------
+    # --- sums of scaled terms -------------------------------------------------------------------------------------------------
 
     def _scaled_sum(self, operation: str, left: Expression, right: Expression) -> Piece | None:
         """`x + s*y`, `x + s*(y*z)` and `x + s*(y/z)` without a temporary for the term."""
@@ -132,7 +132,7 @@ class Printer:
                     return self.piece(scale), inner
         return None
 
-    # --- operations --------------------------------------------------------------------------------------------------------------
+    # --- operations -----------------------------------------------------------------------------------------------------------
 
     def _chain(self, start: Piece, method: str, arguments: str) -> Piece:
         if start.free:
@@ -147,8 +147,9 @@ class Printer:
         if right.free and left.tensor:
             return self._function(operation, (left, right))
         if right.free:
-            negated = Piece(f"{right.atom}.neg_()" if operation == "sub" else f"{right.atom}.reciprocal_()", _ATOM, True, right.fresh, right.root)
-            return self._chain(negated, "add" if operation == "sub" else "mul", left.text)
+            inverse = "neg_" if operation == "sub" else "reciprocal_"
+            inverted = Piece(f"{right.atom}.{inverse}()", _ATOM, True, right.fresh, right.root)
+            return self._chain(inverted, "add" if operation == "sub" else "mul", left.text)
         level = _PRECEDENCE[operation]
         joint = _SYMBOL[operation] if level == _PRODUCT else f" {_SYMBOL[operation]} "
         return Piece(f"{left.within(level)}{joint}{right.within(level + 1)}", level, fresh=True)

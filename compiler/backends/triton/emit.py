@@ -15,6 +15,7 @@ from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.backends.triton.spelling import RESERVED, Spelling
 from optc.compiler.backends.triton.tile import Tile
 from optc.compiler.ir import reads
+from optc.compiler.layout import Call, filled, laid_out
 from optc.compiler.plan import Kernel
 from optc.dsl.program import Expression, Role
 from optc.dsl.source import Source
@@ -27,6 +28,7 @@ GEOMETRY = ("real", "LANES", "BLOCK", "TAIL", "SCALARS_IN_MEMORY", "HAS_FOUND_IN
 """The last parameters of every kernel, after the dtypes of its streams and its flags."""
 __all__ = ["GEOMETRY", "TABLES", "emit_kernel", "emit_scalars"]
 _LOCALS = frozenset({"program", "tensor", "base", "resident", "changing", "n", "i", "j", "whole", "factor"})
+_CALL_INDENT = 12  # of the arguments of a call within a loop of a kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
     scalars = [names.value(s) for s in kernel.scalars]
     static_flags = [names.value(f) for f in kernel.static_flags]
     host_flags = [names.value(f) for f in kernel.host_flags]
-    last = f"{', '.join((*scalars, *static_flags, *host_flags, 'factor', 'real'))},"
+    last = filled((*scalars, *static_flags, *host_flags, "factor", "real"), _CALL_INDENT)
     rows = [("resident", i, s) for i, s in enumerate(resident)] + [("changing", i, s) for i, s in enumerate(varying)]
     return ENVIRONMENT.get_template("kernel.py.j2").render(
         name=kernel.name,
@@ -69,16 +71,20 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
         n_resident=len(resident),
         n_varying=len(varying),
         width=len(scalars) + len(host_flags),
-        scalar_lines=[f"{s} = gpu.read_scalar({s}, scalars, {i}, SCALARS_IN_MEMORY, real)" for i, s in enumerate(scalars)],
+        scalar_lines=[_read_scalar(s, i) for i, s in enumerate(scalars)],
         flag_lines=[f"{f} = tl.load(scalars + {len(scalars) + i}) != 0" for i, f in enumerate(host_flags)],
         pointer_lines=[
             f"{names.pointer[s]} = tl.load({table} + {i}).to(tl.pointer_type({names.dtype[s]}))" for table, i, s in rows
         ],
         aligned_lines=[_hint(names.aligned[s], names.pointer[s]) for s in streams],
         offset_lines=[f"{names.pointer[s]} = {names.pointer[s]} + base" for s in streams],
-        whole_call=[f"{', '.join(f'{names.aligned[s]} + i' for s in streams)}, None,", last],
-        tail_call=[f"{', '.join(f'{names.pointer[s]} + i' for s in streams)}, i < n,", last],
+        whole_call=[*filled((*(f"{names.aligned[s]} + i" for s in streams), "None"), _CALL_INDENT), *last],
+        tail_call=[*filled((*(f"{names.pointer[s]} + i" for s in streams), "i < n"), _CALL_INDENT), *last],
     )
+
+
+def _read_scalar(name: str, index: int) -> str:
+    return laid_out(Call(f"{name} = gpu.read_scalar", (name, "scalars", str(index), "SCALARS_IN_MEMORY", "real")), 4)
 
 
 def _hint(aligned: str, pointer: str) -> str:

@@ -51,6 +51,7 @@ class ScalarsPrinter:
         self.news = [
             a for a in arguments if a.removeprefix("new_") in {s.name for s in plan.program.states} and a.startswith("new_")
         ]
+        self.counts = procedure.name == "step" or "t" in wanted
         self.shapes = [n for n in ("numel", "ndim") if n in wanted]
         self.name = Namer(RESERVED | _LOCALS | set(POINTERS) | set(GEOMETRY))
         for known in sorted({*arguments, *wanted, *self.static, "t"}):
@@ -65,8 +66,9 @@ class ScalarsPrinter:
 
     def loads(self) -> Iterator[str]:
         """What the program starts from."""
-        ahead = " + 1.0" if self.procedure.name == "step" else ""
-        yield f"{self.name('t')} = tl.load(counters + lane, mask, 1.0).to(tl.float64){ahead}"
+        if self.counts:
+            ahead = " + 1.0" if self.procedure.name == "step" else ""
+            yield f"{self.name('t')} = tl.load(counters + lane, mask, 1.0).to(tl.float64){ahead}"
         for shape in self.shapes:
             column = ("numel", "ndim").index(shape)
             yield f"{self.name(shape)} = tl.load(shapes + 2 * lane + {column}, mask, 1).to(tl.float64)"

@@ -77,7 +77,7 @@ def _check(sources: list[Source], target: Path, as_json: bool) -> int:
             output.note(problem)
         output.note("optc build brings them up to date")
     else:
-        output.say(f"{output.good('up to date')}  {len(sources)} modules in {target}")
+        output.say(f"{output.good('up to date')}  {len(sources)} module{'s' if len(sources) != 1 else ''} in {target}")
     return 1 if problems else 0
 
 

@@ -5,6 +5,7 @@ Exit status: 0 fine, 1 the user's mistake (or `--check` found something), 2 wron
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
@@ -59,6 +60,8 @@ for command in (build, check, explain, list_specs, new, fmt):
 
 def main() -> NoReturn:
     """The entry point of the command line."""
+    sys.stdout = sys.stdout or io.StringIO()  # None where it is closed, as under `optc list >&-`
+    sys.stderr = sys.stderr or io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # β in a pipe that only takes ASCII is no reason to fail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def new(name: str, folder: Path) -> None:
     from optc.compiler.module import module_name
     from optc.compiler.write import write_text
 
-    if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name):
+    if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) or keyword.iskeyword(name):
         raise click.BadParameter(f"{name!r} is no name for a class: a capital letter, then letters and digits (MyOptimizer)")
     path = folder / f"{module_name(name)}.opt"
     if path.exists():

@@ -39,6 +39,8 @@ def source(argument: str) -> Source:
                 return _shipped(file)
         raise OptcError(f"{argument}: there is no such file or shipped spec{_near(folded)}")
     if not path.exists():
+        if path.is_symlink():
+            raise OptcError(f"{argument}: is a link that leads nowhere")
         here = [p.name for p in path.parent.glob("*.opt")] if path.parent.is_dir() else []
         raise OptcError(f"{argument}: there is no such file{_near(path.name, here)}")
     return read(path)

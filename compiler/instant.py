@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from optc.compiler.digest import compiler_digest, text_digest
 from optc.compiler.pipeline import compile_source
-from optc.dsl.read import read
+from optc.dsl.read import decode, read
 from optc.dsl.source import Source
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def compile_class(spec: str | Path) -> type[Optimizer]:
 
     Raises `SpecError` with every mistake in the spec, `OptcError` where the file cannot be read.
     """
-    source = Source("<text>", spec) if isinstance(spec, str) and "\n" in spec else read(spec)
+    if isinstance(spec, str) and ("\n" in spec or not spec.strip()):
+        source = decode(spec.encode("utf-8", "surrogatepass"), "<text>")  # the same checks and line ends as for a file
+    else:
+        source = read(spec)
     key = text_digest(source.text + compiler_digest())
     if key not in _classes:
         _classes[key] = _load(source, key)

@@ -49,9 +49,12 @@ def module_name(name: str) -> str:
 
 
 def file_module_name(file: str) -> str | None:
-    """The name that a spec file gives its module: `specs/adam/adamw.opt` is `adamw`; None where that is no module name."""
+    """The name that a spec file gives its module: `specs/adam/adamw.opt` is `adamw`; None where that is no module name.
+
+    `__init__` is none either: it would take the place of a package's index.
+    """
     stem = PurePath(file).stem
-    usable = file.endswith(".opt") and re.fullmatch(r"[a-z_][a-z0-9_]*", stem) and not keyword.iskeyword(stem)
+    usable = file.endswith(".opt") and re.fullmatch(r"_?[a-z][a-z0-9_]*", stem) and not keyword.iskeyword(stem)
     return stem if usable else None
 
 

@@ -34,9 +34,16 @@ _METHODS = frozenset(
         "register_state_dict_post_hook",
         "register_load_state_dict_pre_hook",
         "register_load_state_dict_post_hook",
+        "OptimizerPreHook",
+        "OptimizerPostHook",
+        "backend",
+        "init_state",
+        "last_step_skipped",
+        "schema",
+        "spec_text",
     }
 )
-"""Attributes of torch.optim.Optimizer: no entry may hide them."""
+"""Attributes of every optimizer: no entry may hide them, nor the private ones, which start with `_`."""
 
 
 def check(spec: nodes.Spec, source: Source) -> Program:
@@ -118,8 +125,9 @@ class _Checker:
         procedures: list[Procedure] = []
         for node in self._node.entries:
             head = context.head(node, "entry")
-            if node.name in _METHODS or node.name in PYTHON_KEYWORDS or node.name in {p.name for p in procedures}:
-                taken = "of an earlier entry" if node.name in {p.name for p in procedures} else "taken in PyTorch's optimizers"
+            earlier = node.name in {p.name for p in procedures}
+            if node.name in _METHODS or node.name in PYTHON_KEYWORDS or node.name.startswith("_") or earlier:
+                taken = "of an earlier entry" if earlier else "taken in PyTorch's optimizers"
                 context.error("reserved-name", f"the name `{node.name}` is {taken}", head, "choose another name")
             if node.every is not None and node.every < 1:
                 context.error(

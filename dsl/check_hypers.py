@@ -11,8 +11,11 @@ from optc.dsl.program import Bounds, Hyper, HyperKind, Scalar
 from optc.dsl.scope import Context, HyperEntry
 from optc.dsl.source import Span
 
-_TAKEN_KEYS = frozenset({"params", "step"})
+_TAKEN_KEYS = frozenset({"params", "param_names", "initial_lr", "step"})
 """Entries of a parameter group and of a saved state that are not the optimizer's own."""
+
+_TAKEN_ARGUMENTS = frozenset({"backend", "maximize", "capturable", "amp"})
+"""Arguments that every optimizer's constructor has."""
 
 
 def check_hypers(context: Context, hypers: tuple[nodes.Hyper, ...]) -> tuple[Hyper, ...]:
@@ -63,9 +66,10 @@ def check_outside(context: Context, node: nodes.Hyper | nodes.State, keys: dict[
     if key in PYTHON_KEYWORDS or not (key.isascii() and key.isidentifier()):
         hint = "choose another name" if renamed else f"give it another name outside: `{context.text(span)} = … as name`"
         context.error("python-keyword", f"`{key}` cannot be a name in Python", span, hint)
-    elif key in _TAKEN_KEYS:
+    elif key in _TAKEN_KEYS or (key in _TAKEN_ARGUMENTS and isinstance(node, nodes.Hyper)):
         hint = "choose another name" if renamed else "give it another name outside with `as`"
-        context.error("reserved-name", f"`{key}` is taken in PyTorch's optimizers", span, hint)
+        taken = "is taken in PyTorch's optimizers" if key in _TAKEN_KEYS else "is an argument that every optimizer has"
+        context.error("reserved-name", f"`{key}` {taken}", span, hint)
     elif key in keys:
         line, _ = context.source.position(keys[key].start)
         message = f"the name outside `{key}` is taken already, in line {line}"

@@ -9,6 +9,10 @@ from optc.dsl.source import Source, Span
 
 MAX_SHOWN = 20
 
+_MESSAGE_WIDTH = 300
+_LINE_WIDTH = 160
+_BEFORE = 80
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
@@ -22,18 +26,30 @@ class Diagnostic:
     def header(self, source: Source) -> str:
         """`file:line:column: error: message`, as editors and CI systems read it."""
         line, column = source.position(self.span.start)
-        return f"{source.name}:{line}:{column}: error: {self.message} [{self.code}]"
+        message = self.message if len(self.message) <= _MESSAGE_WIDTH else f"{self.message[:_MESSAGE_WIDTH]}…"
+        return f"{source.name}:{line}:{column}: error: {message} [{self.code}]"
 
     def render(self, source: Source) -> str:
-        """Header, source line, caret line and hint."""
+        """Header, source line, caret line and hint; of a long line what stands around the caret, without control characters."""
         line, column = source.position(self.span.start)
-        text = source.line(line).replace("\t", " ")
+        text, column = _excerpt(source.line(line), column)
         width = max(1, min(self.span.end - self.span.start, len(text) - column + 1))
         gutter = f"{line:5d} | "
         rows = [self.header(source), gutter + text, " " * (len(gutter) - 2) + "| " + " " * (column - 1) + "^" * width]
         if self.hint is not None:
             rows.append(f"        hint: {self.hint}")
         return "\n".join(rows)
+
+
+def _excerpt(text: str, column: int) -> tuple[str, int]:
+    """The part of a line that is shown, and the column in it."""
+    start = 0
+    if len(text) > _LINE_WIDTH:
+        start = max(0, min(column - 1 - _BEFORE, len(text) - _LINE_WIDTH))
+        end = start + _LINE_WIDTH
+        text = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+        column += bool(start) - start
+    return "".join(c if c.isprintable() else " " for c in text), column
 
 
 class OptcError(Exception):

@@ -74,8 +74,11 @@ RESERVED_WORDS = frozenset(
 RESERVED_NAMES = frozenset(["theta", "g", "t", "ndim", "numel", "rows", "cols", "dim", "I", "pi", "inf", "loss"])
 """Names (by identity) whose meaning the language gives; a spec cannot declare them."""
 
-PYTHON_KEYWORDS = frozenset(keyword.kwlist)
-"""Names that a spec may use inside, but that need another name outside (`λ = 1e-2 as weight_decay`)."""
+PYTHON_KEYWORDS = frozenset([*keyword.kwlist, "self", "super"])
+"""Names that a spec may use inside, but that need another name outside (`λ = 1e-2 as weight_decay`).
+
+With the keywords, the two names that the methods of a class cannot do without.
+"""
 
 _COMPOSED = frozenset(
     composed

@@ -53,6 +53,8 @@ _REMEDIES = {
     "–": "write `-`",
     "“": 'texts stand in straight quotes: `"…"`',
     "”": 'texts stand in straight quotes: `"…"`',
+    ".": "there are no attributes or methods: functions are called as `sqrt(g)`",
+    "?": "write `where(condition, a, b)`",
     "\\": "a long line goes on inside brackets",
     "∈": "write `in`",
     "⟵": "write `<-`",
@@ -259,11 +261,12 @@ class _Scanner:
         if token.kind == "foreign":
             message, hint = f"`{token.text}` is not an operator of the language", _REMEDIES[token.text]
         else:
-            message, hint = f"unknown character {describe(token.text)}", _REMEDIES.get(token.text, "")
+            other = "names have Latin and Greek letters" if token.text.isalpha() else "take it out"
+            message, hint = f"unknown character {describe(token.text)}", _REMEDIES.get(token.text, other)
         code = (
             "operator-spelling" if token.text in ("**", "&&", "&", "!", "~", "%", "->", "×", "÷", "−") else "unknown-character"
         )
-        self.report("assignment-operator" if token.text == ":=" else code, message, token.start, token.end, hint or None)
+        self.report("assignment-operator" if token.text == ":=" else code, message, token.start, token.end, hint)
 
     def check_sign(self, token: Token) -> None:
         if token.text in _CLOSER:

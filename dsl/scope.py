@@ -148,6 +148,8 @@ class Context:
             self.used.add(near)  # a misspelt name is not also an unused one
             self.called.add(near)
             hint = f"did you mean `{near}`?"
+        elif what == "name" and hint is None:
+            hint = "give it a value in a line above, or declare it in `hyper:` or `state:`"
         self.error(f"unknown-{what}", f"there is no {what} `{name}` here", span, hint)
 
     def implied(self, env: Env, conclusion: Expression, span: Span) -> bool:
@@ -200,7 +202,8 @@ class Context:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` is probably meant to be."""
-    matches = difflib.get_close_matches(name, sorted(set(known)), n=1)
+    names = sorted(set(known))
+    matches = difflib.get_close_matches(name, names, n=1) or [k for k in names if len(k) > 1 and sorted(k) == sorted(name)]
     return matches[0] if matches else None
 
 

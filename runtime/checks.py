@@ -29,6 +29,8 @@ def parameter(p: Tensor) -> None:
         raise TypeError(f"it is a {type(p).__name__}: what wraps other tensors (shards, codes) cannot be optimized")
     if p.layout != torch.strided:
         raise ValueError(f"it is sparse ({p.layout}): only dense parameters can be optimized")
+    if p.is_neg():
+        raise ValueError("it is a lazily negated view: use resolve_neg() of it")
     if layout.overlaps(p):
         raise ValueError(f"elements of it share memory (shape {tuple(p.shape)}, strides {p.stride()}): clone it first")
 
@@ -43,6 +45,10 @@ def companion(p: Tensor, x: Tensor, what: str) -> None:
         raise ValueError(f"{what} has dtype {x.dtype}: it must be a floating-point tensor")
     if x.shape != p.shape:
         raise ValueError(f"{what} has shape {tuple(x.shape)}, the parameter {tuple(p.shape)}")
+    if x._is_zerotensor():
+        raise ValueError(f"{what} is a stand-in for zeros without memory: clone it first")
+    if x.is_neg() and layout.is_dense(x) and x.numel() > 1:
+        raise ValueError(f"{what} is a lazily negated tensor: use resolve_neg() of it")
     if x.device != p.device:
         raise ValueError(f"{what} is on {x.device}, the parameter on {p.device}")
 

@@ -21,18 +21,21 @@ from optc.runtime.participants import Participants
 from optc.runtime.schema import Condition, Procedure, Schema
 
 _bytes_of: Callable[[Tensor], int] = attrgetter("nbytes")
+_strides_of: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
 
 
 @dataclass(frozen=True, slots=True)
 class Guards:
     """What must not have changed since the plan was built; cheap to compare for thousands of tensors.
 
-    The size in bytes of a gradient or input stands for its dtype and length. `entries` are functions that read one key of a
+    The size in bytes of a gradient or input stands for its dtype and length. Strides are compared unless all is contiguous:
+    `p.data = p.data.t()` keeps address and size. `entries` are functions that read one key of a
     slot, each with what it gave for all slots.
     """
 
     parameters: list[Tensor]
     pointers: list[int]
+    strides: list[tuple[int, ...]]
     sizes: Mapping[str, list[int]]
     slots: list[states.Slot]
     entries: Sequence[tuple[Callable[[states.Slot], Any], list[Any]]]
@@ -48,14 +51,16 @@ class Guards:
             read = itemgetter(key) if present == len(slots) else methodcaller("get", key)
             if present:
                 entries.append((read, column))
-        return Guards(list(taking.parameters), list(map(Tensor.data_ptr, taking.parameters)), sizes, slots, entries)
+        pointers, strides = list(map(Tensor.data_ptr, taking.parameters)), list(map(_strides_of, taking.parameters))
+        return Guards(list(taking.parameters), pointers, strides, sizes, slots, entries)
 
-    def hold(self, taking: Participants) -> bool:
+    def hold(self, taking: Participants, contiguous: bool) -> bool:
         """Whether parameters, memories, sizes and state are the ones the plan was built for."""
         return (
             len(taking.parameters) == len(self.parameters)
             and all(map(is_, taking.parameters, self.parameters))
             and list(map(Tensor.data_ptr, taking.parameters)) == self.pointers
+            and (contiguous or list(map(_strides_of, taking.parameters)) == self.strides)
             and all(list(map(_bytes_of, taking.varying[name])) == sizes for name, sizes in self.sizes.items())
             and all(all(map(is_, map(read, self.slots), column)) for read, column in self.entries)
         )
@@ -80,11 +85,15 @@ class Request:
 
 @dataclass(slots=True)
 class Plan:
-    """`once`: some states were created, and the host program asks about that, so that the plan is for this step only."""
+    """`once`: some states were created, and the host program asks about that, so that the plan is for this step only.
+
+    `single` are the places of the parameters with one element.
+    """
 
     procedure: Procedure
     thetas: list[Tensor]
     contiguous: bool
+    single: list[int]
     staged: list[tuple[Tensor, Tensor]]
     rows: list[rows.Row]
     batches: list[Batch]
@@ -102,7 +111,7 @@ class Plan:
                 return False
             self.values = values
         try:
-            return self.guards is not None and self.guards.hold(taking)
+            return self.guards is not None and self.guards.hold(taking, self.contiguous and taking.contiguous)
         except KeyError:  # an entry of the state was deleted
             return False
 
@@ -116,6 +125,7 @@ class Plan:
         varying = taking.varying
         if not (self.contiguous and taking.contiguous):
             varying = {name: self._arranged(column) for name, column in varying.items()}
+        varying = {name: self._resolved(column) for name, column in varying.items()}
         outcomes = [row.evaluate(self.procedure, self.values) for row in self.rows]
         launches = [launch for batch in self.batches for launch in batch.ready(outcomes)]
         for batch in self.device_batches:
@@ -139,6 +149,14 @@ class Plan:
         """Gradients or inputs in the memory order of their parameters; copies only what is not."""
         return [layout.arranged(x, theta, x.dtype) for x, theta in zip(column, self.thetas, strict=True)]
 
+    def _resolved(self, column: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Autograd may hand out the conjugate's imaginary part, a view that negates what lies in memory.
+
+        With more than one element such a view has gaps, and `_arranged` copies it; with one it passes for contiguous.
+        """
+        negated = {place for place in self.single if column[place].is_neg()}
+        return [x.resolve_neg() if place in negated else x for place, x in enumerate(column)] if negated else column
+
 
 def build(request: Request, edits: states.Edits) -> Plan:
     """Creates missing states, sorts parameters into rows and batches. What it writes to the state can be undone."""
@@ -161,6 +179,7 @@ def build(request: Request, edits: states.Edits) -> Plan:
         procedure=procedure,
         thetas=thetas,
         contiguous=all(map(Tensor.is_contiguous, thetas)),
+        single=[place for place, theta in enumerate(thetas) if theta.numel() == 1],
         staged=staged,
         rows=[],
         batches=[],

@@ -126,6 +126,22 @@ def test_new_writes_a_spec_that_is_canonical_checks_and_builds(optc: Command, fo
     assert optc("new", "MyOptimizer", "-o", "specs")[0] == 1
     assert (folder / "specs/my_optimizer.opt").read_text(encoding="utf-8") == text
     assert optc("new", "1st")[0] == 2
+    assert optc("new", "None")[0] == 2
+
+
+@pytest.mark.parametrize("file", ["__init__.opt", "__main__.opt", "class.opt", "with space.opt"])
+def test_a_file_name_that_is_no_module_name_gives_way_to_the_class(optc: Command, folder: Path, file: str) -> None:
+    (folder / file).write_text(GOOD, encoding="utf-8")
+    assert optc("build", file, "-o", "pkg")[0] == 0
+    assert sorted(path.name for path in (folder / "pkg").iterdir()) == ["__init__.py", "plain.py"]
+    assert optc("build", file, "-o", "pkg", "--check")[0] == 0
+
+
+def test_a_link_that_leads_nowhere_is_called_that(optc: Command, folder: Path) -> None:
+    (folder / "lost.opt").symlink_to("lost.opt")
+    status, out, err = optc("check", "lost.opt")
+    assert (status, out) == (1, "")
+    assert "lost.opt: is a link that leads nowhere" in err
 
 
 def test_fmt_rewrites_shows_or_only_says(optc: Command, folder: Path) -> None:

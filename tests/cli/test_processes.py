@@ -137,6 +137,15 @@ def test_a_reader_that_stops_early_is_no_error(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs_are_no_error(folder: Path, closed: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = ["sh", "-c", f'"$0" -m optc list {closed}', sys.executable]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_pipe_without_unicode_gets_plain_text(folder: Path) -> None:
     done = optc("explain", "adamw", cwd=folder, PYTHONUTF8="0", PYTHONIOENCODING="latin-1")
     assert done.returncode == 0

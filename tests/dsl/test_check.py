@@ -105,6 +105,14 @@ CASES: dict[str, tuple[str, list[tuple[str, str]]]] = {
         step("θ <- θ - k*g", state=(), hyper="k = 1 as params"),
         [("3:18 reserved-name", "another name")],
     ),
+    "a hyper called like an argument of the constructor": (
+        step("θ <- θ - k*g*amp", state=(), hyper="k = 1 as backend; amp = 1.0"),
+        [("3:18 reserved-name", "another name"), ("3:27 reserved-name", "with `as`")],
+    ),
+    "a hyper called self, a state called maximize": (
+        step("m <- m + g", "θ <- θ - self*m", state=("m = 0 as maximize",), hyper="self = 0.1"),
+        [("3:9 python-keyword", "self = … as name")],
+    ),
     "a reserved name": (step("θ <- θ - lr*g", state=(), hyper="lr = 0.1; g = 2"), [("3:19 reserved-name", "another name")]),
     "a Python keyword outside": (
         step("θ <- θ - λ*g", state=(), hyper="λ = 0.1"),
@@ -334,6 +342,10 @@ CASES: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "an input per tensor": (step(*END, more=("entry f(h per tensor):", "    m <- 2*m")), [("9:13 unsupported", "per elem")]),
     "an entry that hides a method": (
         step(*END, more=("entry zero_grad(h per elem):", "    m <- m*h")),
+        [("9:11 reserved-name", "another name")],
+    ),
+    "an entry that hides a private attribute": (
+        step(*END, more=("entry __init__(h per elem):", "    m <- m*h")),
         [("9:11 reserved-name", "another name")],
     ),
     "an entry twice": (

@@ -6,7 +6,9 @@ of the whole kernel: no spills, no stack, no shared memory, no atomics, at most 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from tests.references import SPECS
 
 pytest.importorskip("triton")
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = PRECISIONS
+PROCESSES = min(8, os.cpu_count() or 1)
+"""Compilers at work at once, each a process of its own."""
 MOST_REGISTERS, MOST_WITH_POWERS = 64, 96
 
 
@@ -88,8 +92,11 @@ def run(jobs: list[Job], folder: Path) -> None:
     ]
     path = folder / "all_kernels.py"
     path.write_text("".join(dict.fromkeys(lines)))
-    found = reports(str(path), [j.request() for j in jobs])
-    wrong = [text for job, report in zip(jobs, found, strict=True) for text in faults(job, report)]
+    shares = [jobs[i::PROCESSES] for i in range(PROCESSES)]
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        found = list(pool.map(lambda share: reports(str(path), [j.request() for j in share]), shares))
+    pairs = [pair for share, made in zip(shares, found, strict=True) for pair in zip(share, made, strict=True)]
+    wrong = [text for job, report in pairs for text in faults(job, report)]
     assert not wrong, "\n".join(wrong)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optc.generated import SGD
 from optc.runtime import choose
 from optc.runtime.torch_launch import TORCH
 from tests.runtime.handmade import AdamW
@@ -130,3 +131,48 @@ def test_a_changed_shape_is_an_error_before_anything_changes() -> None:
     del optimizer.state[params[1]]
     optimizer.step()
     assert [optimizer.state[p]["step"].item() for p in params] == [3, 1]
+
+
+@pytest.mark.parametrize("name", ["torch", "native"])
+def test_lazily_negated_gradients_keep_their_sign(name: str) -> None:
+    """Autograd hands out the conjugate's imaginary part: the memory of one element holds the negative of its value."""
+    p, q = nn.Parameter(torch.tensor([2.0])), nn.Parameter(torch.tensor([2.0]))
+    ours, plain = SGD([p], lr=0.1, momentum=0.9, backend=name), torch.optim.SGD([q], lr=0.1, momentum=0.9)
+    for _ in range(3):
+        for x, optimizer in ((p, ours), (q, plain)):
+            optimizer.zero_grad()
+            torch.autograd.backward((torch.complex(torch.zeros(1), x).conj() * torch.tensor([3 + 4j])).real.sum())
+            assert x.grad is not None and x.grad.is_neg() and x.grad.is_contiguous()
+            optimizer.step()
+    torch.testing.assert_close(p, q)
+    assert q.item() != 2.0
+
+
+def test_tensors_whose_memory_is_not_their_value_are_turned_down() -> None:
+    p = nn.Parameter(torch.ones(3))
+    for gradient, message in [
+        (torch._efficientzerotensor((3,)), "without memory"),
+        (torch._neg_view(torch.ones(3)), "lazily negated"),
+    ]:
+        p.grad = gradient
+        with pytest.raises(ValueError, match=message):
+            SGD([p], lr=0.1).step()
+        assert torch.equal(p, torch.ones(3))
+    with pytest.raises(ValueError, match="lazily negated"):
+        SGD([nn.Parameter(torch.tensor([1j]).conj().imag)], lr=0.1)
+
+
+@pytest.mark.parametrize("name", ["torch", "native"])
+def test_data_transposed_in_place_is_followed(name: str) -> None:
+    """Address and size stay as they were, the order of the elements does not."""
+    p, q = twins(parameters([(4, 4)])) + twins(parameters([(4, 4)]))
+    ours, plain = SGD([p], lr=0.1, momentum=0.9, backend=name), torch.optim.SGD([q], lr=0.1, momentum=0.9)
+    for step in range(6):
+        if step in (2, 4):
+            p.data, q.data = p.data.t(), q.data.t()
+        for x, optimizer in ((p, ours), (q, plain)):
+            optimizer.zero_grad()
+            torch.autograd.backward((x * torch.arange(16.0).reshape(4, 4)).sum())
+            assert x.grad is not None and x.grad.stride() == x.stride()
+            optimizer.step()
+    torch.testing.assert_close(p, q)

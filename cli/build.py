@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from optc.cli import output, specs
-from optc.dsl.errors import OptcError
+from optc.dsl.errors import OptcError, Several
 from optc.dsl.source import Source
 
 if TYPE_CHECKING:
@@ -108,10 +108,8 @@ def _compile(sources: list[Source], target: Path, force: bool) -> dict[str, Comp
             if file_module_name(name) is None:
                 _no_clash(by_module, compilation.module_name, wanted[name])
             compiled[compilation.module_name] = compilation
-    for early in errors[:-1]:
-        output.show_error(early)
     if errors:
-        raise errors[-1]
+        raise Several(errors)
     return compiled
 
 

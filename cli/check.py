@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from optc.cli import output, specs
-from optc.dsl.errors import OptcError, SpecError
+from optc.dsl.errors import OptcError
 
 
 @click.command(short_help="Say whether specs are right, with every mistake at once.")
@@ -37,13 +37,8 @@ def check(spec: tuple[str, ...], as_json: bool) -> int:
             if spec and not as_json:
                 output.say(f"{output.good('ok')}  {source.name}: {name}")
     if as_json:
-        output.say_json([entry for error in found for entry in _entries(error)])
+        output.say_json([entry for error in found for entry in output.error_json(error)])
     elif not spec and not found:
         output.say(f"{output.good('ok')}  {checked} shipped specs")
     return 1 if found else 0
 
-
-def _entries(error: OptcError) -> list[dict[str, object]]:
-    if isinstance(error, SpecError):
-        return output.diagnostics_json(error)
-    return [{"file": None, "line": None, "column": None, "code": "file", "message": str(error), "hint": None}]

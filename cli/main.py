@@ -22,7 +22,7 @@ from optc.cli.explain import explain
 from optc.cli.fmt import fmt
 from optc.cli.list import list_specs
 from optc.cli.new import new
-from optc.cli.output import note, show_error, wants_color
+from optc.cli.output import error_json, note, say_json, show_error, wants_color
 from optc.dsl.errors import OptcError
 
 BUG = 70
@@ -90,7 +90,10 @@ def run(arguments: list[str]) -> int:
     except OptcError as error:
         if debug:
             traceback.print_exc()
-        show_error(error)
+        if "--json" in arguments:  # whoever parses the output gets the mistakes in it, as from `check --json`
+            say_json({"errors": error_json(error)})
+        else:
+            show_error(error)
         return 1
     except OSError as error:
         if debug:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import click
 
-from optc.dsl.errors import MAX_SHOWN, Diagnostic, OptcError, SpecError
+from optc.dsl.errors import MAX_SHOWN, Diagnostic, OptcError, Several, SpecError
 from optc.dsl.source import Source
 
 
@@ -94,6 +94,10 @@ def progress(items: Sequence[str], label: str) -> Iterator[Iterable[str]]:
 
 def show_error(error: OptcError) -> None:
     """The user's mistake, on standard error."""
+    if isinstance(error, Several):
+        for one in error.errors:
+            show_error(one)
+        return
     if not isinstance(error, SpecError):
         place, mark, message = str(error).rpartition(": error: ")  # some messages open with the place, as diagnostics do
         note(f"{bold(place) + ': ' if mark else ''}{click.style('error:', fg='red', bold=True)} {message}")
@@ -119,8 +123,12 @@ def paint(diagnostic: Diagnostic, source: Source) -> str:
     return "\n".join(painted + [click.style(row, fg="cyan") for row in hint])
 
 
-def diagnostics_json(error: SpecError) -> list[dict[str, object]]:
+def error_json(error: OptcError) -> list[dict[str, object]]:
     """The diagnostics as editors want them; lines and columns count from 1, the end is exclusive."""
+    if isinstance(error, Several):
+        return [entry for one in error.errors for entry in error_json(one)]
+    if not isinstance(error, SpecError):
+        return [{"file": None, "line": None, "column": None, "code": "file", "message": str(error), "hint": None}]
     result: list[dict[str, object]] = []
     for diagnostic in error.diagnostics:
         line, column = error.source.position(diagnostic.span.start)

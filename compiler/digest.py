@@ -9,8 +9,8 @@ from pathlib import Path
 _PARTS = ("dsl", "compiler")
 _SUFFIXES = (".py", ".lark", ".j2")
 _TELL_ONLY = {
-    "aot.py", "assembly.py", "explain.py", "generated_index.py", "instant.py", "interpret.py", "latex.py", "show.py",
-    "show_plan.py", "show_program.py", "write.py",
+    "aot.py", "assembly.py", "errors.py", "explain.py", "generated_index.py", "instant.py", "interpret.py", "latex.py",
+    "mistakes.py", "show.py", "show_plan.py", "show_program.py", "write.py",
 }  # fmt: skip
 """Files that print, check or store, and cannot change a generated module."""
 

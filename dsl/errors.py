@@ -56,6 +56,14 @@ class OptcError(Exception):
     """The user's mistake, said in one clear text. The command line prints it and exits with 1."""
 
 
+class Several(OptcError):
+    """Mistakes in several files, reported together."""
+
+    def __init__(self, errors: Iterable[OptcError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(map(str, self.errors)))
+
+
 class SpecError(OptcError):
     """One or more diagnostics about one spec, in the order of the text."""
 

@@ -213,3 +213,12 @@ def test_help_of_every_command_teaches_by_example(optc: Command, folder: Path, c
     status, out, _ = optc(command, "--help")
     assert status == 0
     assert re.search(rf"Examples:\n    optc {command}", out)
+
+
+@pytest.mark.parametrize("command", [("build",), ("explain",), ("explain", "--stage", "cost")], ids=" ".join)
+def test_mistakes_are_json_where_json_was_asked_for(command: tuple[str, ...], folder: Path, optc: Command) -> None:
+    extra = ("-o", "out") if command[0] == "build" else ()
+    status, out, err = optc(command[0], "bad.opt", *command[1:], *extra, "--json")
+    found = [(m["line"], m["column"], m["code"]) for m in json.loads(out)["errors"]]
+    assert (status, found, err) == (1, [(4, 13, "unknown-name"), (5, 21, "unknown-name")], "")
+    assert not (folder / "out").exists()

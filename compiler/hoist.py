@@ -100,8 +100,13 @@ class _Hoister:
         body = self._block(self.procedure.body, self.host)
         nan = Constant(math.nan, _HOST_REAL)
         false = Constant(False, _HOST_BOOL)
-        defaults: list[Statement] = [Let(Symbol(Role.LOCAL, n), nan) for n, always in self.scalars.items() if not always]
-        defaults += [Let(Symbol(Role.LOCAL, n), false) for n, always in self.host_flags.items() if not always]
+        given = set(self._given())
+        defaults: list[Statement] = [
+            Let(Symbol(Role.LOCAL, name), value)
+            for exported, value in ((self.scalars, nan), (self.host_flags, false))
+            for name, always in exported.items()
+            if not always and name not in given
+        ]
         carried = tuple(
             s.name for s in self.program.states if s.host and any(_stores(s.name, statement) for statement in self.host)
         )
@@ -110,16 +115,21 @@ class _Hoister:
 
     def _reserved(self) -> Iterator[str]:
         """Names that a hoisted value may not take: everything the spec names, and the static flags."""
-        yield from ("theta", "g", "t", "numel", "ndim")
+        yield from ("theta", "g")
         yield from self.procedure.inputs
         yield from (f.name for f in self.flags)
+        yield from self._given()
+        for statement in _all(self.procedure.body):
+            if isinstance(statement, Let):
+                yield statement.target.name
+
+    def _given(self) -> Iterator[str]:
+        """What a host program is called with; it has a value on every path."""
+        yield from ("t", "numel", "ndim")
         for hyper in self.program.hypers:
             yield from hyper.names
         yield from (s.name for s in self.program.states)
         yield from (f"new_{s.name}" for s in self.program.states)
-        for statement in _all(self.procedure.body):
-            if isinstance(statement, Let):
-                yield statement.target.name
 
     # --- statements -----------------------------------------------------------------------------------------------------------
 

@@ -115,7 +115,10 @@ def _evaluate(expression: Expression, values: dict[str, Any]) -> Any:
         case Read(symbol=symbol):
             return values[symbol.name]
         case Apply(operation=operation, arguments=arguments):
-            return _NUMERIC[operation](*(_evaluate(a, values) for a in arguments))
+            value = _NUMERIC[operation](*(_evaluate(a, values) for a in arguments))
+            if isinstance(value, mpmath.mpc):  # outside the reals: a root or logarithm of a negative sample
+                raise ValueError("not a real number")
+            return value
     raise TypeError(f"not an expression: {expression!r}")
 
 

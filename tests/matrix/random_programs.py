@@ -62,11 +62,12 @@ class _Writer:
             return self.pick(leaves)
         x = self.element(depth - 1)
         y = self.element(depth - 1)
-        h = self.host(1)
+        h = self.host(self.draw(st.integers(0, 1)))
         return self.pick(
             [
                 f"({x} + {y})",
                 f"({x} - {y})",
+                f"tanh({x})*{h}",
                 f"tanh({x})*{y}",
                 f"{x}*{h}/(1 + {h})",
                 f"{x}/(1 + abs({y}))",

@@ -58,6 +58,22 @@ def bounded(examples: int) -> settings:
     )
 
 
+CARRIED_READ_IN_A_BRANCH = """
+optimizer Random:
+    hyper: lr = 0.1 in [0, inf)
+    state: k = 1 per tensor; a = 0
+    step:
+        k <- k*0.5
+        if t > 1: a <- a + k*g
+        θ <- θ - lr*(g + a)
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
+def test_carried_scalar_that_only_one_branch_reads(backend: str) -> None:
+    compare(CARRIED_READ_IN_A_BRANCH, backend, False, 0)
+
+
 @given(specs(), st.booleans(), st.integers(0, 1000))
 @bounded(30)
 def test_pytorch(text: str, flag: bool, seed: int) -> None:

@@ -102,7 +102,6 @@ def test_triton_all(case: Case, problem: str, dtype: torch.dtype) -> None:
     free_run(case, problem, "triton", dtype)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("case", "problem"), SAMPLE)
 def test_triton_low_precision(case: Case, problem: str, dtype: torch.dtype) -> None:

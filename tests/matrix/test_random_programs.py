@@ -75,19 +75,19 @@ def test_carried_scalar_that_only_one_branch_reads(backend: str) -> None:
 
 
 @given(specs(), st.booleans(), st.integers(0, 1000))
-@bounded(30)
+@bounded(80)
 def test_pytorch(text: str, flag: bool, seed: int) -> None:
     compare(text, "torch", flag, seed)
 
 
 @given(specs(), st.booleans(), st.integers(0, 1000))
-@bounded(10)
+@bounded(40)
 def test_native(text: str, flag: bool, seed: int) -> None:
     compare(text, "native", flag, seed)
 
 
 @given(specs(), st.booleans(), st.integers(0, 1000))
-@bounded(6)
+@bounded(40)
 def test_triton(text: str, flag: bool, seed: int) -> None:
     compare(text, "triton", flag, seed)
 
@@ -96,7 +96,7 @@ def test_triton(text: str, flag: bool, seed: int) -> None:
 @pytest.mark.parametrize("backend", ["torch", "native", "triton"])
 def test_many(backend: str) -> None:
     @given(specs(), st.booleans(), st.integers(0, 1000))
-    @bounded(300)
+    @bounded(1000)
     def run(text: str, flag: bool, seed: int) -> None:
         compare(text, backend, flag, seed)
 

@@ -28,14 +28,14 @@ _strides_of: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
 class Guards:
     """What must not have changed since the plan was built; cheap to compare for thousands of tensors.
 
-    The size in bytes of a gradient or input stands for its dtype and length. Strides are compared unless all is contiguous:
-    `p.data = p.data.t()` keeps address and size. `entries` are functions that read one key of a
-    slot, each with what it gave for all slots.
+    The size in bytes of a gradient or input stands for its dtype and length. Strides count too, as `p.data = p.data.t()` keeps
+    address and size; None stands for those of contiguous parameters. `entries` are functions that read one key of a slot, each
+    with what it gave for all slots.
     """
 
     parameters: list[Tensor]
     pointers: list[int]
-    strides: list[tuple[int, ...]]
+    strides: list[tuple[int, ...]] | None
     sizes: Mapping[str, list[int]]
     slots: list[states.Slot]
     entries: Sequence[tuple[Callable[[states.Slot], Any], list[Any]]]
@@ -51,19 +51,29 @@ class Guards:
             read = itemgetter(key) if present == len(slots) else methodcaller("get", key)
             if present:
                 entries.append((read, column))
-        pointers, strides = list(map(Tensor.data_ptr, taking.parameters)), list(map(_strides_of, taking.parameters))
+        pointers = list(map(Tensor.data_ptr, taking.parameters))
+        strides = None if _contiguous(taking.parameters) else list(map(_strides_of, taking.parameters))
         return Guards(list(taking.parameters), pointers, strides, sizes, slots, entries)
 
-    def hold(self, taking: Participants, contiguous: bool) -> bool:
+    def hold(self, taking: Participants) -> bool:
         """Whether parameters, memories, sizes and state are the ones the plan was built for."""
         return (
             len(taking.parameters) == len(self.parameters)
             and all(map(is_, taking.parameters, self.parameters))
             and list(map(Tensor.data_ptr, taking.parameters)) == self.pointers
-            and (contiguous or list(map(_strides_of, taking.parameters)) == self.strides)
+            and self._strides_hold(taking.parameters)
             and all(list(map(_bytes_of, taking.varying[name])) == sizes for name, sizes in self.sizes.items())
             and all(all(map(is_, map(read, self.slots), column)) for read, column in self.entries)
         )
+
+    def _strides_hold(self, parameters: Sequence[Tensor]) -> bool:
+        if self.strides is None:
+            return _contiguous(parameters)
+        return list(map(_strides_of, parameters)) == self.strides
+
+
+def _contiguous(tensors: Sequence[Tensor]) -> bool:
+    return all(map(Tensor.is_contiguous, tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,7 @@ class Plan:
                 return False
             self.values = values
         try:
-            return self.guards is not None and self.guards.hold(taking, self.contiguous and taking.contiguous)
+            return self.guards is not None and self.guards.hold(taking)
         except KeyError:  # an entry of the state was deleted
             return False
 
@@ -178,7 +188,7 @@ def build(request: Request, edits: states.Edits) -> Plan:
     plan = Plan(
         procedure=procedure,
         thetas=thetas,
-        contiguous=all(map(Tensor.is_contiguous, thetas)),
+        contiguous=_contiguous(thetas),
         single=[place for place, theta in enumerate(thetas) if theta.numel() == 1],
         staged=staged,
         rows=[],

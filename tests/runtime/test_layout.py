@@ -162,9 +162,10 @@ def test_tensors_whose_memory_is_not_their_value_are_turned_down() -> None:
         SGD([nn.Parameter(torch.tensor([1j]).conj().imag)], lr=0.1)
 
 
+@pytest.mark.parametrize("assigned", [False, True], ids=["by autograd", "by hand"])
 @pytest.mark.parametrize("name", ["torch", "native"])
-def test_data_transposed_in_place_is_followed(name: str) -> None:
-    """Address and size stay as they were, the order of the elements does not."""
+def test_data_transposed_in_place_is_followed(name: str, assigned: bool) -> None:
+    """Address and size stay as they were, the order of the elements does not; gradients assigned by hand stay contiguous."""
     p, q = twins(parameters([(4, 4)])) + twins(parameters([(4, 4)]))
     ours, plain = SGD([p], lr=0.1, momentum=0.9, backend=name), torch.optim.SGD([q], lr=0.1, momentum=0.9)
     for step in range(6):
@@ -174,5 +175,7 @@ def test_data_transposed_in_place_is_followed(name: str) -> None:
             optimizer.zero_grad()
             torch.autograd.backward((x * torch.arange(16.0).reshape(4, 4)).sum())
             assert x.grad is not None and x.grad.stride() == x.stride()
+            if assigned:
+                x.grad = x.grad.contiguous()
             optimizer.step()
     torch.testing.assert_close(p, q)

@@ -1,8 +1,8 @@
 """Every shipped kernel, compiled ahead of time for every GPU target on a machine without one.
 
 Asserted of the unmasked loop: exactly the planned bytes per element, accesses of at least min(16, 4·itemsize) bytes a thread;
-of the whole kernel: no spills, no stack (but see `KEPT_IN_FLOAT64`), no shared memory, no atomics, at most 64 registers (96 where
-the maths has powers, and in float64).
+of the whole kernel: no spills, no stack (but see `KEPT_IN_FLOAT64`), no shared memory, no atomics, at most 64 registers (96
+where the maths has powers, and in float64).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ PROCESSES = min(8, os.cpu_count() or 1)
 """Compilers at work at once, each a process of its own."""
 MOST_REGISTERS, MOST_WITH_POWERS = 64, 96
 KEPT_IN_FLOAT64 = (8, 2)
-"""Bytes of stack and accesses to it. Some float64 kernels keep one value there on sm_90 (Rprop at 48 registers, so it is not for
-want of them; the cause is not known). All others keep none."""
+"""Bytes of stack and accesses to it. Some float64 kernels keep one value there on sm_90 (Rprop at 48 registers, so it is not
+for want of them; the cause is not known). All others keep none."""
 
 
 @dataclass(frozen=True, slots=True)

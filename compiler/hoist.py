@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from optc.compiler.describe import describe
-from optc.compiler.ir import InternalError, UpdateProcedure, expressions, reads, walk
+from optc.compiler.ir import InternalError, UpdateProcedure, expressions, reads, statements, walk
 from optc.compiler.plan import Flag, HostProgram
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.program import (
@@ -74,7 +74,7 @@ def _static_atoms(condition: Expression) -> Iterator[Expression]:
 
 def hoist(procedure: UpdateProcedure, program: Program, flags: tuple[Flag, ...]) -> Hoisted:
     """Split one procedure."""
-    coming = Counter(s.target.name for s in _all(procedure.body) if isinstance(s, Let | Store))
+    coming = Counter(s.target.name for s in statements(procedure.body) if isinstance(s, Let | Store))
     return _Hoister(procedure, program, flags, coming).run()
 
 
@@ -119,7 +119,7 @@ class _Hoister:
         yield from self.procedure.inputs
         yield from (f.name for f in self.flags)
         yield from self._given()
-        for statement in _all(self.procedure.body):
+        for statement in statements(self.procedure.body):
             if isinstance(statement, Let):
                 yield statement.target.name
 
@@ -159,7 +159,7 @@ class _Hoister:
         """Locals that some line gives a value per element; they live in the kernel throughout."""
         return {
             s.target.name
-            for s in _all(self.procedure.body)
+            for s in statements(self.procedure.body)
             if isinstance(s, Let) and s.target.role is Role.LOCAL and not s.value.type.host
         }
 
@@ -282,13 +282,5 @@ class _Hoister:
         raise InternalError(f"no value number for {expression!r}")
 
 
-def _all(body: tuple[Statement, ...]) -> Iterator[Statement]:
-    for statement in body:
-        yield statement
-        if isinstance(statement, Branch):
-            yield from _all(statement.then)
-            yield from _all(statement.otherwise)
-
-
 def _stores(name: str, statement: Statement) -> bool:
-    return any(isinstance(s, Store) and s.target.name == name for s in _all((statement,)))
+    return any(isinstance(s, Store) and s.target.name == name for s in statements((statement,)))

@@ -94,8 +94,3 @@ def expressions(body: tuple[Statement, ...]) -> Iterator[Expression]:
 def reads(expression: Expression) -> Iterator[Read]:
     """Every read in an expression."""
     return (e for e in walk(expression) if isinstance(e, Read))
-
-
-def same(left: Expression, right: Expression) -> bool:
-    """Structural equality (spans do not count)."""
-    return left == right

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+
+def all_contiguous(tensors: Iterable[Tensor]) -> bool:
+    """Whether every tensor is; quick for thousands of them. A sparse one never is."""
+    return all(map(Tensor.is_contiguous, tensors))
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from optc.runtime import checks
+from optc.runtime import checks, layout
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.schema import Procedure
 
@@ -91,7 +91,7 @@ def _checked(
     label: str,
 ) -> Participants:
     """Sparse tensors are never contiguous, so that one quick look at all of them finds everything that wants a closer one."""
-    contiguous = all(all(map(Tensor.is_contiguous, column)) for column in varying.values())
+    contiguous = all(map(layout.all_contiguous, varying.values()))
     if unusual or not contiguous:
         check(parameters, varying, group, label)
     return Participants(parameters, gradients, varying, contiguous)

@@ -52,7 +52,7 @@ class Guards:
             if present:
                 entries.append((read, column))
         pointers = list(map(Tensor.data_ptr, taking.parameters))
-        strides = None if _contiguous(taking.parameters) else list(map(_strides_of, taking.parameters))
+        strides = None if layout.all_contiguous(taking.parameters) else list(map(_strides_of, taking.parameters))
         return Guards(list(taking.parameters), pointers, strides, sizes, slots, entries)
 
     def hold(self, taking: Participants) -> bool:
@@ -68,12 +68,8 @@ class Guards:
 
     def _strides_hold(self, parameters: Sequence[Tensor]) -> bool:
         if self.strides is None:
-            return _contiguous(parameters)
+            return layout.all_contiguous(parameters)
         return list(map(_strides_of, parameters)) == self.strides
-
-
-def _contiguous(tensors: Sequence[Tensor]) -> bool:
-    return all(map(Tensor.is_contiguous, tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +184,7 @@ def build(request: Request, edits: states.Edits) -> Plan:
     plan = Plan(
         procedure=procedure,
         thetas=thetas,
-        contiguous=_contiguous(thetas),
+        contiguous=layout.all_contiguous(thetas),
         single=[place for place, theta in enumerate(thetas) if theta.numel() == 1],
         staged=staged,
         rows=[],

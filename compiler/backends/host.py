@@ -81,7 +81,7 @@ def emit_host(procedure: ProcedurePlan, plan: Plan) -> tuple[tuple[str, ...], tu
 
 
 def _annotation(argument: str, program: Program) -> str:
-    if argument.startswith("new_") and any(argument == f"new_{s.name}" for s in program.states):
+    if argument in {f"new_{state.name}" for state in program.states}:
         return "bool"
     for hyper in program.hypers:
         if argument in hyper.names:

@@ -30,6 +30,15 @@ TOLERANCE = 1e-9
 CATCHING = ("3x4x2 schedule", "11 zeros")
 SECTION = {"torch": "PyTorch", "native": "native", "triton": "Triton", "host": "on the host, once per step, in float64"}
 
+
+def wrong_signs(comment: str) -> dict[str, tuple[str, str]]:
+    """A sum for a difference and the reverse, in a line of the spec: one that `comment` and its number close."""
+    return {
+        "minus for plus": (rf"(?<=[\w)]) \+ (?=[\w(].*{comment})", " - "),
+        "plus for minus": (rf"(?<=[\w)]) - (?=[\w(].*{comment})", " + "),
+    }
+
+
 KINDS: dict[str, dict[str, tuple[str, str]]] = {
     "torch": {
         "lost in-place": (r"(\w+)\.mul_\((\w+)\)\.add", r"\1.mul(\2).add"),
@@ -47,8 +56,7 @@ KINDS: dict[str, dict[str, tuple[str, str]]] = {
         "lost store": (r"^    (m|v|h|b|s|ax)\.(mul_|copy_).*$", "    pass"),
     },
     "native": {
-        "minus for plus": (r"(?<=[\w)]) \+ (?=[\w(].*//)", " - "),
-        "plus for minus": (r"(?<=[\w)]) - (?=[\w(].*//)", " + "),
+        **wrong_signs("//"),
         "lost sqrt": (r"\bsqrt\(", "("),
         "lost square": (r"\bsquare\(", "("),
         "min for max": (r"= max\(", "= min("),
@@ -61,8 +69,7 @@ KINDS: dict[str, dict[str, tuple[str, str]]] = {
         "inverted flag": (r"        if \((?!!)(\w+)\) \{", r"        if (!\1) {"),
     },
     "triton": {
-        "minus for plus": (r"(?<=[\w)]) \+ (?=[\w(].*#)", " - "),
-        "plus for minus": (r"(?<=[\w)]) - (?=[\w(].*#)", " + "),
+        **wrong_signs("#"),
         "lost sqrt": (r"\bsqrt\(", "("),
         "lost square": (r"\bsquare\(", "("),
         "lost store": (r"^    tl\.store\(m_at, m, mask\)$", "    pass"),
@@ -70,8 +77,7 @@ KINDS: dict[str, dict[str, tuple[str, str]]] = {
         "wrong scalar": (r", scalars, 1, ", ", scalars, 0, "),
     },
     "host": {
-        "minus for plus": (r"(?<=[\w)]) \+ (?=[\w(].*#)", " - "),
-        "plus for minus": (r"(?<=[\w)]) - (?=[\w(].*#)", " + "),
+        **wrong_signs("#"),
         "lost power of t": (r"ieee\.pow\((\w+), t\)", r"\1"),
         "lost sqrt": (r"ieee\.sqrt\(", "("),
         "step behind": (r"ieee\.pow\((\w+), t\)", r"ieee.pow(\1, t - 1.0)"),

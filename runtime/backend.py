@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from optc.runtime.columns import Columns
 from optc.runtime.schema import Kernel
 
 
@@ -36,16 +37,16 @@ class Launcher(Protocol):
 
     def launch(
         self,
-        varying: Mapping[str, Sequence[Tensor]],
+        varying: Columns,
         scalars: Sequence[float],
         flags: Sequence[bool],
         gradient_factor: float,
     ) -> None:
         """Run the kernel once over every parameter of the batch.
 
-        `varying` holds the gradients (`g`) and inputs of this step, lists parallel to the parameters, on the same device,
-        dense, with θ's strides. `scalars` and `flags` are in the order of `kernel.scalars` and `kernel.host_flags`.
-        `gradient_factor` multiplies g as it is read.
+        `varying` holds the gradients (`g`) and inputs of this step, columns parallel to the parameters, on the same device,
+        dense, with θ's strides; `columns.addresses` says where they lie without making tensors of them. `scalars` and `flags`
+        are in the order of `kernel.scalars` and `kernel.host_flags`. `gradient_factor` multiplies g as it is read.
         """
 
 

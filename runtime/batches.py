@@ -8,16 +8,15 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from optc.runtime.backend import Backend, Launcher, Residents
+from optc.runtime.columns import Columns, chosen
 from optc.runtime.rows import Outcome, same_launch
 from optc.runtime.schema import Kernel, Procedure
+from optc.runtime.survey import Written
 
 Prepare: TypeAlias = Callable[[Sequence[Kernel], Sequence[Residents], torch.device], tuple[Backend, list[Launcher]]]
 """`choose.prepare` with the choice filled in."""
-
-Columns: TypeAlias = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,36 +31,39 @@ class Members:
     gradient_dtype: torch.dtype
     variant: Mapping[str, bool]
     choices: Mapping[str, str]
-    tensors: Columns
+    tensors: Mapping[str, Sequence[Tensor]]
 
-    def residents(self, kernels: Sequence[Kernel], chosen: Sequence[int]) -> list[Residents]:
-        """What each kernel keeps of the chosen members (places in `positions`)."""
+    def residents(self, kernels: Sequence[Kernel], places: Sequence[int]) -> list[Residents]:
+        """What each kernel keeps of some members (places in `positions`)."""
         found = []
         for kernel in kernels:
             names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.name in self.tensors]
-            columns = {name: [self.tensors[name][i] for i in chosen] for name in names}
+            columns = {name: [self.tensors[name][i] for i in places] for name in names}
             found.append(Residents(columns, self.gradient_dtype, self.variant))
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Kernels bound to the members of a batch that share their scalars. `pick` is None where these are all of the plan."""
+    """Kernels bound to the members of a batch that share their scalars. `pick` is None where these are all of the plan.
+
+    `written` are the parameters that they change behind autograd's back, if any.
+    """
 
     launchers: tuple[Launcher, ...]
     picks: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
     pick: tuple[int, ...] | None
-    written: tuple[Tensor, ...]
+    written: Written | None
 
     def launch(self, outcome: Outcome, varying: Columns, factor: float) -> None:
         """Runs the kernels in order."""
         scalars, flags, _ = outcome
         if self.pick is not None:
-            varying = {name: [column[i] for i in self.pick] for name, column in varying.items()}
+            varying = {name: chosen(column, self.pick) for name, column in varying.items()}
         for launcher, (of_scalars, of_flags) in zip(self.launchers, self.picks, strict=True):
             launcher.launch(varying, [scalars[i] for i in of_scalars], [flags[i] for i in of_flags], factor)
-        if self.written:
-            increment_version(self.written)
+        if self.written is not None:
+            self.written.note()
 
 
 _MOST_KEPT = 64
@@ -100,16 +102,17 @@ class Batch:
         return bound
 
     def _prepared(self, rows: tuple[int, ...]) -> Bound:
-        chosen = sorted(place for row in rows for place in self.parts[row])
+        places = sorted(place for row in rows for place in self.parts[row])
         kernels = self.procedure.kernels
-        residents = self.members.residents(kernels, chosen)
+        residents = self.members.residents(kernels, places)
         backend, launchers = self.prepare(kernels, residents, self.members.device)
         of_scalar = {name: i for i, name in enumerate(self.procedure.scalars)}
         of_flag = {name: i for i, name in enumerate(self.procedure.flags)}
         picks = tuple((tuple(of_scalar[n] for n in k.scalars), tuple(of_flag[n] for n in k.host_flags)) for k in kernels)
-        pick = tuple(self.members.positions[place] for place in chosen)
+        pick = tuple(self.members.positions[place] for place in places)
         # PyTorch counts its own in-place writes; for raw pointers autograd must be told that θ changed.
-        written = () if backend.name == "torch" or not writes_theta(self.procedure) else residents_theta(residents)
+        silent = backend.name != "torch" and writes_theta(self.procedure)
+        written = Written(residents_theta(residents)) if silent else None
         return Bound(tuple(launchers), picks, None if pick == tuple(range(self.total)) else pick, written)
 
 

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from optc.runtime import state as states
 from optc.runtime.backend import Residents
-from optc.runtime.batches import Columns, Members, residents_theta, writes_theta
+from optc.runtime.batches import Members, residents_theta, writes_theta
 from optc.runtime.choose import Choice, prepare_capturable
+from optc.runtime.columns import Columns, chosen
 from optc.runtime.hypers import Values
 from optc.runtime.schema import Procedure, Schema
+from optc.runtime.survey import Written
 
 
 @dataclass(slots=True)
@@ -26,7 +28,7 @@ class DeviceBatch:
     names: tuple[str, ...]
     hypers: Tensor
     pick: tuple[int, ...]
-    written: tuple[Tensor, ...]
+    written: Written | None
     _filled: tuple[float, ...] = ()
 
     def ready(self, values: Values) -> None:
@@ -46,9 +48,10 @@ class DeviceBatch:
         for name, tensor in tensors.items():
             if name in self.names:
                 self.hypers[self.names.index(name)].copy_(tensor.reshape(()), non_blocking=True)
-        columns = {name: [column[i] for i in self.pick] for name, column in varying.items()}
+        columns = {name: chosen(column, self.pick) for name, column in varying.items()}
         self.launcher.launch(columns, self.hypers, factor, found_inf)
-        torch.autograd.graph.increment_version(self.written)
+        if self.written is not None:
+            self.written.note()
 
 
 def _as_number(value: object) -> float:
@@ -73,7 +76,7 @@ def bind(
     every = members.residents(procedure.kernels, range(len(own)))
     union = Residents({k: v for r in every for k, v in r.tensors.items()}, members.gradient_dtype, members.variant)
     hypers = torch.zeros(len(names), dtype=torch.float64, device=members.device)
-    written = residents_theta(every) if writes_theta(procedure) else ()
+    written = Written(residents_theta(every)) if writes_theta(procedure) else None
     launcher = prepare(procedure, names, union, counters, carried, members.choices)
     return DeviceBatch(launcher, names, hypers, members.positions, written)
 

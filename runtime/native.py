@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from optc.runtime.backend import Backend, BackendUnavailable, Launcher, Residents, arithmetic_dtype
+from optc.runtime.columns import Columns, addresses
 from optc.runtime.native_build import load_kernel
 from optc.runtime.schema import Kernel
 
@@ -77,8 +77,6 @@ class _Threads:
 
 _THREADS = _Threads()
 
-_address = torch.Tensor.data_ptr
-
 
 class _NativeLauncher:
     """One kernel, one batch. The rows of θ and states are filled once, those of gradients and inputs at every launch."""
@@ -137,7 +135,7 @@ class _NativeLauncher:
 
     def launch(
         self,
-        varying: Mapping[str, Sequence[Tensor]],
+        varying: Columns,
         scalars: Sequence[float],
         flags: Sequence[bool],
         gradient_factor: float,
@@ -150,7 +148,8 @@ class _NativeLauncher:
                 self._input_dtype = varying[name][0].dtype
                 self._run = self._load()
         for name, place in self._varying:
-            self._table[place] = array("q", list(map(_address, varying[name])))
+            found = addresses(varying[name])
+            self._table[place] = found if isinstance(found, array) else array("q", found)
         self._scalars[:] = array("d", scalars)
         self._flags[:] = array("B", flags)
         table, tensor, offset, begin, scalar_values, flag_values = self._addresses

@@ -63,7 +63,14 @@ def load_kernel(text: str, macros: Mapping[str, str]) -> Callable[..., None]:
 
     `macros` are those that the prelude lists, without OPTC_KEY. Raises `BackendUnavailable` where it cannot be built.
     """
-    outcome = _load_once(text, tuple(sorted(macros.items())))
+    entry: Callable[..., None] = load_library(prelude() + text, macros).optc_run
+    entry.argtypes, entry.restype = _ARGUMENTS, None  # type: ignore[attr-defined]
+    return entry
+
+
+def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
+    """The library of a text that exports `const char optc_key[65] = OPTC_KEY`; built, and raises, as `load_kernel` says."""
+    outcome = _load_once(source, tuple(sorted(macros.items())))
     if isinstance(outcome, str):
         raise BackendUnavailable(outcome)
     return outcome
@@ -76,24 +83,25 @@ def prelude() -> str:
 
 
 @functools.cache
-def _load_once(text: str, macros: tuple[tuple[str, str], ...]) -> Callable[..., None] | str:
-    """The function, or why there is none: a failure is not tried again in this process."""
+def _load_once(source: str, macros: tuple[tuple[str, str], ...]) -> ctypes.CDLL | str:
+    """The library, or why there is none: a failure is not tried again in this process."""
     try:
-        return _load(prelude() + text, macros)
+        return _load(source, macros)
     except BackendUnavailable as error:
         return str(error)
 
 
-def _load(source: str, macros: Sequence[tuple[str, str]]) -> Callable[..., None]:
+def _load(source: str, macros: Sequence[tuple[str, str]]) -> ctypes.CDLL:
     compiler = find_compiler()
     attempts = _attempts(compiler, source, macros)
-    directory: Path | None = cache_directory()
+    directory: Path | None = None
     try:
+        directory = cache_directory()
         for key, _ in attempts:
-            library = read_entry(cache_directory(), key)
-            function = None if library is None else _open(library, key)
-            if function is not None:
-                return function
+            library = read_entry(directory, key)
+            loaded = None if library is None else _open(library, key)
+            if loaded is not None:
+                return loaded
     except CacheUnusable as error:
         directory = None
         _notice(str(error))
@@ -103,10 +111,10 @@ def _load(source: str, macros: Sequence[tuple[str, str]]) -> Callable[..., None]
             write_entry(directory, key, library)
         except CacheUnusable as error:
             _notice(str(error))
-    function = _open(library, key)
-    if function is None:
+    loaded = _open(library, key)
+    if loaded is None:
         raise BackendUnavailable("the compiled kernel cannot be loaded; is the compiler's runtime library (libgomp) installed?")
-    return function
+    return loaded
 
 
 # --- the compiler -------------------------------------------------------------------------------------------------------------
@@ -217,20 +225,16 @@ def _head(text: str) -> str:
 # --- loading ------------------------------------------------------------------------------------------------------------------
 
 
-def _open(library: bytes, key: str) -> Callable[..., None] | None:
-    """The entry point of a library given as bytes, or None where it does not load or is not the one asked for."""
+def _open(library: bytes, key: str) -> ctypes.CDLL | None:
+    """A library given as bytes, or None where it does not load or is not the one asked for."""
     for place in (_in_memory, _in_file):
         try:
             loaded = place(library)
             # the loader knows libraries by name: be sure that this is not one loaded earlier under the same name
-            if (ctypes.c_char * len(key)).in_dll(loaded, "optc_key").raw != key.encode():
-                continue
-            entry = loaded.optc_run
-        except (OSError, AttributeError, ValueError):
+            if (ctypes.c_char * len(key)).in_dll(loaded, "optc_key").raw == key.encode():
+                return loaded
+        except (OSError, ValueError):
             continue
-        entry.argtypes = _ARGUMENTS
-        entry.restype = None
-        return entry
     return None
 
 

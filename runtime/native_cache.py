@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
-
 _DIGEST = 64  # hexadecimal digits at the end of an entry
 _STALE = 3600.0  # seconds after which a temporary file was left by a process that died
 
@@ -32,9 +30,15 @@ class CacheUnusable(Exception):
 
 
 def cache_directory() -> Path:
-    """`$OPTC_CACHE_DIR`, or a place of its own in the user's cache directory."""
+    """`$OPTC_CACHE_DIR`, or a place of its own in the user's cache directory. Raises `CacheUnusable` where neither is known."""
     chosen = os.environ.get("OPTC_CACHE_DIR")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("optc")) / "native"
+    if chosen:
+        return Path(chosen)
+    try:
+        import platformdirs
+    except ImportError as error:  # generated code runs on bare machines, where it was only copied to
+        raise CacheUnusable(f"no directory is known for compiled kernels ({error})") from error
+    return Path(platformdirs.user_cache_dir("optc")) / "native"
 
 
 def read_entry(directory: Path, key: str) -> bytes | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from operator import is_
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -15,6 +14,7 @@ from optc.runtime import amp, checkpoint, checks, choose, hypers, participants, 
 from optc.runtime import state as states
 from optc.runtime.participants import Given, Participants
 from optc.runtime.schema import Procedure, Schema
+from optc.runtime.watched import State
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -36,7 +36,7 @@ class Optimizer(torch.optim.Optimizer):
 
     _plans: dict[int, dict[str, plans.Plan]]
     _readers: list[hypers.Reader]
-    _known: list[states.Slot]
+    _settled: int
     _skipped: bool | Tensor
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -66,6 +66,7 @@ class Optimizer(torch.optim.Optimizer):
         if amp:
             self._step_supports_amp_scaling = True
         super().__init__(params, {**defaults, "maximize": maximize, "capturable": capturable})
+        self.state = State()
 
     # --- groups --------------------------------------------------------------------------------------------------------------
 
@@ -111,14 +112,39 @@ class Optimizer(torch.optim.Optimizer):
         """Validates everything, then builds and compiles what is missing, then updates."""
         procedure = self.schema.procedure(name)
         scaling = amp.read(self) if self._scales else amp.Scaling()
-        taking = self._participants(procedure, inputs)
         on_device = [self._counts_on_device(group) for group in self.param_groups]
         self._readers += [hypers.Reader(self.schema) for _ in self.param_groups[len(self._readers) :]]
         values = [r.read(g, d) for r, g, d in zip(self._readers, self.param_groups, on_device, strict=False)]
         hypers.require_shared(self.schema, values)
-        if not self._state_is_known():
+        if not isinstance(self.state, State):
+            self.state = State(self.state)
+        if self.state.changes.count != self._settled:
             self._plans.clear()
-        ready = [plan is not None and plan.valid(t, v) for plan, t, v in zip(self._present(name), taking, values, strict=True)]
+        present = self._present(name)
+        try:
+            self._update(procedure, inputs, scaling, on_device, values, present)
+        finally:
+            for plan in present:
+                if plan is not None:
+                    plan.release()
+
+    def _update(
+        self,
+        procedure: Procedure,
+        inputs: Mapping[str, Given] | None,
+        scaling: amp.Scaling,
+        on_device: Sequence[bool],
+        values: Sequence[hypers.Values],
+        present: Sequence[plans.Plan | None],
+    ) -> None:
+        """`present` are the groups' plans from earlier steps, as far as there are any."""
+        name = procedure.name
+        finders = self._finders(procedure, inputs)
+        taking, ready = [], []
+        for group, plan, read, find in zip(self.param_groups, present, values, finders, strict=True):
+            found, valid = (find(), False) if plan is None else plan.look(group["params"], read, find)
+            taking.append(found)
+            ready.append(valid)
         for index, group in enumerate(self.param_groups):
             if not ready[index]:
                 participants.check(taking[index].parameters, taking[index].varying, group, f"group {index}")
@@ -149,14 +175,15 @@ class Optimizer(torch.optim.Optimizer):
             if name in built and built[name].once:
                 del built[name]
         if not all(ready):
-            self._known = list(self.state.values())
+            self._settled = self._watched_changes()
 
-    def _participants(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Participants]:
-        groups = self.param_groups
+    def _finders(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Callable[[], Participants]]:
+        """For each group a function that looks who takes part."""
+        groups = [(group, f"group {index}") for index, group in enumerate(self.param_groups)]
         if inputs is None:
-            return [participants.of_step(group, f"group {index}") for index, group in enumerate(groups)]
-        given = {name: participants.by_parameter(name, tensors, groups) for name, tensors in inputs.items()}
-        return [participants.of_entry(procedure, group, given, f"group {index}") for index, group in enumerate(groups)]
+            return [functools.partial(participants.of_step, group, label) for group, label in groups]
+        given = {name: participants.by_parameter(name, tensors, self.param_groups) for name, tensors in inputs.items()}
+        return [functools.partial(participants.of_entry, procedure, group, given, label) for group, label in groups]
 
     def _present(self, name: str) -> list[plans.Plan | None]:
         return [self._plans.get(index, {}).get(name) for index in range(len(self.param_groups))]
@@ -220,7 +247,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._forget()
-        super().__setstate__(state)
+        super().__setstate__({**state, "state": State(state["state"])} if "state" in state else state)
         for group in self.param_groups:
             for key in (*[hyper.key for hyper in self.schema.hypers], "maximize", "capturable"):
                 group.setdefault(key, self.defaults[key])
@@ -229,12 +256,12 @@ class Optimizer(torch.optim.Optimizer):
         """Drops what is derived from groups and state."""
         self._plans = {}
         self._readers = []
-        self._known = []
+        self._settled = -1
         self._skipped = False
 
-    def _state_is_known(self) -> bool:
-        """Whether each parameter's state is the dict that the last step left; plans look after what is in it."""
-        return len(self.state) == len(self._known) and all(map(is_, self.state.values(), self._known))
+    def _watched_changes(self) -> int:
+        """How many changes the state must still have seen at the next step; -1 if it has dicts that do not count."""
+        return self.state.changes.count if isinstance(self.state, State) and self.state.watched else -1
 
 
 def _bare(origin: type[Optimizer] | str) -> Optimizer:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optc.runtime import checks, layout
 from optc.runtime.backend import arithmetic_dtype
+from optc.runtime.columns import Columns
 from optc.runtime.schema import Procedure
 
 _grad_of: Callable[[Tensor], Tensor | None] = attrgetter("grad")
@@ -24,15 +25,15 @@ _USUAL = checks.PLAIN | {NoneType}
 
 @dataclass(frozen=True, slots=True)
 class Participants:
-    """Parallel lists. `varying` has the gradients, as `g`, where the procedure reads them, and its inputs.
+    """Parallel columns. `varying` has the gradients, as `g`, where the procedure reads them, and its inputs.
 
-    `contiguous`: everything in `varying` is.
+    `contiguous`: everything in `varying` is. `arranged`: everything in it has the memory order of its parameter.
     """
 
     parameters: Sequence[Tensor]
-    gradients: Sequence[Tensor | None]
-    varying: Mapping[str, Sequence[Tensor]]
+    varying: Columns
     contiguous: bool
+    arranged: bool = False
 
 
 def of_step(group: Mapping[str, Any], label: str) -> Participants:
@@ -44,7 +45,7 @@ def of_step(group: Mapping[str, Any], label: str) -> Participants:
         parameters = [p for p, g in zip(parameters, found, strict=True) if g is not None]
     gradients = [g for g in found if g is not None] if NoneType in classes else found
     unusual = not classes <= _USUAL
-    return _checked(parameters, gradients, {"g": gradients}, unusual, group, label)
+    return _checked(parameters, {"g": gradients}, unusual, group, label)
 
 
 def of_entry(
@@ -54,11 +55,10 @@ def of_entry(
     reads_g = any(stream.role == "gradient" for kernel in procedure.kernels for stream in kernel.streams)
     complete = [p for p in group["params"] if all(p in given for given in inputs.values())]
     parameters = [p for p in complete if p.grad is not None] if reads_g else complete
-    gradients = [p.grad for p in parameters]
     varying = {name: [_input(p, given[p]) for p in parameters] for name, given in inputs.items()}
     if reads_g:
-        varying["g"] = [g for g in gradients if g is not None]
-    return _checked(parameters, gradients, varying, True, group, label)
+        varying["g"] = [p.grad for p in parameters if p.grad is not None]
+    return _checked(parameters, varying, True, group, label)
 
 
 def by_parameter(name: str, given: Given, groups: Sequence[Mapping[str, Any]]) -> dict[Tensor, Tensor]:
@@ -84,7 +84,6 @@ def _input(p: Tensor, x: Tensor) -> Tensor:
 
 def _checked(
     parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor | None],
     varying: Mapping[str, Sequence[Any]],
     unusual: bool,
     group: Mapping[str, Any],
@@ -94,10 +93,10 @@ def _checked(
     contiguous = all(map(layout.all_contiguous, varying.values()))
     if unusual or not contiguous:
         check(parameters, varying, group, label)
-    return Participants(parameters, gradients, varying, contiguous)
+    return Participants(parameters, varying, contiguous)
 
 
-def check(parameters: Sequence[Tensor], varying: Mapping[str, Sequence[Tensor]], group: Mapping[str, Any], label: str) -> None:
+def check(parameters: Sequence[Tensor], varying: Columns, group: Mapping[str, Any], label: str) -> None:
     """The thorough look: raises ValueError or TypeError that names the parameter."""
     for index, p in enumerate(parameters):
         try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, is_, itemgetter, methodcaller
-from typing import Any
+from operator import attrgetter, is_
 
 import torch
 from torch import Tensor
@@ -16,9 +15,11 @@ from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.batches import Batch, Members, Prepare
 from optc.runtime.capturable import DeviceBatch, bind
 from optc.runtime.choose import Choice
+from optc.runtime.columns import Column
 from optc.runtime.hypers import Values, holds
 from optc.runtime.participants import Participants
 from optc.runtime.schema import Condition, Procedure, Schema
+from optc.runtime.survey import Survey
 
 _bytes_of: Callable[[Tensor], int] = attrgetter("nbytes")
 _strides_of: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
@@ -26,44 +27,33 @@ _strides_of: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """What must not have changed since the plan was built; cheap to compare for thousands of tensors.
+    """What must not have changed since the plan was built, where Python has to look: cheap passes over thousands of tensors.
 
     The size in bytes of a gradient or input stands for its dtype and length. Strides count too, as `p.data = p.data.t()` keeps
-    address and size; None stands for those of contiguous parameters. `entries` are functions that read one key of a slot, each
-    with what it gave for all slots.
+    address and size; None stands for those of contiguous parameters.
     """
 
     parameters: list[Tensor]
     pointers: list[int]
     strides: list[tuple[int, ...]] | None
     sizes: Mapping[str, list[int]]
-    slots: list[states.Slot]
-    entries: Sequence[tuple[Callable[[states.Slot], Any], list[Any]]]
 
     @staticmethod
-    def of(taking: Participants, slots: list[states.Slot], keys: Sequence[str]) -> Guards:
+    def of(taking: Participants) -> Guards:
         """The present ones."""
         sizes = {name: list(map(_bytes_of, column)) for name, column in taking.varying.items()}
-        entries = []
-        for key in keys:
-            column = [slot.get(key) for slot in slots]
-            present = sum(entry is not None for entry in column)
-            read = itemgetter(key) if present == len(slots) else methodcaller("get", key)
-            if present:
-                entries.append((read, column))
         pointers = list(map(Tensor.data_ptr, taking.parameters))
         strides = None if layout.all_contiguous(taking.parameters) else list(map(_strides_of, taking.parameters))
-        return Guards(list(taking.parameters), pointers, strides, sizes, slots, entries)
+        return Guards(list(taking.parameters), pointers, strides, sizes)
 
     def hold(self, taking: Participants) -> bool:
-        """Whether parameters, memories, sizes and state are the ones the plan was built for."""
+        """Whether parameters, memories and sizes are the ones the plan was built for."""
         return (
             len(taking.parameters) == len(self.parameters)
             and all(map(is_, taking.parameters, self.parameters))
             and list(map(Tensor.data_ptr, taking.parameters)) == self.pointers
             and self._strides_hold(taking.parameters)
             and all(list(map(_bytes_of, taking.varying[name])) == sizes for name, sizes in self.sizes.items())
-            and all(all(map(is_, map(read, self.slots), column)) for read, column in self.entries)
         )
 
     def _strides_hold(self, parameters: Sequence[Tensor]) -> bool:
@@ -93,10 +83,11 @@ class Request:
 class Plan:
     """`once`: some states were created, and the host program asks about that, so that the plan is for this step only.
 
-    `single` are the places of the parameters with one element.
+    `parameters` take part; `single` are the places of those with one element. `survey` looks where it can, else `guards`.
     """
 
     procedure: Procedure
+    parameters: Sequence[Tensor]
     thetas: list[Tensor]
     contiguous: bool
     single: list[int]
@@ -108,18 +99,27 @@ class Plan:
     static: object
     once: bool
     values: Values
-    guards: Guards | None = None
+    guards: Guards
+    survey: Survey | None
 
-    def valid(self, taking: Participants, values: Values) -> bool:
-        """Whether the plan can run this step as it is."""
-        if values is not self.values:
-            if self.statics(values) != self.static:
-                return False
+    def look(self, group: Sequence[Tensor], values: Values, find: Callable[[], Participants]) -> tuple[Participants, bool]:
+        """Who takes part in this step, and whether the plan can run it as it is. `find` looks in Python.
+
+        Gradients found by the survey stay alive until `release`.
+        """
+        fits = values is self.values or self.statics(values) == self.static
+        if fits:
             self.values = values
-        try:
-            return self.guards is not None and self.guards.hold(taking)
-        except KeyError:  # an entry of the state was deleted
-            return False
+        gradients = self.survey.look(group) if fits and self.survey is not None else None
+        if gradients is not None:
+            return Participants(self.parameters, {"g": gradients}, contiguous=False, arranged=True), True
+        taking = find()
+        return taking, fits and self.guards.hold(taking)
+
+    def release(self) -> None:
+        """Lets go of gradients."""
+        if self.survey is not None:
+            self.survey.release()
 
     def ready(
         self, taking: Participants, factor: float | Tensor, found_inf: Tensor | None, tensors: Mapping[str, Tensor]
@@ -129,7 +129,7 @@ class Plan:
         `tensors` are the hypers that live on the device.
         """
         varying = taking.varying
-        if not (self.contiguous and taking.contiguous):
+        if not taking.arranged and not (self.contiguous and taking.contiguous):
             varying = {name: self._arranged(column) for name, column in varying.items()}
         varying = {name: self._resolved(column) for name, column in varying.items()}
         outcomes = [row.evaluate(self.procedure, self.values) for row in self.rows]
@@ -151,11 +151,11 @@ class Plan:
 
         return update
 
-    def _arranged(self, column: Sequence[Tensor]) -> list[Tensor]:
+    def _arranged(self, column: Column) -> list[Tensor]:
         """Gradients or inputs in the memory order of their parameters; copies only what is not."""
         return [layout.arranged(x, theta, x.dtype) for x, theta in zip(column, self.thetas, strict=True)]
 
-    def _resolved(self, column: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _resolved(self, column: Column) -> Column:
         """Autograd may hand out the conjugate's imaginary part, a view that negates what lies in memory.
 
         With more than one element such a view has gaps, and `_arranged` copies it; with one it passes for contiguous.
@@ -170,19 +170,21 @@ def build(request: Request, edits: states.Edits) -> Plan:
     wanted = states.needed(schema, procedure)
     staged: list[tuple[Tensor, Tensor]] = []
     thetas, created = [], []
-    for index, p in enumerate(taking.parameters):
+    for p in taking.parameters:
         theta = p.detach()
         if not layout.is_dense(p):
             theta = torch.empty_like(p, memory_format=torch.contiguous_format, requires_grad=False).copy_(p)
             staged.append((p, theta))
         thetas.append(theta)
-        gradient = _Gradient(taking.gradients[index], arithmetic_dtype(theta.dtype), request.factor)
+        gradient = _Gradient(p.grad, arithmetic_dtype(theta.dtype), request.factor)
         created.append(states.prepare(edits, wanted, values, p, theta, gradient))
     once = any(created) and bool(rows.news_read(schema, procedure))
     statics = _statics(schema, taking.parameters)
     members = _members(request, thetas, edits.states)
+    surveyable = procedure.name == "step" and not once and not staged
     plan = Plan(
         procedure=procedure,
+        parameters=taking.parameters,
         thetas=thetas,
         contiguous=layout.all_contiguous(thetas),
         single=[place for place, theta in enumerate(thetas) if theta.numel() == 1],
@@ -194,6 +196,8 @@ def build(request: Request, edits: states.Edits) -> Plan:
         static=statics(values),
         once=once,
         values=values,
+        guards=Guards.of(taking),
+        survey=Survey.of(request.group, taking.parameters) if surveyable else None,
     )
     if request.counting is not None and not once:
         plan.device_batches = [bind(request.counting, schema, procedure, m, taking.parameters, edits) for m in members]
@@ -205,8 +209,6 @@ def build(request: Request, edits: states.Edits) -> Plan:
             for place, position in enumerate(m.positions):
                 parts.setdefault(row_of[position], []).append(place)
             plan.batches.append(Batch(procedure, m, parts, request.prepare, len(thetas)))
-    slots = [edits.states[p] for p in taking.parameters]
-    plan.guards = Guards.of(taking, slots, [states.STEP, *(state.key for state in wanted)])
     return plan
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from optc.runtime.backend import Launcher, Residents, arithmetic_dtype
+from optc.runtime.columns import Columns
 from optc.runtime.schema import Kernel
 
 
@@ -21,7 +22,7 @@ class TorchLauncher:
 
     def launch(
         self,
-        varying: Mapping[str, Sequence[Tensor]],
+        varying: Columns,
         scalars: Sequence[float],
         flags: Sequence[bool],
         gradient_factor: float,

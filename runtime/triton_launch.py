@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from optc.runtime.backend import BackendUnavailable, Residents, arithmetic_dtype
+from optc.runtime.columns import Columns
 from optc.runtime.schema import Kernel, Procedure
 from optc.runtime.triton_kernel import LazyKernel
 from optc.runtime.triton_tables import ALIGNMENT, Chunks, VaryingTable, capturing, resident_table, upload
@@ -70,9 +71,7 @@ class TritonLauncher:
     varying: VaryingTable
     chunks: Chunks
 
-    def launch(
-        self, varying: Mapping[str, Sequence[Tensor]], scalars: Sequence[float], flags: Sequence[bool], gradient_factor: float
-    ) -> None:
+    def launch(self, varying: Columns, scalars: Sequence[float], flags: Sequence[bool], gradient_factor: float) -> None:
         """See `optc.runtime.backend.Launcher`. float64 scalars travel through memory, as Triton's arguments are float32."""
         if self.real != torch.float64:
             self.run(varying, gradient_factor, None, None, 1, scalars, flags)
@@ -83,7 +82,7 @@ class TritonLauncher:
 
     def run(
         self,
-        varying: Mapping[str, Sequence[Tensor]],
+        varying: Columns,
         gradient_factor: float | Tensor,
         found_inf: Tensor | None,
         memory: Tensor | None,
@@ -140,7 +139,7 @@ class CapturableLauncher:
 
     def launch(
         self,
-        varying: Mapping[str, Sequence[Tensor]],
+        varying: Columns,
         hypers: Tensor,
         gradient_factor: float | Tensor,
         found_inf: Tensor | None,

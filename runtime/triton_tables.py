@@ -7,11 +7,14 @@ it changed, from a pinned buffer of its own: the device may read it long after t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from optc.runtime.columns import Column, addresses
 
 ALIGNMENT = 16
 """Bytes; a tensor takes the unmasked path if the addresses of all its streams are multiples of it."""
@@ -84,7 +87,7 @@ class VaryingTable:
     aligned: Tensor
     columns: int
     device: torch.device
-    _pointers: list[list[int]] | None = None
+    _pointers: list[Sequence[int]] | None = None
     _table: Tensor | None = None
     _spare: Tensor | None = None
     _recorded: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -92,19 +95,19 @@ class VaryingTable:
     def __post_init__(self) -> None:
         self._spare = self._pinned()
 
-    def of(self, columns: Sequence[Sequence[Tensor]]) -> Tensor:
+    def of(self, columns: Sequence[Column]) -> Tensor:
         """The table for these tensors on the device; uploaded again only if one of them moved."""
-        pointers = [[tensor.data_ptr() for tensor in column] for column in columns]
+        pointers = [addresses(column) for column in columns]
         if capturing(self.device):
             return self._record(pointers)
         if self._table is None:
             self._table = torch.empty(len(self.aligned), self.columns + 1, dtype=torch.int64, device=self.device)
         if pointers != self._pointers:
             self._table.copy_(self._fill(self._pinned(), pointers), non_blocking=True)
-            self._pointers = pointers
+            self._pointers = [copy(column) for column in pointers]
         return self._table
 
-    def _record(self, pointers: list[list[int]]) -> Tensor:
+    def _record(self, pointers: Sequence[Sequence[int]]) -> Tensor:
         """A graph copies from the same buffers at every replay: they are its own, and are kept as long as this table."""
         staging = self._spare if self._spare is not None else self._pinned()
         self._spare = None
@@ -117,7 +120,7 @@ class VaryingTable:
         shape = len(self.aligned), self.columns + 1
         return torch.empty(shape, dtype=torch.int64, pin_memory=self.device.type != "cpu")
 
-    def _fill(self, staging: Tensor, pointers: list[list[int]]) -> Tensor:
+    def _fill(self, staging: Tensor, pointers: Sequence[Sequence[int]]) -> Tensor:
         rows = staging.numpy()
         for index, column in enumerate(pointers):
             rows[:, index] = column

@@ -249,6 +249,17 @@ def test_it_works_for_a_user_without_a_home_or_a_place_to_write(
 # --- several processes, and killed ones ------------------------------------------------------------------------------------
 
 
+def test_it_works_where_no_package_knows_the_users_directories(
+    cache: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPTC_CACHE_DIR")
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    native_build._notice.cache_clear()
+    with pytest.warns(UserWarning, match="no directory is known .* Set OPTC_CACHE_DIR"):
+        works()
+    assert len(compiler.builds) == 1
+
+
 def test_processes_that_build_at_once_all_get_the_kernel(cache: Path, compiler: Compiler) -> None:
     compiler.becomes('[ "$1" = --version ] || sleep 1')  # so that no one is finished when the last begins
     children = [in_child(works) for _ in range(4)]

@@ -1,0 +1,201 @@
+"""One native call that looks at all parameters and gradients of a plan. What it cannot vouch for is looked at in Python.
+
+Python needs several passes over thousands of tensors to see that nothing but the gradients' addresses and values changed, and
+an object per gradient; that takes longer than a GPU, or two cores, need for the update. `survey.cpp` asks PyTorch's C interface
+instead. Where there is no compiler, or a release of PyTorch lacks a function or answers otherwise than Python, there is none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import is_
+from pathlib import Path
+from typing import Any, Self
+from weakref import finalize
+
+import torch
+from torch import Tensor
+
+from optc.runtime import checks
+from optc.runtime.backend import BackendUnavailable
+from optc.runtime.columns import Gradients
+from optc.runtime.native_build import load_library
+
+_GRADIENT = "_ZNK3c1010TensorImpl4gradEv"  # const at::Tensor& c10::TensorImpl::grad() const
+_HAS_STORAGE = "_ZNK3c1010TensorImpl11has_storageEv"  # bool c10::TensorImpl::has_storage() const
+_BUMP = "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"  # void bump_version(const at::Tensor&)
+_INTERFACE = ("data_ptr", "dim", "sizes", "strides", "dtype", "device_type", "device_index")
+_HOLD, _DROP = "aoti_torch_assign_tensors_out", "aoti_torch_delete_tensor_object"
+
+_pointer = ctypes.c_void_p
+
+
+@dataclass(frozen=True, slots=True)
+class _Native:
+    """The functions of `survey.cpp`. They keep the interpreter's lock, so that no thread exchanges a gradient meanwhile."""
+
+    torch: Any
+    new: Callable[..., int | None]
+    look: Callable[..., int]
+    release: Callable[..., None]
+    delete: Callable[..., None]
+    bump: Callable[..., int]
+
+
+class Survey:
+    """The parameters of a group, as they and their gradients were when a plan was built."""
+
+    def __init__(self, native: _Native, parameters: Sequence[Tensor], taking: Sequence[Tensor], handle: int) -> None:
+        self._native = native
+        self._parameters = list(parameters)
+        self._taking = list(taking)
+        self._handle = handle
+        self._found = array("q", bytes(8 * len(taking)))
+        finalize(self, native.delete, handle).atexit = False
+
+    @classmethod
+    def of(cls, parameters: Sequence[Tensor], taking: Sequence[Tensor]) -> Self | None:
+        """`taking` are those of `parameters` that have a gradient. None where Python has to look."""
+        native = _native()
+        if native is None or not set(map(type, parameters)) <= checks.PLAIN or any(p.is_inference() for p in parameters):
+            return None
+        try:
+            handle = native.new(native.torch, _references(parameters), len(parameters))
+        except LookupError:
+            return None
+        return None if handle is None else cls(native, parameters, taking, handle)
+
+    def look(self, parameters: Sequence[Tensor]) -> Gradients | None:
+        """The present gradients, kept alive until `release`; None if anything else changed, or might have."""
+        known = self._parameters
+        if len(parameters) != len(known) or not all(map(is_, parameters, known)):
+            return None
+        if not self._native.look(self._handle, self._found.buffer_info()[0]):
+            return None
+        return Gradients(self._taking, self._found)
+
+    def release(self) -> None:
+        """Lets go of the gradients of the last look."""
+        self._native.release(self._handle)
+
+
+class Written:
+    """Tensors that kernels write to behind autograd's back; it must be told, or `backward` would use overwritten values."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tuple(tensors)
+        self._native = _native()
+        try:
+            self._references = _references(tensors)
+        except LookupError:
+            self._native = None
+
+    def note(self) -> None:
+        """Call it after writing. Tensors made in inference mode have no version to change."""
+        if self._native is None or not self._native.bump(self._native.torch, self._references, len(self._tensors)):
+            torch.autograd.graph.increment_version(self._tensors)
+
+
+def _references(tensors: Sequence[Tensor]) -> Any:
+    """The places in Python's objects that point to their tensors. Raises LookupError for an object that has none."""
+    offset = _offset()
+    places = [id(tensor) + offset for tensor in tensors]
+    if any(_pointer.from_address(place).value != tensor._cdata for place, tensor in zip(places, tensors, strict=True)):
+        raise LookupError("an object that does not hold its tensor")
+    return (_pointer * len(places))(*places)
+
+
+@functools.cache
+def _offset() -> int:
+    """Where in a tensor's Python object that pointer is. Raises LookupError if it is nowhere."""
+    tensor = torch.zeros(1)
+    for offset in range(object.__basicsize__, torch.Tensor.__basicsize__, ctypes.sizeof(_pointer)):
+        if _pointer.from_address(id(tensor) + offset).value == tensor._cdata:
+            return offset
+    raise LookupError("tensors do not hold their implementation")
+
+
+@functools.cache
+def _native() -> _Native | None:
+    """The compiled survey, tried out against Python."""
+    try:
+        native = _load()
+    except (BackendUnavailable, LookupError, OSError, AttributeError):
+        return None
+    return native if _agrees(native) else None
+
+
+def _load() -> _Native:
+    loaded = [_loaded_library(name) for name in ("c10", "torch_cpu")]
+    interface = [_address(loaded[1], f"aoti_torch_get_{name}") for name in _INTERFACE]
+    gradient = _address(loaded[0], _GRADIENT)
+    reference = ctypes.PYFUNCTYPE(_pointer, _pointer)(gradient)(torch.zeros(())._cdata)
+    undefined = _pointer.from_address(reference or 0).value
+    ends = [_address(loaded[1], name) for name in (_HOLD, _DROP)]
+    starts = [gradient, _address(loaded[0], _HAS_STORAGE), _address(loaded[1], _BUMP)]
+    table = (_pointer * 13)(*starts, undefined, *interface, *ends)
+    library = load_library(Path(__file__).with_name("survey.cpp").read_text(encoding="utf-8"), {})
+
+    def function(name: str, result: Any, *arguments: Any) -> Any:
+        return ctypes.PYFUNCTYPE(result, *arguments)(_address(library, name))
+
+    return _Native(
+        table,
+        function("optc_survey_new", _pointer, _pointer, _pointer, ctypes.c_int64),
+        function("optc_survey_look", ctypes.c_int32, _pointer, _pointer),
+        function("optc_survey_release", None, _pointer),
+        function("optc_survey_delete", None, _pointer),
+        function("optc_bump_versions", ctypes.c_int32, _pointer, _pointer, ctypes.c_int64),
+    )
+
+
+def _loaded_library(name: str) -> ctypes.CDLL:
+    """A library of PyTorch that this process has loaded already: never a second copy. Raises OSError where there is none."""
+    suffix = "dylib" if os.uname().sysname == "Darwin" else "so"
+    path = Path(torch.__file__).parent / "lib" / f"lib{name}.{suffix}"
+    return ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+
+
+def _address(library: ctypes.CDLL, name: str) -> int:
+    return ctypes.cast(getattr(library, name), _pointer).value or 0
+
+
+def _agrees(native: _Native) -> bool:
+    """Whether the survey answers as Python does, on tensors of each kind that it must tell apart."""
+    first, second, third = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,), ()))
+    parameters = [first, second, third]
+
+    def sees() -> bool:
+        addresses = array("q", bytes(16))
+        seen = native.look(handle, addresses.buffer_info()[0])
+        native.release(handle)
+        return bool(seen) and list(addresses) == [p.grad.data_ptr() for p in (first, third) if p.grad is not None]
+
+    def differs(gradient: Tensor | None) -> bool:
+        kept, first.grad = first.grad, None
+        first.grad = gradient
+        answer = sees()
+        first.grad = kept
+        return not answer and sees()
+
+    first.grad, third.grad = torch.ones(2, 3), torch.ones(())
+    handle = native.new(native.torch, _references(parameters), 3)
+    if handle is None:
+        return False
+    try:
+        agrees = sees() and differs(None) and differs(torch.ones(2, 3).to_sparse()) and differs(torch.ones(3, 2).t())
+        first.grad = torch.ones(2, 3)
+        second.grad = torch.ones(4)
+        agrees = agrees and not sees()
+        second.grad = None
+        first.data, second.data = first.data.clone(), second.data
+        versions = [p._version for p in parameters]
+        native.bump(native.torch, _references(parameters), 3)
+        return agrees and not sees() and [p._version for p in parameters] == [v + 1 for v in versions]
+    finally:
+        native.delete(handle)

@@ -1,49 +1,45 @@
 """`python -m benchmarks.gpu`: what needs a CUDA device, within eight minutes; writes benchmarks/results/gpu-<date>.{json,md}.
 
-Bandwidth is that of a device-to-device copy (bytes read and written), measured by turns with the optimizers.
+Bandwidth is that of a device-to-device copy (bytes read and written), measured by turns with the optimizers. It needs PyTorch,
+Triton and what is in this repository: the compiler and its dependencies are not imported. Results are written after every
+part, and a part that fails becomes a row that says so.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import click
 import torch
 
+from benchmarks import gpu_profile
 from benchmarks.machine import machine
 from benchmarks.report import Report, Row, Table, text_table, write
 from benchmarks.timing import Contestant, alternate, cuda_clock, wall_clock
-from benchmarks.workloads import CASES, Case, Model, cases, contestant, ours, step_traffic
-from optc.compiler.traffic import Precision
+from benchmarks.traffic import BFLOAT16, FLOAT32, Precision
+from benchmarks.workloads import CASES, Case, Model, cases, contestant, in_64, on_device, step_traffic
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BUDGET = 8 * 60.0
 COPY = "control: copy"
-FP32 = Precision("float32", "float32", "float32")
-BF16 = Precision("bfloat16", "bfloat16", "float32")
+PARTS = ("large", "many", "profile", "others")
 ADAMW = next(case for case in CASES if case.spec == "adamw")
 
 LARGE = (
-    "One step on {elements:.0f} M parameters in 64 tensors, CUDA events, medians by turns with a device-to-device copy. "
+    "One step on {elements:.0f} M parameters in 64 tensors, CUDA events around what the device does (the host is ahead of it), "
+    "medians by turns with a device-to-device copy. "
     "Bandwidth: bytes of the plan over time, relative to the copy's. torch fused keeps its state in θ's dtype: with "
     "bfloat16 parameters it moves fewer bytes, so its time is shown and not compared."
 )
 MANY = "3,000 tensors of 3,500 float32 elements, every gradient at a new address in every step; wall time, device awaited."
 OTHERS = "Every other shipped spec on {elements:.0f} M float32 parameters, as above."
-
-
-def _shapes(elements: int) -> list[tuple[int, ...]]:
-    return [(max(1, elements // 64),)] * 64
-
-
-def _ours(case: Case, model: Model, device: str) -> Contestant:
-    """The backend is named, so that a fall-back to PyTorch cannot pass for it."""
-    return replace(ours(case, model, "triton" if device == "cuda" else "native"), name="optc")
 
 
 def _clock(device: str) -> Callable[[Callable[[], object]], float]:
@@ -53,10 +49,10 @@ def _clock(device: str) -> Callable[[Callable[[], object]], float]:
 def _against_copy(case: Case, precision: Precision, elements: int, device: str, rounds: int, rival: bool) -> Iterator[Row]:
     """One spec against the copy; AdamW also against torch's fused one."""
     dtype = getattr(torch, precision.theta)
-    model = Model.of(_shapes(elements), dtype, device)
+    model = Model.of(in_64(elements), dtype, device)
     source = torch.ones(min(elements, 1 << 28), device=device)
     target = torch.empty_like(source)
-    contestants = [_ours(case, model, device), Contestant(COPY, lambda: target.copy_(source))]
+    contestants = [on_device(case, model, device), Contestant(COPY, lambda: target.copy_(source))]
     if rival:
         contestants.append(contestant("torch fused", model, lambda p: torch.optim.AdamW(p, fused=True)))
     timings = alternate(contestants, rounds, warmup=8, clock=_clock(device))
@@ -73,7 +69,7 @@ def _against_copy(case: Case, precision: Precision, elements: int, device: str, 
     )
     if rival:
         speedup = timings.speedup("optc", "torch fused")
-        same = precision is FP32
+        same = precision is FLOAT32
         yield Row(
             f"{case.label}, {precision.theta} vs torch fused",
             "≥ 0.95 x" if same else "",
@@ -83,23 +79,25 @@ def _against_copy(case: Case, precision: Precision, elements: int, device: str, 
         )
 
 
-def launches(step: Callable[[], object], device: str) -> int:
-    """Kernels, copies and fills that one step puts on the device."""
+def launches(contestant: Contestant, device: str) -> int:
+    """Kernels, copies and fills that one step puts on the device; ranges that PyTorch names are none of them."""
     if device != "cuda":
         return 0
     from torch.profiler import ProfilerActivity, profile
 
+    contestant.prepare()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
-        step()
+        contestant.run()
         torch.cuda.synchronize()
-    return sum(event.count for event in profiler.key_averages() if "CUDA" in str(event.device_type))
+    seen = [event for event in profiler.key_averages() if "CUDA" in str(event.device_type)]
+    return sum(event.count for event in seen if not event.is_user_annotation)
 
 
 def _many(scale: float, device: str) -> Iterator[Row]:
     shapes = [(3500,)] * max(2, round(3000 * scale))
     kinds = ("torch fused", "torch foreach")
-    contestants = [_ours(ADAMW, Model.of(shapes, device=device), device)]
+    contestants = [on_device(ADAMW, Model.of(shapes, device=device), device)]
     for name in kinds:
         fused = name == "torch fused"
         make = partial(torch.optim.AdamW, fused=fused, foreach=not fused)
@@ -116,7 +114,7 @@ def _many(scale: float, device: str) -> Iterator[Row]:
 
     timings = alternate(contestants, 60, warmup=10, clock=awaited)
     seconds = timings.median("optc")
-    count = launches(contestants[0].run, device)
+    count = launches(contestants[0], device)
     yield Row("adamw", "", f"{1e3 * seconds:.3f} ms", None, {"seconds": seconds})
     yield Row("adamw, launches in one step", "≤ 3", f"{count}", count <= 3, {"launches": count})
     for name in kinds:
@@ -132,7 +130,7 @@ def _memory(elements: int, device: str) -> Iterator[Row]:
     """Growth of the allocator's peak over a step."""
     if device != "cuda":
         return
-    step = _ours(ADAMW, Model.of(_shapes(elements), device=device), device).run
+    step = on_device(ADAMW, Model.of(in_64(elements), device=device), device).run
     for _ in range(3):
         step()
     torch.cuda.synchronize()
@@ -144,55 +142,94 @@ def _memory(elements: int, device: str) -> Iterator[Row]:
     yield Row("adamw, extra memory of a step", "< 1 MiB", f"{size / 2**20:.2f} MiB", size < 1 << 20, {"bytes": size})
 
 
-def _collect(parts: Iterable[Iterator[Row]], until: float) -> tuple[Row, ...]:
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _collect(parts: Sequence[tuple[str, Iterator[Row]]], until: float) -> tuple[Row, ...]:
+    """The rows of all parts; one that says what went wrong in place of those that a part still owed."""
     found: list[Row] = []
-    for part in parts:
+    for name, part in parts:
         if time.monotonic() > until:
-            click.echo("  out of time: the rest was left out", err=True)
+            found.append(Row(f"{name} and what follows", "", "not measured: no time was left", None))
+            _say(f"  {found[-1].what}: {found[-1].measured}")
             break
-        for row in part:
+        while True:
+            try:
+                row = next(part, None)
+            except Exception as error:
+                traceback.print_exc()
+                message = " ".join(str(error).split())[:300].replace("|", "\\|")
+                row = Row(name, "", f"failed: {type(error).__name__}: {message}", False)
+            if row is None:
+                break
             found.append(row)
-            click.echo(f"  {row.what}: {row.measured}", err=True)
+            _say(f"  {row.what}: {row.measured}")
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return tuple(found)
 
 
-def measure(scale: float, device: str, only: Sequence[str]) -> list[Table]:
-    """All tables; stops early when the eight minutes are over."""
+def measure(scale: float, device: str, parts: Sequence[str], only: Sequence[str]) -> Iterator[Table]:
+    """The tables, as they are finished; stops early when the eight minutes are over."""
     until = time.monotonic() + BUDGET
     giga, others = round(1e9 * scale), round(2e8 * scale)
-    adamw: list[Iterator[Row]] = [_against_copy(ADAMW, p, giga, device, 15, True) for p in (FP32, BF16)]
-    rest = [case for case in cases() if case.spec != "adamw" and (not only or case.spec in only)]
-    return [
-        Table("AdamW, large", LARGE.format(elements=giga / 1e6), _collect([*adamw, _memory(others, device)], until)),
-        Table("AdamW, many small tensors", MANY, _collect([_many(scale, device)], until)),
-        Table(
-            "Other optimizers",
-            OTHERS.format(elements=others / 1e6),
-            _collect((_against_copy(case, FP32, others, device, 10, False) for case in rest), until),
-        ),
-    ]
+    if "large" in parts:
+        large = [
+            *((f"adamw, {p.theta}", _against_copy(ADAMW, p, giga, device, 15, True)) for p in (FLOAT32, BFLOAT16)),
+            ("adamw, extra memory of a step", _memory(others, device)),
+        ]
+        yield Table("AdamW, large", LARGE.format(elements=giga / 1e6), _collect(large, until))
+    if "many" in parts:
+        yield Table("AdamW, many small tensors", MANY, _collect([("adamw", _many(scale, device))], until))
+    if "profile" in parts:
+        size = round(gpu_profile.ELEMENTS * scale)
+        counted = gpu_profile.rows(size, device, until)
+        yield Table("Bytes by the profiler", gpu_profile.note(size), _collect([("counters", counted)], until))
+    if "others" in parts:
+        rest = [case for case in cases() if case.spec != "adamw" and (not only or case.spec in only)]
+        compared = [(case.label, _against_copy(case, FLOAT32, others, device, 10, False)) for case in rest]
+        yield Table("Other optimizers", OTHERS.format(elements=others / 1e6), _collect(compared, until))
 
 
-@click.command()
-@click.option("--scale", default=1.0, show_default=True, type=click.FloatRange(1e-5, 1), help="Fraction of the full sizes.")
-@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", help="cpu only shows that the script runs.")
-@click.option("--spec", "only", multiple=True, help="Of the other optimizers only this one (may be repeated).")
-@click.option("-o", "--output", "folder", default=RESULTS, type=click.Path(path_type=Path), help="Where the results go.")
-def main(scale: float, device: str, only: tuple[str, ...], folder: Path) -> None:
-    """Measure on a GPU; at full size it needs 20 GiB of its memory and less than eight minutes."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.ClickException("there is no CUDA device here; --device cpu --scale 1e-4 shows that the script runs")
-    report = Report(machine(), scale, tuple(measure(scale, device, only)))
-    if scale != 1 or device != "cuda":
-        report = report.without_targets()
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 1e-5 <= value <= 1:
+        raise argparse.ArgumentTypeError("a number from 1e-5 to 1")
+    return value
+
+
+def options() -> argparse.ArgumentParser:
+    """The command's options. (click, which the other commands use, belongs to the compiler's dependencies.)"""
+    shown = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=main.__doc__, formatter_class=shown)
+    parser.add_argument("--scale", default=1.0, type=_fraction, help="fraction of the full sizes")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only shows that the script runs")
+    parser.add_argument("--part", dest="parts", action="append", choices=PARTS, help="only this part (may be repeated)")
+    parser.add_argument("--spec", dest="only", action="append", default=[], help="of the others only this (may be repeated)")
+    parser.add_argument("-o", "--output", dest="folder", type=Path, default=RESULTS, help="where the results go")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure on a GPU; at full size it needs 25 GiB of its memory and less than eight minutes."""
+    parser = options()
+    given = parser.parse_args(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; --device cpu --scale 1e-4 shows that the script runs")
+    described, tables = machine(), list[Table]()
     today = f"{datetime.now(UTC):%Y-%m-%d}"
-    stem, title = (f"gpu-{today}", f"GPU benchmarks, {today}") if device == "cuda" else (f"dry-{today}", "A dry run on the CPU")
-    paths = write(report, folder, stem, title)
-    for table in report.tables:
-        click.echo(text_table(table))
-    click.echo("wrote " + ", ".join(map(str, paths)))
+    real = given.device == "cuda"
+    stem, title = (f"gpu-{today}", f"GPU benchmarks, {today}") if real else (f"dry-{today}", "A dry run on the CPU")
+    for table in measure(given.scale, given.device, given.parts or PARTS, given.only):
+        tables.append(table)
+        report = Report(described, given.scale, tuple(tables))
+        if given.scale != 1 or not real:
+            report = report.without_targets()
+        paths = write(report, given.folder, stem, title)
+        print(text_table(report.tables[-1]), flush=True)
+    print("wrote " + ", ".join(map(str, paths)))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import cycle
@@ -15,14 +14,11 @@ import torch
 
 import optc
 from benchmarks.timing import Contestant
-from optc.compiler.pipeline import check_source, plan_program
-from optc.compiler.plan import Plan
-from optc.compiler.traffic import Precision, Traffic, traffic
-from optc.dsl.read import read
-from optc.dsl.semantics import evaluate_static
+from benchmarks.traffic import FLOAT32, Precision, Traffic, step_bytes
+from optc.generated import OPTIMIZERS
+from optc.runtime.schema import Schema
 
 SPECS = Path(__file__).resolve().parent.parent / "specs"
-FLOAT32 = Precision("float32", "float32", "float32")
 SEED = 0
 
 
@@ -98,21 +94,15 @@ def chosen(only: Sequence[str]) -> list[Case]:
     return [case for case in cases() if not only or case.spec in only]
 
 
-@cache
-def plan_of(spec: str) -> Plan:
-    """The plan of a shipped spec."""
-    (path,) = SPECS.rglob(f"{spec}.opt")
-    return plan_program(check_source(read(path)))[1]
+def class_name(spec: str) -> str:
+    """The generated class of a shipped spec."""
+    return next(name for name, module in OPTIMIZERS.items() if module == spec)
 
 
 def step_traffic(case: Case, precision: Precision = FLOAT32) -> Traffic:
-    """Bytes that one step moves per element, from the plan, in the variant that the hypers select."""
-    plan = plan_of(case.spec)
-    values = {n: d for h in plan.program.hypers for n, d in zip(h.names, h.defaults, strict=True)}
-    values |= {h.names[0]: case.hypers[h.key] for h in plan.program.hypers if h.key in case.hypers}  # type: ignore[misc]
-    variant = {f.name: evaluate_static(f.condition, values, ndim=2, numel=1 << 20) for f in plan.flags}
-    (step,) = (p for p in plan.procedures if p.name == "step")
-    return traffic(step, variant, precision)
+    """Bytes that one step moves per element, by the plan, in the variant that the hypers select."""
+    schema: Schema = getattr(import_module(f"optc.generated.{case.spec}"), class_name(case.spec)).schema
+    return step_bytes(schema, case.hypers, precision)
 
 
 def large(scale: float = 1.0) -> list[tuple[int, ...]]:
@@ -173,8 +163,18 @@ def contestant(name: str, model: Model, make: Callable[[list[torch.nn.Parameter]
 
 def ours(case: Case, model: Model, backend: str = "native") -> Contestant:
     """The generated optimizer."""
-    name = plan_of(case.spec).program.name
+    name = class_name(case.spec)
     return contestant(f"optc {backend}", model, lambda p: optc.create(name, p, backend=backend, **case.hypers))
+
+
+def on_device(case: Case, model: Model, device: str) -> Contestant:
+    """The generated optimizer as "optc". The backend is named, so that a fall-back to PyTorch cannot pass for it."""
+    return replace(ours(case, model, "triton" if device == "cuda" else "native"), name="optc")
+
+
+def in_64(elements: int) -> list[tuple[int, ...]]:
+    """`elements` parameters in 64 vectors."""
+    return [(max(1, elements // 64),)] * 64
 
 
 def theirs(peer: Peer, model: Model) -> Contestant:

@@ -1,0 +1,61 @@
+"""Bytes that one step moves, from the data that a generated module carries: no spec is read and no compiler is needed.
+
+The compiler's own count is `optc.compiler.traffic`; they agree for every shipped spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optc.runtime.schema import Condition, Schema, Stream
+
+ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Dtypes by name: of θ, of g (and inputs), of states."""
+
+    theta: str
+    gradient: str
+    state: str
+
+    def size(self, stream: Stream) -> int:
+        """Bytes of one element of a stream."""
+        return ITEM_SIZE[{"theta": self.theta, "state": self.state}.get(stream.role, self.gradient)]
+
+
+FLOAT32 = Precision("float32", "float32", "float32")
+BFLOAT16 = Precision("bfloat16", "bfloat16", "float32")
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes per element of θ."""
+
+    bytes_read: int
+    bytes_written: int
+
+    @property
+    def total(self) -> int:
+        """Bytes moved."""
+        return self.bytes_read + self.bytes_written
+
+
+def step_bytes(schema: Schema, hypers: Mapping[str, object], precision: Precision) -> Traffic:
+    """What all passes of `step` read and write, in the variant that `hypers` (by key, over the defaults) select."""
+    values: dict[str, object] = {"ndim": 2, "numel": 1 << 20}
+    for hyper in schema.hypers:
+        chosen = hypers.get(hyper.key, hyper.defaults if hyper.is_tuple else hyper.defaults[0])
+        values |= zip(hyper.names, chosen if isinstance(chosen, tuple) else (chosen,), strict=True)
+
+    def holds(condition: Condition | None) -> bool:
+        return condition is None or bool(condition.function(*(values[name] for name in condition.arguments)))
+
+    absent = {state.name for state in schema.states if not holds(state.exists)}
+    streams = [s for kernel in schema.procedure("step").kernels for s in kernel.streams if s.name not in absent]
+    return Traffic(
+        sum(precision.size(s) for s in streams if s.reads),
+        sum(precision.size(s) for s in streams if s.writes),
+    )

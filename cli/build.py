@@ -22,7 +22,7 @@ GENERATED = specs.SPECS.parent / "generated"
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="The folder for the modules; made if missing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 and list what is missing, stale or edited by hand.")
 @click.option("--force", is_flag=True, help="Build even what is up to date.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, written, unchanged (with --check: errors, stale).")
 def build(spec: tuple[str, ...], folder: Path | None, check: bool, force: bool, as_json: bool) -> int:
     """Compile each SPEC to a module with a torch.optim.Optimizer in it; without SPEC, all shipped ones.
 
@@ -55,7 +55,7 @@ def build(spec: tuple[str, ...], folder: Path | None, check: bool, force: bool, 
     if target.resolve() != Path.cwd().resolve():  # the current folder is no package of ours
         write_index(target)
     if as_json:
-        output.say_json({"written": [str(path) for path in written], "unchanged": len(sources) - len(written)})
+        output.say_json(written=[str(path) for path in written], unchanged=len(sources) - len(written))
         return 0
     for path in written:
         output.say(f"{output.good('wrote')} {path}")
@@ -71,7 +71,7 @@ def _check(sources: list[Source], target: Path, as_json: bool) -> int:
     named = [(file_module_name(source.name) or module_name(specs.program(source).name), source) for source in sources]
     problems = stale(target, named)
     if as_json:
-        output.say_json(problems)
+        output.say_json(stale=problems)
     elif problems:
         for problem in problems:
             output.note(problem)

@@ -7,11 +7,14 @@ import click
 from optc.cli import output, specs
 from optc.compiler.explain import STAGES
 
+STRUCTURED = ("plan", "cost")
+"""Stages that are more than a text as JSON."""
+
 
 @click.command(short_help="Show a spec at any stage of the compiler.")
 @click.argument("spec", type=specs.SPEC)
 @click.option("-s", "--stage", type=click.Choice(list(STAGES)), default="overview", show_default=True, help="What to show.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: structured for plan and cost, else the text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, stage, and plan, cost or text.")
 def explain(spec: str, stage: str, as_json: bool) -> None:
     """Show SPEC at one stage of the compiler, or what is derived from it.
 
@@ -35,7 +38,9 @@ def explain(spec: str, stage: str, as_json: bool) -> None:
     from optc.compiler.explain import explain, explain_json
 
     source = specs.source(spec)
-    if as_json:
-        output.say_json(explain_json(source, stage))
-    else:
+    if not as_json:
         output.say(explain(source, stage))
+    elif stage in STRUCTURED:
+        output.say_json(stage=stage, **{stage: explain_json(source, stage)})
+    else:
+        output.say_json(stage=stage, text=explain(source, stage))

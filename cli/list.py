@@ -8,14 +8,14 @@ from optc.cli import output, specs
 
 
 @click.command("list", short_help="List the shipped optimizers.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, optimizers.")
 def list_specs(as_json: bool) -> None:
     """List the shipped optimizers: name, bytes of state per parameter (float32, default hypers), what they do, their file.
 
     \b
     Examples:
       optc list
-      optc list --json | jq '.[].name'
+      optc list --json | jq '.optimizers[].name'
     """
     from optc.dsl.program import Scalar
     from optc.dsl.semantics import evaluate_static
@@ -36,7 +36,7 @@ def list_specs(as_json: bool) -> None:
             }
         )
     if as_json:
-        output.say_json(entries)
+        output.say_json(optimizers=entries)
         return
     rows = [
         [output.good(str(e["name"])), str(e["state_bytes"]), output.dim(str(e["file"])), str(e["text"] or "")] for e in entries

@@ -22,7 +22,7 @@ from optc.cli.explain import explain
 from optc.cli.fmt import fmt
 from optc.cli.list import list_specs
 from optc.cli.new import new
-from optc.cli.output import error_json, note, say_json, show_error, wants_color
+from optc.cli.output import note, say_json, show_error, wants_color
 from optc.dsl.errors import OptcError
 
 BUG = 70
@@ -44,6 +44,9 @@ def cli(debug: bool) -> None:
       optc new MyOptimizer             a starter spec, my_optimizer.opt
       optc check my_optimizer.opt      is it right?
       optc build my_optimizer.opt -o . a module to import
+
+    With --json the answer is one object. Its "errors" are always there, a list with file, line, column, end_line,
+    end_column (null where there is no place), code, message and hint; what else there is, each command says.
 
     Exit status: 0 fine, 1 a mistake in a spec or file, 2 wrong usage, 70 a bug in optc.
     Colours follow NO_COLOR and FORCE_COLOR.
@@ -90,21 +93,27 @@ def run(arguments: list[str]) -> int:
     except OptcError as error:
         if debug:
             traceback.print_exc()
-        if "--json" in arguments:  # whoever parses the output gets the mistakes in it, as from `check --json`
-            say_json({"errors": error_json(error)})
-        else:
-            show_error(error)
+        end_with(error, as_json="--json" in arguments)
         return 1
     except OSError as error:
         if debug:
             traceback.print_exc()
-        show_error(OptcError(f"{error.filename or 'input or output'}: {error.strerror or error}"))
+        mistake = OptcError(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        end_with(mistake, as_json="--json" in arguments)
         return 1
     except Exception as error:
         if debug:
             raise
         report_bug(error)
         return BUG
+
+
+def end_with(error: OptcError, as_json: bool) -> None:
+    """The mistake that ended the command, where its answer is looked for."""
+    if as_json:
+        say_json([error])
+    else:
+        show_error(error)
 
 
 def report_bug(error: Exception) -> None:

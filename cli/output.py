@@ -33,9 +33,10 @@ def note(text: str) -> None:
     click.echo(text, err=True, color=wants_color())
 
 
-def say_json(value: object) -> None:
-    """A value for programs: indented JSON, not a number as null."""
-    say(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+def say_json(errors: Iterable[OptcError] = (), /, **reported: object) -> None:
+    """The answer for programs, of one shape whatever the command: an object with `errors`, then what the command reports."""
+    entries = [entry for error in errors for entry in error_json(error)]
+    say(json.dumps({"errors": entries, **reported}, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def good(text: str) -> str:
@@ -124,11 +125,15 @@ def paint(diagnostic: Diagnostic, source: Source) -> str:
 
 
 def error_json(error: OptcError) -> list[dict[str, object]]:
-    """The diagnostics as editors want them; lines and columns count from 1, the end is exclusive."""
+    """The diagnostics as editors want them; lines and columns count from 1, the end is exclusive.
+
+    All have the same keys; where a mistake has no place in a spec (a file that is not there), the place is null.
+    """
     if isinstance(error, Several):
         return [entry for one in error.errors for entry in error_json(one)]
     if not isinstance(error, SpecError):
-        return [{"file": None, "line": None, "column": None, "code": "file", "message": str(error), "hint": None}]
+        place = dict.fromkeys(("file", "line", "column", "end_line", "end_column"))
+        return [{**place, "code": "file", "message": str(error), "hint": None}]
     result: list[dict[str, object]] = []
     for diagnostic in error.diagnostics:
         line, column = error.source.position(diagnostic.span.start)

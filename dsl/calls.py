@@ -233,7 +233,7 @@ def declare(inference: Inference, defines: tuple[nodes.Define, ...], place: Plac
     for node in defines:
         head = context.head(node, "define")
         if node.name in BUILTINS or node.name in RESERVED_NAMES:
-            context.error("reserved-name", f"`{node.name}` has a meaning in the language", head, "choose another name")
+            context.reserved(node.name, head)
             context.called.add(node.name)
             context.defines[node.name] = DefineEntry(node, place, sound=False)
             continue
@@ -270,10 +270,13 @@ def _well_formed(inference: Inference, node: nodes.Define) -> bool:
     before = len(context.diagnostics)
     head = context.head(node, "define")
     for index, parameter in enumerate(node.parameters):
-        if parameter in RESERVED_NAMES:
-            context.error("reserved-name", f"`{parameter}` has a meaning in the language", head, "choose another name")
+        context.reserved(parameter, context.parameter(node, parameter))
         if parameter in node.parameters[:index]:
             context.error("duplicate-name", f"the parameter `{parameter}` occurs twice", head)
+    targets = [t for n in walk(node.body) if isinstance(n, nodes.Assign) for t in n.targets if t.id not in node.parameters]
+    first = {t.id: t.span for t in sorted(targets, key=lambda t: t.span.start, reverse=True)}
+    for name, span in first.items():
+        context.reserved(name, span)
     for inner in walk(node.body):
         match inner:
             case nodes.Write() | nodes.Every():
@@ -283,10 +286,6 @@ def _well_formed(inference: Inference, node: nodes.Define) -> bool:
                 context.error("stop-in-define", "`stop` ends a step; a function has none", inner.span, "stop in `step` itself")
             case nodes.Return() if not node.body or inner is not node.body[-1]:
                 context.error("misplaced-return", "`return` is the last line of a function", inner.span, "name the value first")
-            case nodes.Assign(targets=targets):
-                for target in targets:
-                    if target.id in RESERVED_NAMES:
-                        context.error("reserved-name", f"`{target.id}` has a meaning in the language", target.span)
     if not node.body or not isinstance(node.body[-1], nodes.Return):
         context.error("missing-return", f"`{node.name}` does not end in `return`", head, "add `return value` as its last line")
     return len(context.diagnostics) == before

@@ -9,7 +9,7 @@ from optc.dsl.check_states import StateChecker
 from optc.dsl.errors import SpecError
 from optc.dsl.implication import Implication, static_part
 from optc.dsl.infer import Inference
-from optc.dsl.names import PYTHON_KEYWORDS, RESERVED_NAMES
+from optc.dsl.names import PYTHON_KEYWORDS
 from optc.dsl.program import Let, Procedure, Program, Require, Statement
 from optc.dsl.scope import DEFINE, ENTRY, FILE_DEFINE, REQUIRE, STEP, Context, Env, walk
 from optc.dsl.source import Source, Span
@@ -66,6 +66,19 @@ def points(program: Program) -> tuple[str, ...]:
     return tuple(p for p in POINTS if p not in bound)
 
 
+def _names(spec: nodes.Spec) -> set[str]:
+    """Every name of a value in the text, declared or read."""
+    found: set[str] = set()
+    for node in walk(spec):
+        if isinstance(node, nodes.Name):
+            found.add(node.id)
+        elif isinstance(node, (nodes.Hyper, nodes.Element, nodes.State, nodes.Input)):
+            found.add(node.name)
+        elif isinstance(node, nodes.Define):
+            found.update(node.parameters)
+    return found
+
+
 class _Checker:
     def __init__(self, node: nodes.Optimizer, source: Source) -> None:
         self._node = node
@@ -74,10 +87,9 @@ class _Checker:
 
     def check(self, spec: nodes.Spec) -> Program:
         node, context = self._node, self._context
-        context.taken = {n.id for n in walk(spec) if isinstance(n, nodes.Name)}
+        context.taken = _names(spec)
         context.declared = frozenset(n.name for n in walk(node.states) if isinstance(n, nodes.State))
         hypers = check_hypers(context, node.hypers)
-        context.taken |= set(context.hypers)
         context.implication = Implication({n: e.hyper for n, e in context.hypers.items() if e.hyper is not None})
         calls.declare(self._inference, spec.defines, FILE_DEFINE)
         calls.declare(self._inference, node.defines, DEFINE)
@@ -85,7 +97,6 @@ class _Checker:
         requires = self._requires()
         context.required = tuple(static_part(r.condition) for r in requires)
         states = StateChecker(self._inference).check(node.states)
-        context.taken |= {*context.states, *(i.name for e in node.entries for i in e.inputs)}
         procedures = (self._step(), *self._entries())
         self._unused()
         if node.name in PYTHON_KEYWORDS:
@@ -152,9 +163,9 @@ class _Checker:
         inputs: dict[str, Span] = {}
         for item in node.inputs:
             span = context.head(item)
-            if item.name in RESERVED_NAMES:
-                context.error("reserved-name", f"`{item.name}` has a meaning in the language", span, "choose another name")
-            elif item.name in PYTHON_KEYWORDS:
+            if context.reserved(item.name, span):
+                continue
+            if item.name in PYTHON_KEYWORDS:
                 context.error("python-keyword", f"`{item.name}` cannot be a name in Python", span, "choose another name")
             elif item.name in inputs or item.name in context.hypers or item.name in context.states:
                 context.error("duplicate-name", f"`{item.name}` is declared already", span, "choose another name")

@@ -128,10 +128,8 @@ class ProcedureChecker:
             error("assign-to-input", f"`{name}` is an input", target.span, "give the value another name")
         elif name == "g" and Role.GRADIENT in env.place.roles:
             return True
-        elif name in RESERVED_NAMES:
-            error("reserved-name", f"`{name}` has a meaning in the language", target.span, "choose another name")
         else:
-            return True
+            return name in self._first or not self._context.reserved(name, target.span)
         return False
 
     def _bind(self, target: nodes.Name, value: Expression | None, span: Span, env: Env) -> None:

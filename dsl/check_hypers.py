@@ -6,7 +6,7 @@ import math
 
 from optc.dsl import nodes
 from optc.dsl.implication import within
-from optc.dsl.names import PYTHON_KEYWORDS, RESERVED_NAMES
+from optc.dsl.names import PYTHON_KEYWORDS
 from optc.dsl.program import Bounds, Hyper, HyperKind, Scalar
 from optc.dsl.scope import Context, HyperEntry
 from optc.dsl.source import Span
@@ -33,8 +33,9 @@ def check_hypers(context: Context, hypers: tuple[nodes.Hyper, ...]) -> tuple[Hyp
         declared = elements is not None
         if elements is not None:
             context.tuples[node.name] = names
+            context.reserved(node.name, context.head(node), keep_outside=node.outside is None)
         for name, span in zip(names, spans, strict=True):
-            if declare_name(context, name, span):
+            if declare_name(context, name, span, keep_outside=elements is None and node.outside is None):
                 declared = True
                 context.hypers[name] = HyperEntry(result, span)
         if declared:
@@ -44,10 +45,12 @@ def check_hypers(context: Context, hypers: tuple[nodes.Hyper, ...]) -> tuple[Hyp
     return tuple(checked)
 
 
-def declare_name(context: Context, name: str, span: Span) -> bool:
-    """Whether a hyper or state may take this name; a diagnostic if not."""
-    if name in RESERVED_NAMES:
-        context.error("reserved-name", f"`{name}` has a meaning in the language", span, "choose another name")
+def declare_name(context: Context, name: str, span: Span, keep_outside: bool) -> bool:
+    """Whether a hyper or state can be declared under this name; a diagnostic if not.
+
+    `keep_outside`: it is the name outside as well, which `as` can keep.
+    """
+    if context.reserved(name, span, keep_outside):
         return False
     declared = context.hypers.get(name) or context.states.get(name)
     if declared is not None:

@@ -57,7 +57,7 @@ class StateChecker:
         context = self._context
         span = context.head(node)
         extent = self._extent(node)
-        if not declare_name(context, node.name, span):
+        if not declare_name(context, node.name, span, keep_outside=node.outside is None):
             return
         check_outside(context, node, self._keys)
         host = extent is Extent.TENSOR

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from optc.dsl import nodes
 from optc.dsl.errors import Diagnostic
+from optc.dsl.functions import BUILTINS
 from optc.dsl.implication import Implication, TooManyCases, conjunction, static_part
 from optc.dsl.kinds import Extent
+from optc.dsl.names import NAME_PATTERN, RESERVED_NAMES, fold
 from optc.dsl.program import Expression, Hyper, Role, Statement
 from optc.dsl.source import NOWHERE, Source, Span
 
@@ -152,6 +154,20 @@ class Context:
             hint = "give it a value in a line above, or declare it in `hyper:` or `state:`"
         self.error(f"unknown-{what}", f"there is no {what} `{name}` here", span, hint)
 
+    def reserved(self, name: str, span: Span, keep_outside: bool = False) -> bool:
+        """Notes where a declaration takes a name of the language; whether that name is a given one (`g`, `t`).
+
+        The name of a function is an error as well, after which the declaration stands, so that nothing follows from it.
+        `keep_outside`: the hint shows how the name stays as it is outside.
+        """
+        if name in RESERVED_NAMES:
+            self.error("reserved-name", f"`{name}` has a meaning in the language", span, "choose another name")
+        elif name in BUILTINS:
+            free = self.fresh(f"{name}_value")
+            hint = f"write `{free} = … as {name}`" if keep_outside else f"choose another name, like `{free}`"
+            self.error("reserved-name", f"`{name}` is a function of the language; nothing else can have its name", span, hint)
+        return name in RESERVED_NAMES
+
     def implied(self, env: Env, conclusion: Expression, span: Span) -> bool:
         """Whether a static condition holds at this point."""
         try:
@@ -188,6 +204,12 @@ class Context:
         text = self.source.text[node.span.start : node.span.end]
         match = re.match(rf"{skip}\s*([^\s=(:,)]+)", text)
         return node.span if match is None else Span(node.span.start + match.start(1), node.span.start + match.end(1))
+
+    def parameter(self, node: nodes.Define, name: str) -> Span:
+        """The span of a parameter in the head of a function."""
+        start = self.source.text.find("(", node.span.start, node.span.end)
+        found = re.compile(NAME_PATTERN).finditer(self.source.text, max(start, 0), node.span.end) if start >= 0 else ()
+        return next((Span(*match.span()) for match in found if fold(match[0]) == name), self.head(node, "define"))
 
     def after(self, node: nodes.Node, word: str) -> Span:
         """The span of the name after `as` or `per` in a declaration, else of the opening name."""

@@ -92,7 +92,8 @@ def test_build_check_names_what_is_missing_stale_or_edited(optc: Command, folder
     module.write_text(text, encoding="utf-8")
     (folder / "plain.opt").write_text(GOOD.replace("0.5", "0.25"), encoding="utf-8")
     status, out, _ = optc(*check, "--json")
-    assert (status, len(json.loads(out))) == (1, 1)
+    answer = json.loads(out)
+    assert (status, set(answer), answer["errors"], len(answer["stale"])) == (1, {"errors", "stale"}, [], 1)
 
 
 def test_build_refuses_to_overwrite_what_it_did_not_write(optc: Command, folder: Path) -> None:
@@ -169,7 +170,7 @@ def test_fmt_of_a_shipped_name_does_not_touch_it(optc: Command, folder: Path) ->
 
 def test_list_names_every_shipped_spec(optc: Command, folder: Path) -> None:
     shipped = {path.stem: path for path in (ROOT / "specs").rglob("*.opt")}
-    found = {entry["name"]: entry for entry in json.loads(optc("list", "--json")[1])}
+    found = {entry["name"]: entry for entry in json.loads(optc("list", "--json")[1])["optimizers"]}
     assert set(found) == set(shipped)
     assert (found["adamw"]["state_bytes"], found["sgd"]["state_bytes"], found["lion"]["state_bytes"]) == (8, 0, 4)
     assert (ROOT / found["adamw"]["file"]) == shipped["adamw"]
@@ -200,9 +201,9 @@ def test_explain_shows_every_stage(optc: Command, folder: Path, stage: str, show
 
 
 def test_explain_prints_plan_and_cost_as_json(optc: Command, folder: Path) -> None:
-    plan = json.loads(optc("explain", "adamw", "-s", "plan", "--json")[1])
+    plan = json.loads(optc("explain", "adamw", "-s", "plan", "--json")[1])["plan"]
     assert {s["name"] for s in plan["procedures"][0]["kernels"][0]["streams"]} >= {"theta", "g", "m", "v"}
-    rows = json.loads(optc("explain", "adamw", "-s", "cost", "--json")[1])
+    rows = json.loads(optc("explain", "adamw", "-s", "cost", "--json")[1])["cost"]
     (row,) = [r for r in rows if r["default"] and r["theta"] == "float32"]
     assert (row["bytes_read"], row["bytes_written"], row["state_bytes"]) == (16, 12, 8)
     assert row["floor_seconds_per_billion"]["CPU, 40 GB/s"] == pytest.approx(28e9 / 40e9)
@@ -215,10 +216,73 @@ def test_help_of_every_command_teaches_by_example(optc: Command, folder: Path, c
     assert re.search(rf"Examples:\n    optc {command}", out)
 
 
-@pytest.mark.parametrize("command", [("build",), ("explain",), ("explain", "--stage", "cost")], ids=" ".join)
+ANSWERS = {
+    ("build", "-o", "out"): {"written", "unchanged"},
+    ("build", "-o", "out", "--check"): {"stale"},
+    ("check",): {"checked"},
+    ("explain",): {"stage", "text"},
+    ("explain", "--stage", "plan"): {"stage", "plan"},
+    ("explain", "--stage", "cost"): {"stage", "cost"},
+}
+"""What every command with a spec reports as JSON, beside the errors."""
+DIAGNOSTIC = {"file", "line", "column", "end_line", "end_column", "code", "message", "hint"}
+
+
+@pytest.mark.parametrize(("command", "reported"), ANSWERS.items(), ids=map(" ".join, ANSWERS))
+def test_json_is_an_object_with_errors_and_what_the_command_reports(
+    command: tuple[str, ...], reported: set[str], folder: Path, optc: Command
+) -> None:
+    assert optc("build", "plain.opt", "-o", "out")[0] == 0
+    status, out, err = optc(command[0], "plain.opt", *command[1:], "--json")
+    answer = json.loads(out)
+    assert (status, err) == (0, "")
+    assert answer["errors"] == []
+    assert set(answer) == {"errors"} | reported
+    said = optc(command[0], "--help")[1]
+    assert all(re.search(rf"\b{word}\b", said[said.index("--json") :]) for word in ("errors", *reported))
+
+
+@pytest.mark.parametrize("command", ANSWERS, ids=" ".join)
 def test_mistakes_are_json_where_json_was_asked_for(command: tuple[str, ...], folder: Path, optc: Command) -> None:
-    extra = ("-o", "out") if command[0] == "build" else ()
-    status, out, err = optc(command[0], "bad.opt", *command[1:], *extra, "--json")
-    found = [(m["line"], m["column"], m["code"]) for m in json.loads(out)["errors"]]
-    assert (status, found, err) == (1, [(4, 13, "unknown-name"), (5, 21, "unknown-name")], "")
+    (folder / "__init__.opt").write_text(BAD, encoding="utf-8")  # its class says what the module is called
+    status, out, err = optc(command[0], "__init__.opt", *command[1:], "--json")
+    errors = json.loads(out)["errors"]
+    found = [(m["file"], m["line"], m["column"], m["code"]) for m in errors]
+    assert found == [("__init__.opt", 4, 13, "unknown-name"), ("__init__.opt", 5, 21, "unknown-name")]
+    assert (status, err) == (1, "")
+    assert all(set(entry) == DIAGNOSTIC for entry in errors)
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("command", ANSWERS, ids=" ".join)
+@pytest.mark.parametrize("file", ["missing.opt", "."])
+def test_files_that_cannot_be_read_are_json_too(command: tuple[str, ...], file: str, folder: Path, optc: Command) -> None:
+    status, out, err = optc(command[0], file, *command[1:], "--json")
+    (entry,) = json.loads(out)["errors"]
+    assert (status, err, set(entry), entry["line"]) == (1, "", DIAGNOSTIC, None)
+    assert file in entry["message"]
+
+
+def test_an_error_of_the_system_is_json_too(folder: Path, optc: Command) -> None:
+    (folder / "file").write_text("", encoding="utf-8")
+    status, out, err = optc("build", "plain.opt", "-o", "file/out", "--json")
+    (entry,) = json.loads(out)["errors"]
+    assert (status, err, entry["line"]) == (1, "", None)
+    assert "file" in entry["message"]
+
+
+def test_list_has_the_same_shape(folder: Path, optc: Command) -> None:
+    status, out, _ = optc("list", "--json")
+    assert (status, list(json.loads(out))) == (0, ["errors", "optimizers"])
+    assert "errors, optimizers" in optc("list", "--help")[1]
+
+
+def test_every_command_with_json_is_tried() -> None:
+    able = {name for name, command in cli.commands.items() if any("--json" in p.opts for p in command.params)}
+    assert able == {command for command, *_ in ANSWERS} | {"list"}
+
+
+def test_the_shape_is_in_the_help(optc: Command) -> None:
+    said = " ".join(optc("--help")[1].split())
+    assert "--json" in said
+    assert all(key in said for key in DIAGNOSTIC | {'"errors"'})

@@ -65,12 +65,13 @@ def test_check_is_coloured_only_where_it_is_wanted(folder: Path) -> None:
 
 def test_check_prints_json_for_editors(folder: Path) -> None:
     status, out, err = outcome(optc("check", "--json", "bad.opt", "missing.opt", cwd=folder))
-    found = json.loads(out)
-    assert (status, err) == (1, "")
+    answer = json.loads(out)
+    found = answer["errors"]
+    assert (status, err, answer["checked"]) == (1, "", [])
     assert [(d["file"], d["line"], d["column"], d["end_column"]) for d in found[:1]] == [("bad.opt", 4, 13, 16)]
-    assert {"code", "message", "hint"} <= set(found[0])
     assert "missing.opt" in found[-1]["message"]
-    assert json.loads(optc("check", "--json", "plain.opt", cwd=folder).stdout) == []
+    right = {"errors": [], "checked": [{"file": "plain.opt", "class": "Plain"}]}
+    assert json.loads(optc("check", "--json", "plain.opt", cwd=folder).stdout) == right
 
 
 def test_check_reads_standard_input(folder: Path) -> None:

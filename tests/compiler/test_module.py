@@ -22,8 +22,11 @@ from tests.references import SPECS as NAMES
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED_IMPORTS = {"__future__", "collections.abc", "typing", "torch", "torch.optim.optimizer", "triton.language"}
 
-HOSTILE = '''optimizer Hostile:
-    "a doc \\\\ with ''' + "''' and `ticks` {{ 7*7 }} {% raw %}" + '''"
+HOSTILE = (
+    """optimizer Hostile:
+    "a doc \\\\ with """
+    + "''' and `ticks` {{ 7*7 }} {% raw %}"
+    + '''"
     cite arXiv:1 """ + __import__("os").system("false") + """
     note "ends with a backslash \\\\"
     note "line ' quote {{ config }} \\\\N{BULLET} \\\\x41"
@@ -40,6 +43,7 @@ HOSTILE = '''optimizer Hostile:
         sign_ = sign(ieee)
         θ <- θ - lr*sign_
 '''
+)
 
 
 def compiled(name: str) -> str:

@@ -30,7 +30,7 @@ def existence_holds(exists: str, condition: str, hyper: str) -> bool:
         ("not mu == 0", "mu > 0.5 or mu < -1", "mu = 0.0"),
         ("k >= 2", "k > 1", "k = 0 in int [0, inf)"),  # whole numbers
         ("ndim >= 2", "ndim > 1.5", "mu = 1.0"),
-        ('mode == "a"', 'mode != "b" and mode != "c"', 'mode = "a" in {"a", "b", "c"}'),
+        ('kind == "a"', 'kind != "b" and kind != "c"', 'kind = "a" in {"a", "b", "c"}'),
         ("w != none", "w != none and t > w", "w = none in int [1, inf)"),
         ("w != none and w > 3", "w != none and w > 4", "w = none in int [1, inf)"),
         ("f and h", "t > 3 and (h and f)", "f = false; h = true"),

@@ -250,13 +250,13 @@ def test_after_a_static_stop_the_opposite_holds() -> None:
 
 def test_hypers_of_every_kind() -> None:
     checked = spec(
-        'c = where(mode == "fast", 2, 3)',
+        'c = where(form == "fast", 2, 3)',
         "θ <- where(flag, θ - lr*c*shared_one*k*g, where(w == none, 1, t/w)*θ*low)",
-        hyper='lr = 1; k = 3 as steps in int [1, 10]; flag = true; mode = "fast" in {"fast", "slow"}\n'
+        hyper='lr = 1; k = 3 as steps in int [1, 10]; flag = true; form = "fast" in {"fast", "slow"}\n'
         "w = none as warmup in int [1, inf); shared_one = 2.5 shared in (0, inf); low = -1",
     )
     by_key = {h.key: h for h in checked.hypers}
-    assert [by_key[k].kind for k in ("lr", "steps", "flag", "mode", "warmup")] == [
+    assert [by_key[k].kind for k in ("lr", "steps", "flag", "form", "warmup")] == [
         HyperKind.REAL, HyperKind.INTEGER, HyperKind.FLAG, HyperKind.CHOICE, HyperKind.INTEGER,
     ]  # fmt: skip
     assert [(type(h.defaults[0]), h.defaults[0]) for h in checked.hypers] == [
@@ -264,7 +264,7 @@ def test_hypers_of_every_kind() -> None:
     ]  # fmt: skip
     assert by_key["warmup"].optional and not by_key["steps"].optional
     assert by_key["steps"].bounds == Bounds(1, 10, low_closed=True, high_closed=True)
-    assert by_key["mode"].choices == ("fast", "slow")
+    assert by_key["form"].choices == ("fast", "slow")
     read = next(e for e in _parts(value_of(checked, "theta")) if isinstance(e, Read) and e.symbol.name == "shared_one")
     assert by_key["shared_one"].shared and read.type.extent is Extent.MODEL
 

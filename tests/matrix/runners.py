@@ -80,4 +80,3 @@ def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
         wide[..., ::2] = tensor
         return wide[..., ::2]
     return tensor
-

@@ -29,9 +29,7 @@ def shipped(spec: str) -> Schema:
     return found
 
 
-KERNELS = [
-    pytest.param(k, id=f"{s} {k.name}") for s in SPECS for p in shipped(s).procedures for k in p.kernels
-]
+KERNELS = [pytest.param(k, id=f"{s} {k.name}") for s in SPECS for p in shipped(s).procedures for k in p.kernels]
 
 
 @cache

@@ -6,13 +6,14 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from optc.runtime import state as states
+from optc.runtime.host_number import HostNumber
 from optc.runtime.hypers import Values
 from optc.runtime.schema import Procedure, Schema, Value
 
@@ -22,27 +23,27 @@ Outcome: TypeAlias = tuple[tuple[float, ...], tuple[bool, ...], tuple[float, ...
 
 @dataclass(slots=True)
 class Row:
-    """One cohort. `counter` and `carried` are the tensors that all its members have in their state."""
+    """One cohort. `counter` and `carried` lie in the tensors that all its members have in their state."""
 
-    counter: Tensor
-    carried: dict[str, Tensor]
+    counter: HostNumber
+    carried: dict[str, HostNumber]
     constants: dict[str, Value]
-    members: list[int] = field(default_factory=list)
+    members: list[int]
 
     def evaluate(self, procedure: Procedure, values: Values) -> Outcome:
         """Runs the host program for the coming step (an entry: for the last one)."""
-        names: dict[str, Value] = {**values, **self.constants, "t": self.counter.item() + (procedure.name == "step")}
-        for name, tensor in self.carried.items():
-            names[name] = tensor.item()
+        names: dict[str, Value] = {**values, **self.constants, "t": self.counter.read() + (procedure.name == "step")}
+        for name, number in self.carried.items():
+            names[name] = number.read()
         return procedure.host(*[names[argument] for argument in procedure.arguments])
 
     def commit(self, procedure: Procedure, outcome: Outcome) -> None:
         """Writes the step count and the host states."""
         if procedure.name == "step":
-            self.counter.add_(1.0)
+            self.counter.write(self.counter.read() + 1.0)
         for name, value in zip(procedure.carried, outcome[2], strict=True):
             if name in self.carried:  # a host state that the variant lacks is computed with, and dropped
-                self.carried[name].fill_(value)
+                self.carried[name].write(value)
 
 
 def same_launch(outcome: Outcome) -> tuple[bytes, tuple[bool, ...]]:
@@ -66,7 +67,8 @@ def sort(
     holders = Counter(id(entry) for p in group if p in edits.states for entry in edits.states[p].values())
     kept = [s for s in schema.states if s.host and (s.name in used or s.name in procedure.carried)]
     news = news_read(schema, procedure)
-    rows: dict[tuple[Value, ...], Row] = {}
+    cohorts: dict[tuple[Value, ...], tuple[dict[str, Value], list[int]]] = {}
+    shown: dict[int, str] = {}  # by id of an entry: most parameters share theirs
     for index, p in enumerate(members):
         slot = edits.states[p]
         constants: dict[str, Value] = {f"new_{name}": name in created[index] for name in news}
@@ -74,18 +76,25 @@ def sort(
             constants["numel"] = float(p.numel())
         if "ndim" in used:
             constants["ndim"] = float(p.ndim)
+        present = [s for s in kept if s.key in slot]
         constants |= {s.name: math.nan for s in kept if s.key not in slot}
-        history = [states.number(slot[states.STEP]), *(states.number(slot[s.key]) for s in kept if s.key in slot)]
-        key = (*map(repr, history), *(s.key in slot for s in kept), *constants.values())
-        row = rows.get(key)
-        if row is None:
-            row = rows[key] = Row(slot[states.STEP], {s.name: slot[s.key] for s in kept if s.key in slot}, constants)
-        row.members.append(index)
-    for row in rows.values():
-        parameters = [members[i] for i in row.members]
-        row.counter = _shared(edits, parameters, states.STEP, holders, None)
-        row.carried = {s.name: _shared(edits, parameters, s.key, holders, torch.float64) for s in kept if s.name in row.carried}
-    return list(rows.values())
+        history = [slot[states.STEP], *(slot[s.key] for s in present)]
+        for entry in history:
+            if id(entry) not in shown:
+                shown[id(entry)] = repr(states.number(entry))
+        key = (*(shown[id(entry)] for entry in history), *(s.name for s in present), *constants.values())
+        cohorts.setdefault(key, (constants, []))[1].append(index)
+    rows = []
+    for constants, places in cohorts.values():
+        parameters = [members[i] for i in places]
+        counter = HostNumber(_shared(edits, parameters, states.STEP, holders, None))
+        carried = {
+            s.name: HostNumber(_shared(edits, parameters, s.key, holders, torch.float64))
+            for s in kept
+            if s.name not in constants
+        }
+        rows.append(Row(counter, carried, constants, places))
+    return rows
 
 
 def news_read(schema: Schema, procedure: Procedure) -> list[str]:

@@ -4,6 +4,9 @@
 // headers: the functions come as addresses (`survey.py` finds them, and tries them out before it trusts them), and a tensor is what
 // it is in every release: a pointer to its implementation. A reference to one is the address of that pointer, here the place in
 // the Python object that holds it: `torch.utils.swap_tensors` puts another implementation there, and the old one may be gone.
+//
+// After a backward pass all this lies in memory that no cache knows, a dozen lines per tensor. Tensors are visited in blocks, one
+// line of each after the other, so that the processor waits for many lines at once.
 
 #include <stdint.h>
 #include <string.h>
@@ -33,15 +36,20 @@ struct Torch {
     Status (*drop)(void*);
 };
 
+constexpr int64_t BLOCK = 32;
+
+void fetch(const void* address) { __builtin_prefetch(address); }
+
+void fetch_all(const void* implementation) {
+    for (int line = 0; line < 3; ++line) fetch(static_cast<const char*>(implementation) + 64 * line);
+}
+
+// Where implementations have pointed to what they own so far. It is only fetched: being wrong costs time, nothing else.
+enum Owned { STORAGE = 2, AUTOGRAD = 3, VERSION = 5 };
+void fetch_owned(Implementation implementation, Owned what) { fetch(static_cast<void* const*>(implementation)[what]); }
+
 // What a kernel must know of a tensor; `at` is its memory.
 struct Form {
-    int32_t dtype = 0, device_type = 0, device_index = 0;
-    std::vector<int64_t> sizes, strides;
-    void* at = nullptr;
-};
-
-// A tensor as it is now, without a copy of its shape.
-struct Sight {
     int32_t dtype, device_type, device_index;
     int64_t dim;
     const int64_t *sizes, *strides;
@@ -60,9 +68,7 @@ struct Sight {
 
     bool same_device(const Form& form) const { return device_type == form.device_type && device_index == form.device_index; }
 
-    bool same_shape(const Form& form) const {
-        return dim == int64_t(form.sizes.size()) && !memcmp(sizes, form.sizes.data(), 8 * form.sizes.size());
-    }
+    bool same_shape(const Form& form) const { return dim == form.dim && !memcmp(sizes, form.sizes, 8 * dim); }
 
     // Whether place i of memory holds the same element. The stride of a dimension with one element says nothing.
     bool same_order(const Form& form) const {
@@ -77,43 +83,105 @@ struct Sight {
         for (int64_t i = 0; i < dim; ++i) empty |= sizes[i] == 0;
         return at != nullptr || empty;
     }
-
-    Form form() const { return {dtype, device_type, device_index, {sizes, sizes + dim}, {strides, strides + dim}, at}; }
 };
 
 struct Member {
     Tensor parameter;
     Implementation implementation;
-    Form form;
+    Form form;  // sizes and strides in `shapes` of the survey
     bool takes_part;
     int32_t gradient_dtype;
+
+    // Whether the parameter is as it was.
+    bool stays(const Torch& torch) const {
+        Form now;
+        return now.read_shape(torch, parameter) && now.at == form.at && now.dtype == form.dtype && now.same_shape(form) &&
+               !memcmp(now.strides, form.strides, 8 * form.dim);
+    }
+
+    bool accepts(const Torch& torch, Tensor gradient, Form& found) const {
+        return found.read(torch, gradient) && found.dtype == gradient_dtype && found.same_device(form) && found.same_shape(form) &&
+               found.same_order(form) && found.has_memory();
+    }
 };
 
 struct Survey {
     Torch torch;
     std::vector<Member> members;
+    std::vector<int64_t> shapes;
     std::vector<void*> held;
 
-    // Whether a member is as it was; `gradient` is its present one where it takes part.
-    bool sees(const Member& member, Sight& sight, Tensor& gradient) const {
-        if (*member.parameter != member.implementation || !sight.read_shape(torch, member.parameter) ||
-            sight.at != member.form.at || sight.dtype != member.form.dtype || !sight.same_shape(member.form) ||
-            memcmp(sight.strides, member.form.strides.data(), 8 * sight.dim)) {
+    // Adds the present state of a parameter; false where it is not as kernels need it.
+    bool add(Tensor parameter) {
+        Form form, gradient_form;
+        if (!form.read(torch, parameter) || !form.has_memory()) return false;
+        const Tensor gradient = torch.gradient(*parameter);
+        Member member{parameter, *parameter, form, *gradient != torch.undefined, 0};
+        if (member.takes_part &&
+            (torch.dtype(gradient, &member.gradient_dtype) || !member.accepts(torch, gradient, gradient_form))) {
             return false;
         }
-        gradient = torch.gradient(member.implementation);
-        return (*gradient != torch.undefined) == member.takes_part;
+        shapes.insert(shapes.end(), form.sizes, form.sizes + form.dim);
+        shapes.insert(shapes.end(), form.strides, form.strides + form.dim);
+        members.push_back(member);
+        return true;
     }
 
-    bool fits(const Member& member, Tensor gradient, Sight& sight) const {
-        return sight.read(torch, gradient) && sight.dtype == member.gradient_dtype && sight.same_device(member.form) &&
-               sight.same_shape(member.form) && sight.same_order(member.form) && sight.has_memory();
+    // Points all members to the copies of their shapes, which no longer move.
+    void settle() {
+        const int64_t* next = shapes.data();
+        for (Member& member : members) {
+            member.form.sizes = next;
+            member.form.strides = next + member.form.dim;
+            next += 2 * member.form.dim;
+        }
+        held.reserve(members.size());
+    }
+
+    // Members `first` to `last`: whether nothing but their gradients' addresses and values changed.
+    bool look(const Member* first, const Member* last, void**& addresses) {
+        Tensor gradients[BLOCK];
+        for (const Member* m = first; m < last; ++m) fetch(m->parameter), fetch_all(m->implementation);
+        for (const Member* m = first; m < last; ++m) {
+            if (*m->parameter != m->implementation) return false;
+            fetch_owned(m->implementation, STORAGE), fetch_owned(m->implementation, AUTOGRAD);
+        }
+        for (const Member* m = first; m < last; ++m) {
+            const Tensor gradient = gradients[m - first] = torch.gradient(m->implementation);
+            if ((*gradient != torch.undefined) != m->takes_part) return false;
+            fetch_all(*gradient);
+        }
+        for (const Member* m = first; m < last; ++m) {
+            if (!m->stays(torch)) return false;
+            if (m->takes_part) fetch_owned(*gradients[m - first], STORAGE);
+        }
+        for (const Member* m = first; m < last; ++m) {
+            if (!m->takes_part) continue;
+            Form form;
+            void* handle;
+            const Tensor gradient = gradients[m - first];
+            if (!m->accepts(torch, gradient, form) || torch.hold(gradient, &handle)) return false;
+            held.push_back(handle);
+            *addresses++ = form.at;
+        }
+        return true;
     }
 
     void release() {
-        for (void* handle : held) torch.drop(handle);
+        const size_t count = held.size();
+        for (size_t first = 0; first < count; first += BLOCK) {
+            const size_t last = first + BLOCK < count ? first + BLOCK : count;
+            for (size_t i = first; i < last; ++i) fetch(*static_cast<void**>(held[i]));
+            for (size_t i = first; i < last; ++i) torch.drop(held[i]);
+        }
         held.clear();
     }
+};
+
+// What CPython keeps of a list.
+struct List {
+    int64_t count;
+    void** items;
 };
 
 }  // namespace
@@ -125,24 +193,14 @@ const char optc_key[65] = OPTC_KEY;
 
 // The parameters as they and their gradients are now; null where one is not as the kernels need it.
 OPTC_EXPORT Survey* optc_survey_new(const Torch* torch, const Tensor* parameters, int64_t count) try {
-    auto* survey = new Survey{*torch, {}, {}};
+    auto* survey = new Survey{*torch, {}, {}, {}};
     for (int64_t i = 0; i < count; ++i) {
-        Sight sight;
-        if (!sight.read(*torch, parameters[i]) || !sight.has_memory()) {
+        if (!survey->add(parameters[i])) {
             delete survey;
             return nullptr;
         }
-        Member member{parameters[i], *parameters[i], sight.form(), false, 0};
-        const Tensor gradient = torch->gradient(member.implementation);
-        if (*gradient != torch->undefined) {
-            member.takes_part = true;
-            if (torch->dtype(gradient, &member.gradient_dtype) || !survey->fits(member, gradient, sight)) {
-                delete survey;
-                return nullptr;
-            }
-        }
-        survey->members.push_back(std::move(member));
     }
+    survey->settle();
     return survey;
 } catch (...) {
     return nullptr;
@@ -152,15 +210,9 @@ OPTC_EXPORT Survey* optc_survey_new(const Torch* torch, const Tensor* parameters
 // changed since `optc_survey_new`; 0 otherwise. The gradients stay alive until they are released.
 OPTC_EXPORT int32_t optc_survey_look(Survey* survey, void** addresses) try {
     survey->release();
-    Sight sight;
-    Tensor gradient;
-    for (const Member& member : survey->members) {
-        void* handle;
-        if (!survey->sees(member, sight, gradient)) return 0;
-        if (!member.takes_part) continue;
-        if (!survey->fits(member, gradient, sight) || survey->torch.hold(gradient, &handle)) return 0;
-        survey->held.push_back(handle);
-        *addresses++ = sight.at;
+    const Member *next = survey->members.data(), *end = next + survey->members.size();
+    for (; next < end; next += BLOCK) {
+        if (!survey->look(next, end - next > BLOCK ? next + BLOCK : end, addresses)) return 0;
     }
     return 1;
 } catch (...) {
@@ -176,8 +228,19 @@ OPTC_EXPORT void optc_survey_delete(Survey* survey) {
 
 // Tells autograd that tensors were written to. 0 if one cannot be told.
 OPTC_EXPORT int32_t optc_bump_versions(const Torch* torch, const Tensor* tensors, int64_t count) try {
-    for (int64_t i = 0; i < count; ++i) torch->bump_version(tensors[i]);
+    for (int64_t first = 0; first < count; first += BLOCK) {
+        const int64_t last = first + BLOCK < count ? first + BLOCK : count;
+        for (int64_t i = first; i < last; ++i) fetch(tensors[i]);
+        for (int64_t i = first; i < last; ++i) fetch(*tensors[i]);
+        for (int64_t i = first; i < last; ++i) fetch_owned(*tensors[i], VERSION);
+        for (int64_t i = first; i < last; ++i) torch->bump_version(tensors[i]);
+    }
     return 1;
 } catch (...) {
     return 0;
+}
+
+// Whether two lists hold the same objects.
+OPTC_EXPORT int32_t optc_same_items(const List* one, const List* other) {
+    return one->count == other->count && !memcmp(one->items, other->items, sizeof(void*) * one->count);
 }

@@ -13,7 +13,6 @@ import os
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import is_
 from pathlib import Path
 from typing import Any, Self
 from weakref import finalize
@@ -33,6 +32,7 @@ _INTERFACE = ("data_ptr", "dim", "sizes", "strides", "dtype", "device_type", "de
 _HOLD, _DROP = "aoti_torch_assign_tensors_out", "aoti_torch_delete_tensor_object"
 
 _pointer = ctypes.c_void_p
+_HEAD = object.__basicsize__
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class _Native:
     release: Callable[..., None]
     delete: Callable[..., None]
     bump: Callable[..., int]
+    same: Callable[..., int]
 
 
 class Survey:
@@ -56,6 +57,7 @@ class Survey:
         self._taking = list(taking)
         self._handle = handle
         self._found = array("q", bytes(8 * len(taking)))
+        self._place = self._found.buffer_info()[0]
         finalize(self, native.delete, handle).atexit = False
 
     @classmethod
@@ -72,10 +74,10 @@ class Survey:
 
     def look(self, parameters: Sequence[Tensor]) -> Gradients | None:
         """The present gradients, kept alive until `release`; None if anything else changed, or might have."""
-        known = self._parameters
-        if len(parameters) != len(known) or not all(map(is_, parameters, known)):
+        native = self._native
+        if type(parameters) is not list or not native.same(id(parameters) + _HEAD, id(self._parameters) + _HEAD):
             return None
-        if not self._native.look(self._handle, self._found.buffer_info()[0]):
+        if not native.look(self._handle, self._place):
             return None
         return Gradients(self._taking, self._found)
 
@@ -131,6 +133,8 @@ def _native() -> _Native | None:
 
 
 def _load() -> _Native:
+    if list.__basicsize__ != _HEAD + 3 * ctypes.sizeof(_pointer):
+        raise LookupError("lists are not what they are in CPython: a count, a pointer to the items, a capacity")
     loaded = [_loaded_library(name) for name in ("c10", "torch_cpu")]
     interface = [_address(loaded[1], f"aoti_torch_get_{name}") for name in _INTERFACE]
     gradient = _address(loaded[0], _GRADIENT)
@@ -151,6 +155,7 @@ def _load() -> _Native:
         function("optc_survey_release", None, _pointer),
         function("optc_survey_delete", None, _pointer),
         function("optc_bump_versions", ctypes.c_int32, _pointer, _pointer, ctypes.c_int64),
+        function("optc_same_items", ctypes.c_int32, _pointer, _pointer),
     )
 
 
@@ -188,14 +193,26 @@ def _agrees(native: _Native) -> bool:
     if handle is None:
         return False
     try:
-        agrees = sees() and differs(None) and differs(torch.ones(2, 3).to_sparse()) and differs(torch.ones(3, 2).t())
+        agrees = (
+            _same_lists(native)
+            and sees()
+            and differs(None)
+            and differs(torch.ones(2, 3).to_sparse())
+            and differs(torch.ones(3, 2).t())
+        )
         first.grad = torch.ones(2, 3)
         second.grad = torch.ones(4)
         agrees = agrees and not sees()
         second.grad = None
-        first.data, second.data = first.data.clone(), second.data
+        first.data = first.data.clone()
         versions = [p._version for p in parameters]
         native.bump(native.torch, _references(parameters), 3)
         return agrees and not sees() and [p._version for p in parameters] == [v + 1 for v in versions]
     finally:
         native.delete(handle)
+
+
+def _same_lists(native: _Native) -> bool:
+    one = [object(), object()]
+    pairs = [(one, list(one), True), ([], [], True), (one, one[:1], False), (one, one[::-1], False)]
+    return all(bool(native.same(id(a) + _HEAD, id(b) + _HEAD)) == same for a, b, same in pairs)

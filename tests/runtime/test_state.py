@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from optc.runtime import choose
+from optc.runtime.host_number import HostNumber
 from tests.runtime.handmade import SGD, AdamW
 from tests.runtime.training import assert_close, assert_equal, give_gradients, parameters, train, twins
 
@@ -78,6 +79,20 @@ def test_a_count_written_from_outside_is_the_truth(value: Any) -> None:
     train([2], (ours, params), (same, others))
     assert_equal(params, others)
     assert all(ours.state[p]["step"] == 42 for p in params) and same.state[others[4]]["step"] == 42
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_number_on_the_host_is_the_tensors(dtype: torch.dtype) -> None:
+    tensor = torch.tensor(0.0, dtype=dtype)
+    number = HostNumber(tensor)
+    number.write(0.1)
+    assert number.read() == tensor.item() == torch.tensor(0.1, dtype=dtype).item()
+    tensor.fill_(3.0)
+    assert number.read() == 3.0
+    tensor.data = torch.tensor(5.0, dtype=dtype)
+    assert number.read() == 5.0
+    number.write(float("nan"))
+    assert tensor.isnan()
 
 
 def test_replaced_states_are_used() -> None:

@@ -6,7 +6,7 @@ import gc
 import random
 import shutil
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -256,12 +256,9 @@ def test_steps_are_the_same_with_and_without(seed: int, monkeypatch: pytest.Monk
 def test_a_pytorch_that_answers_otherwise_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     native = survey._load()
     assert survey._agrees(native)
-    blind = SimpleNamespace(torch=native.torch, new=native.new, release=native.release, delete=native.delete, bump=native.bump)
-    blind.look = lambda handle, found: 1
-    assert not survey._agrees(blind)  # type: ignore[arg-type]
-    deaf = SimpleNamespace(torch=native.torch, new=native.new, release=native.release, delete=native.delete, look=native.look)
-    deaf.bump = lambda *arguments: 1
-    assert not survey._agrees(deaf)  # type: ignore[arg-type]
+    assert not survey._agrees(replace(native, look=lambda handle, found: 1))
+    assert not survey._agrees(replace(native, bump=lambda *arguments: 1))
+    assert not survey._agrees(replace(native, same=lambda one, other: 1))
     monkeypatch.setattr(survey, "_HOLD", "a_function_that_no_release_has")
     survey._native.cache_clear()
     try:

@@ -73,16 +73,23 @@ def alternate(
     rounds: int,
     warmup: int = 3,
     clock: Callable[[Callable[[], object]], float] = wall_clock,
+    in_a_row: int = 1,
 ) -> Timings:
-    """Times all contestants by turns; each round starts with another one. The first `warmup` rounds are not counted."""
+    """Times all contestants by turns; each round starts with another one. The first `warmup` rounds are not counted.
+
+    A turn is one call, which finds in the caches what the other contestants left there; or the median of `in_a_row` calls but
+    the first two, which find what the call before left there.
+    """
     seconds: dict[str, list[float]] = {c.name: [] for c in contestants}
     if len(seconds) != len(contestants):
         raise ValueError("contestants need different names")
     for number in range(-warmup, rounds):
         first = number % len(contestants)
         for contestant in (*contestants[first:], *contestants[:first]):
-            contestant.prepare()
-            elapsed = clock(contestant.run)
+            elapsed = []
+            for _ in range(in_a_row):
+                contestant.prepare()
+                elapsed.append(clock(contestant.run))
             if number >= 0:
-                seconds[contestant.name].append(elapsed)
+                seconds[contestant.name].append(median(elapsed[min(2, in_a_row - 1) :]))
     return Timings({name: tuple(values) for name, values in seconds.items()})

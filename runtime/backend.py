@@ -35,6 +35,9 @@ class Residents:
 class Launcher(Protocol):
     """A kernel bound to one batch; tables of pointers are built once and kept."""
 
+    def only(self, members: Sequence[int]) -> Launcher:
+        """The same for some parameters of the batch (indices, ascending), sharing the tables; cheap, compiles nothing."""
+
     def launch(
         self,
         varying: Columns,

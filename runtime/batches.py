@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -33,37 +33,72 @@ class Members:
     choices: Mapping[str, str]
     tensors: Mapping[str, Sequence[Tensor]]
 
-    def residents(self, kernels: Sequence[Kernel], places: Sequence[int]) -> list[Residents]:
-        """What each kernel keeps of some members (places in `positions`)."""
+    def residents(self, kernels: Sequence[Kernel]) -> list[Residents]:
+        """What each kernel keeps of the members."""
         found = []
         for kernel in kernels:
             names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.name in self.tensors]
-            columns = {name: [self.tensors[name][i] for i in places] for name in names}
+            columns = {name: self.tensors[name] for name in names}
             found.append(Residents(columns, self.gradient_dtype, self.variant))
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """Kernels bound to the members of a batch that share their scalars. `pick` is None where these are all of the plan.
+class Binding:
+    """A procedure's kernels bound to all members, with which of the host program's scalars and flags each of them wants.
 
     `written` are the parameters that they change behind autograd's back, if any.
     """
 
+    procedure: Procedure
+    positions: tuple[int, ...]
     launchers: tuple[Launcher, ...]
     picks: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-    pick: tuple[int, ...] | None
     written: Written | None
 
+    @staticmethod
+    def of(procedure: Procedure, members: Members, prepare: Prepare) -> Binding:
+        """May compile. Raises BackendUnavailable as `choose.prepare` does."""
+        kernels = procedure.kernels
+        residents = members.residents(kernels)
+        backend, launchers = prepare(kernels, residents, members.device)
+        of_scalar = {name: i for i, name in enumerate(procedure.scalars)}
+        of_flag = {name: i for i, name in enumerate(procedure.flags)}
+        picks = tuple((tuple(of_scalar[n] for n in k.scalars), tuple(of_flag[n] for n in k.host_flags)) for k in kernels)
+        # PyTorch counts its own in-place writes; for raw pointers autograd must be told that θ changed.
+        silent = backend.name != "torch" and writes_theta(procedure)
+        written = Written(residents_theta(residents)) if silent else None
+        return Binding(procedure, members.positions, tuple(launchers), picks, written)
+
+    def only(self, members: Sequence[int]) -> Binding:
+        """The same for some members (indices in `positions`, ascending)."""
+        if len(members) == len(self.positions):
+            return self
+        launchers = tuple(launcher.only(members) for launcher in self.launchers)
+        written = None if self.written is None else self.written.only(members)
+        return replace(self, positions=tuple([self.positions[i] for i in members]), launchers=launchers, written=written)
+
     def launch(self, outcome: Outcome, varying: Columns, factor: float) -> None:
-        """Runs the kernels in order."""
+        """Runs the kernels in order; `varying` has a column entry per member."""
         scalars, flags, _ = outcome
-        if self.pick is not None:
-            varying = {name: chosen(column, self.pick) for name, column in varying.items()}
         for launcher, (of_scalars, of_flags) in zip(self.launchers, self.picks, strict=True):
             launcher.launch(varying, [scalars[i] for i in of_scalars], [flags[i] for i in of_flags], factor)
         if self.written is not None:
             self.written.note()
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Members with equal scalars, and where in the columns of this step theirs are (`pick`, None: they are all)."""
+
+    binding: Binding
+    pick: tuple[int, ...] | None
+
+    def run(self, outcome: Outcome, varying: Columns, factor: float) -> None:
+        """See `Binding.launch`; `varying` has an entry for everything that takes part."""
+        if self.pick is not None:
+            varying = {name: chosen(column, self.pick) for name, column in varying.items()}
+        self.binding.launch(outcome, varying, factor)
 
 
 _MOST_KEPT = 64
@@ -71,49 +106,36 @@ _MOST_KEPT = 64
 
 @dataclass(slots=True)
 class Batch:
-    """Members whose scalars come from the host: one launch for all rows that have equal ones.
+    """The members of a binding that take part: one launch for all rows that have equal scalars.
 
-    `parts` maps a row's number to the places of its members in `members.positions`.
+    `parts` maps a row's number to members (indices in the binding's positions), `column` a position to a place in the columns.
     """
 
-    procedure: Procedure
-    members: Members
+    binding: Binding
     parts: Mapping[int, Sequence[int]]
-    prepare: Prepare
-    total: int
-    _bound: dict[tuple[int, ...], Bound] = field(default_factory=dict)
+    column: Mapping[int, int]
+    _launches: dict[tuple[int, ...], Launch] = field(default_factory=dict)
 
-    def ready(self, outcomes: Sequence[Outcome]) -> list[tuple[Bound, Outcome]]:
-        """What to launch for these outcomes of the plan's rows; may compile, changes nothing."""
+    def ready(self, outcomes: Sequence[Outcome]) -> list[tuple[Launch, Outcome]]:
+        """What to launch for these outcomes of the rows; changes nothing."""
         rows = tuple(self.parts)
         if len(rows) == 1:
-            return [(self._bind(rows), outcomes[rows[0]])]
+            return [(self._launch(rows), outcomes[rows[0]])]
         classes: dict[tuple[bytes, tuple[bool, ...]], list[int]] = {}
         for row in rows:
             classes.setdefault(same_launch(outcomes[row]), []).append(row)
-        return [(self._bind(tuple(equal)), outcomes[equal[0]]) for equal in classes.values()]
+        return [(self._launch(tuple(equal)), outcomes[equal[0]]) for equal in classes.values()]
 
-    def _bind(self, rows: tuple[int, ...]) -> Bound:
-        bound = self._bound.get(rows)
-        if bound is None:
-            if len(self._bound) >= _MOST_KEPT:
-                self._bound.clear()
-            bound = self._bound[rows] = self._prepared(rows)
-        return bound
-
-    def _prepared(self, rows: tuple[int, ...]) -> Bound:
-        places = sorted(place for row in rows for place in self.parts[row])
-        kernels = self.procedure.kernels
-        residents = self.members.residents(kernels, places)
-        backend, launchers = self.prepare(kernels, residents, self.members.device)
-        of_scalar = {name: i for i, name in enumerate(self.procedure.scalars)}
-        of_flag = {name: i for i, name in enumerate(self.procedure.flags)}
-        picks = tuple((tuple(of_scalar[n] for n in k.scalars), tuple(of_flag[n] for n in k.host_flags)) for k in kernels)
-        pick = tuple(self.members.positions[place] for place in places)
-        # PyTorch counts its own in-place writes; for raw pointers autograd must be told that θ changed.
-        silent = backend.name != "torch" and writes_theta(self.procedure)
-        written = Written(residents_theta(residents)) if silent else None
-        return Bound(tuple(launchers), picks, None if pick == tuple(range(self.total)) else pick, written)
+    def _launch(self, rows: tuple[int, ...]) -> Launch:
+        launch = self._launches.get(rows)
+        if launch is None:
+            if len(self._launches) >= _MOST_KEPT:
+                self._launches.clear()
+            members = sorted(member for row in rows for member in self.parts[row])
+            pick = tuple([self.column[self.binding.positions[member]] for member in members])
+            whole = len(pick) == len(self.column) and pick == tuple(range(len(pick)))
+            launch = self._launches[rows] = Launch(self.binding.only(members), None if whole else pick)
+        return launch
 
 
 def writes_theta(procedure: Procedure) -> bool:

@@ -73,7 +73,7 @@ def bind(
     carried = _gathered(edits, own, [by_name[name] for name in kept], torch.float64, members.device)
     numbers = {name for h in schema.hypers if h.kind != "choice" for name in h.names}
     names = tuple(name for name in procedure.arguments if name in numbers)
-    every = members.residents(procedure.kernels, range(len(own)))
+    every = members.residents(procedure.kernels)
     union = Residents({k: v for r in every for k, v in r.tensors.items()}, members.gradient_dtype, members.variant)
     hypers = torch.zeros(len(names), dtype=torch.float64, device=members.device)
     written = Written(residents_theta(every)) if writes_theta(procedure) else None

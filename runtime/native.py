@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from optc.runtime.backend import Backend, BackendUnavailable, Launcher, Residents, arithmetic_dtype
@@ -28,9 +30,9 @@ class ChunkTable:
     It depends on the sizes only, not on the threads. All chunks but a tensor's last have the same power of two of elements.
     """
 
-    tensor: array[int]  # int32
-    offset: array[int]  # int64
-    begin: array[int]  # int64, one more than chunks
+    tensor: np.ndarray[Any, np.dtype[np.int32]]
+    offset: np.ndarray[Any, np.dtype[np.int64]]
+    begin: np.ndarray[Any, np.dtype[np.int64]]  # one more than chunks
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -38,21 +40,21 @@ class ChunkTable:
     @property
     def nbytes(self) -> int:
         """Bytes of the three columns."""
-        return sum(column.itemsize * len(column) for column in (self.tensor, self.offset, self.begin))
+        return sum(column.nbytes for column in (self.tensor, self.offset, self.begin))
 
 
-def cut(sizes: Sequence[int]) -> ChunkTable:
-    """The chunks of tensors with these numbers of elements."""
+def cut(sizes: Sequence[int], members: Sequence[int] | None = None) -> ChunkTable:
+    """The chunks of tensors with these numbers of elements; with `members` only theirs, cut as if all were there."""
     extent = SMALLEST_CHUNK
     while extent * MOST_CHUNKS < sum(sizes):
         extent *= 2
-    table = ChunkTable(array("i"), array("q"), array("q", [0]))
-    for index, size in enumerate(sizes):
-        for offset in range(0, size, extent):
-            table.tensor.append(index)
-            table.offset.append(offset)
-            table.begin.append(table.begin[-1] + min(extent, size - offset))
-    return table
+    elements = np.array(sizes, dtype=np.int64)
+    chosen = np.arange(len(sizes)) if members is None else np.asarray(members, dtype=np.int64)
+    counts = -(-elements[chosen] // extent)
+    tensor = np.repeat(chosen, counts)
+    offset = (np.arange(len(tensor)) - np.repeat(np.cumsum(counts) - counts, counts)) * extent
+    begin = np.concatenate([[0], np.cumsum(np.minimum(extent, elements[tensor] - offset))])
+    return ChunkTable(tensor.astype(np.int32), offset.astype(np.int64), begin.astype(np.int64))
 
 
 class _Threads:
@@ -85,28 +87,39 @@ class _NativeLauncher:
         tensors = [t for row in residents.tensors.values() for t in row]
         self._kernel = kernel
         self._residents = residents  # keeps the memory behind the pointers
-        self._count = max((len(row) for row in residents.tensors.values()), default=0)
+        count = max((len(row) for row in residents.tensors.values()), default=0)
         first = next((row for row in residents.tensors.values() if len(row)), ())
         if any(t.device.type != "cpu" for t in tensors):
             raise BackendUnavailable("native kernels run on CPU tensors")
-        self._chunks = cut([t.numel() for t in first])
-        table = array("q", bytes(8 * self._count * len(kernel.streams)))
-        scalars = array("d", bytes(8 * len(kernel.scalars)))
-        flags = array("B", bytes(len(kernel.host_flags)))
-        columns = (table, self._chunks.tensor, self._chunks.offset, self._chunks.begin, scalars, flags)
-        self._addresses = tuple(column.buffer_info()[0] for column in columns)
-        # through a view the arrays cannot be resized, so they stay at their addresses
-        self._table, self._scalars, self._flags = memoryview(table), memoryview(scalars), memoryview(flags)
-        self._varying: list[tuple[str, slice]] = []
-        for row, stream in enumerate(kernel.streams):
-            place = slice(row * self._count, (row + 1) * self._count)
+        self._sizes = [t.numel() for t in first]
+        self._table = np.zeros((len(kernel.streams), count), dtype=np.int64)
+        self._scalars = np.zeros(len(kernel.scalars))
+        self._flags = np.zeros(len(kernel.host_flags), dtype=np.uint8)
+        self._members: np.ndarray[Any, np.dtype[np.int64]] | slice = slice(None)
+        self._count = count
+        self._varying: list[tuple[str, np.ndarray[Any, np.dtype[np.int64]]]] = []
+        for row, stream in zip(self._table, kernel.streams, strict=True):
             if stream.role in ("gradient", "input"):
-                self._varying.append((stream.name, place))
+                self._varying.append((stream.name, row))
             elif stream.name in residents.tensors:
-                self._table[place] = array("q", [t.data_ptr() for t in residents.tensors[stream.name]])
+                row[:] = [t.data_ptr() for t in residents.tensors[stream.name]]
         self._inputs = tuple(s.name for s in kernel.streams if s.role == "input")
         self._input_dtype = residents.gradient_dtype
+        self._cut(cut(self._sizes))
         self._run = self._load()
+
+    def _cut(self, chunks: ChunkTable) -> None:
+        self._chunks = chunks
+        columns = (self._table, chunks.tensor, chunks.offset, chunks.begin, self._scalars, self._flags)
+        self._addresses = tuple(column.ctypes.data for column in columns)
+
+    def only(self, members: Sequence[int]) -> _NativeLauncher:
+        """See `optc.runtime.backend.Launcher`."""
+        fewer = copy(self)
+        fewer._members = np.asarray(members, dtype=np.int64)
+        fewer._count = len(members)
+        fewer._cut(cut(self._sizes, members))
+        return fewer
 
     def _load(self) -> Callable[..., None]:
         """The compiled kernel for this batch's dtypes and variant."""
@@ -133,6 +146,13 @@ class _NativeLauncher:
         }
         return load_kernel(self._kernel.native, macros)
 
+    @staticmethod
+    def _as_many(values: Sequence[Any], count: int) -> Sequence[Any]:
+        """Raises ValueError unless there are so many: NumPy would repeat a single one."""
+        if len(values) != count:
+            raise ValueError(f"{len(values)} values for {count} places")
+        return values
+
     def launch(
         self,
         varying: Columns,
@@ -147,14 +167,13 @@ class _NativeLauncher:
             if varying[name][0].dtype != self._input_dtype:
                 self._input_dtype = varying[name][0].dtype
                 self._run = self._load()
-        for name, place in self._varying:
-            found = addresses(varying[name])
-            self._table[place] = found if isinstance(found, array) else array("q", found)
-        self._scalars[:] = array("d", scalars)
-        self._flags[:] = array("B", flags)
+        for name, row in self._varying:
+            row[self._members] = self._as_many(addresses(varying[name]), self._count)
+        self._scalars[:] = self._as_many(scalars, len(self._scalars))
+        self._flags[:] = self._as_many(flags, len(self._flags))
         table, tensor, offset, begin, scalar_values, flag_values = self._addresses
         self._run(
-            table, self._count, tensor, offset, begin, len(self._chunks),
+            table, self._table.shape[1], tensor, offset, begin, len(self._chunks),
             scalar_values, flag_values, gradient_factor, _THREADS.count(),
         )  # fmt: skip
 

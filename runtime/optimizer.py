@@ -140,17 +140,18 @@ class Optimizer(torch.optim.Optimizer):
         """`present` are the groups' plans from earlier steps, as far as there are any."""
         name = procedure.name
         finders = self._finders(procedure, inputs)
-        taking, ready = [], []
+        taking: list[Participants] = []
+        places: list[Sequence[int] | None] = []
         for group, plan, read, find in zip(self.param_groups, present, values, finders, strict=True):
-            found, valid = (find(), False) if plan is None else plan.look(group["params"], read, find)
+            found, where = (find(), None) if plan is None else plan.look(group["params"], read, find)
             taking.append(found)
-            ready.append(valid)
+            places.append(where)
         for index, group in enumerate(self.param_groups):
-            if not ready[index]:
+            if places[index] is None:
                 participants.check(taking[index].parameters, taking[index].varying, group, f"group {index}")
         self._skipped = False
         if scaling.found_inf is not None:
-            if not all(ready) or not all(on_device):
+            if None in places or not all(on_device):
                 self._skipped = scaling.overflowed()
                 if self._skipped:
                     return
@@ -161,10 +162,12 @@ class Optimizer(torch.optim.Optimizer):
             updates = []
             for index, group in enumerate(self.param_groups):
                 factor = scaling.factor(-1.0 if group.get("maximize", False) else 1.0, on_device[index])
-                if not ready[index]:
+                if places[index] is None:
                     self._build(procedure, index, taking[index], factor, values[index], on_device[index], edits)
                 plan = self._plans[index][name]
-                updates.append(plan.ready(taking[index], factor, scaling.found_inf, self._readers[index].tensors))
+                where = places[index]
+                now = plan.turn.places if where is None else where
+                updates.append(plan.ready(taking[index], now, edits, factor, scaling.found_inf, self._readers[index].tensors))
         except BaseException:
             edits.undo()
             self._plans.clear()
@@ -174,8 +177,9 @@ class Optimizer(torch.optim.Optimizer):
         for built in self._plans.values():
             if name in built and built[name].once:
                 del built[name]
-        if not all(ready):
-            self._settled = self._watched_changes()
+        if edits:
+            self._plans = {index: {name: built[name]} for index, built in self._plans.items() if name in built}
+        self._settled = self._watched_changes() if edits or None in places else self._settled
 
     def _finders(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Callable[[], Participants]]:
         """For each group a function that looks who takes part."""

@@ -9,17 +9,18 @@ from operator import attrgetter, is_
 import torch
 from torch import Tensor
 
-from optc.runtime import layout, rows
+from optc.runtime import checks, layout, rows
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
-from optc.runtime.batches import Batch, Members, Prepare
+from optc.runtime.batches import Binding, Members, Prepare
 from optc.runtime.capturable import DeviceBatch, bind
 from optc.runtime.choose import Choice
-from optc.runtime.columns import Column
+from optc.runtime.columns import Column, Gradients
 from optc.runtime.hypers import Values, holds
 from optc.runtime.participants import Participants
-from optc.runtime.schema import Condition, Procedure, Schema
+from optc.runtime.schema import Condition, Procedure, Schema, State
 from optc.runtime.survey import Survey
+from optc.runtime.turns import Cast, Turn
 
 _bytes_of: Callable[[Tensor], int] = attrgetter("nbytes")
 _strides_of: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
@@ -29,37 +30,36 @@ _strides_of: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
 class Guards:
     """What must not have changed since the plan was built, where Python has to look: cheap passes over thousands of tensors.
 
-    The size in bytes of a gradient or input stands for its dtype and length. Strides count too, as `p.data = p.data.t()` keeps
-    address and size; None stands for those of contiguous parameters.
+    By place in the plan. The size in bytes of a gradient or input stands for its dtype and length. Strides count too, as
+    `p.data = p.data.t()` keeps address and size; None stands for those of contiguous parameters.
     """
 
-    parameters: list[Tensor]
     pointers: list[int]
     strides: list[tuple[int, ...]] | None
     sizes: Mapping[str, list[int]]
 
     @staticmethod
-    def of(taking: Participants) -> Guards:
-        """The present ones."""
-        sizes = {name: list(map(_bytes_of, column)) for name, column in taking.varying.items()}
-        pointers = list(map(Tensor.data_ptr, taking.parameters))
-        strides = None if layout.all_contiguous(taking.parameters) else list(map(_strides_of, taking.parameters))
-        return Guards(list(taking.parameters), pointers, strides, sizes)
+    def of(roster: Sequence[Tensor], taking: Participants) -> Guards:
+        """The present ones; gradients that are not there are expected in their parameter's dtype."""
+        sizes = {}
+        for name, column in taking.varying.items():
+            found = dict(zip(map(id, taking.parameters), map(_bytes_of, column), strict=True))
+            sizes[name] = [found.get(id(p), p.nbytes) for p in roster]
+        pointers = list(map(Tensor.data_ptr, roster))
+        return Guards(pointers, None if layout.all_contiguous(roster) else list(map(_strides_of, roster)), sizes)
 
-    def hold(self, taking: Participants) -> bool:
-        """Whether parameters, memories and sizes are the ones the plan was built for."""
+    def hold(self, taking: Participants, places: Sequence[int]) -> bool:
+        """Whether memories and sizes are the ones the plan was built for."""
         return (
-            len(taking.parameters) == len(self.parameters)
-            and all(map(is_, taking.parameters, self.parameters))
-            and list(map(Tensor.data_ptr, taking.parameters)) == self.pointers
-            and self._strides_hold(taking.parameters)
-            and all(list(map(_bytes_of, taking.varying[name])) == sizes for name, sizes in self.sizes.items())
+            list(map(Tensor.data_ptr, taking.parameters)) == [self.pointers[i] for i in places]
+            and self._strides_hold(taking.parameters, places)
+            and all(list(map(_bytes_of, taking.varying[n])) == [sizes[i] for i in places] for n, sizes in self.sizes.items())
         )
 
-    def _strides_hold(self, parameters: Sequence[Tensor]) -> bool:
+    def _strides_hold(self, parameters: Sequence[Tensor], places: Sequence[int]) -> bool:
         if self.strides is None:
             return layout.all_contiguous(parameters)
-        return list(map(_strides_of, parameters)) == self.strides
+        return list(map(_strides_of, parameters)) == [self.strides[i] for i in places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +81,19 @@ class Request:
 
 @dataclass(slots=True)
 class Plan:
-    """`once`: some states were created, and the host program asks about that, so that the plan is for this step only.
+    """Kernels bound to a cast; a turn says who of it takes part. `survey` looks where it can, else `guards`.
 
-    `parameters` take part; `single` are the places of those with one element. `survey` looks where it can, else `guards`.
+    `once`: some states were created, and the host program asks about that, so that the plan is for this step only. On a device
+    that counts (`device_batches`) all take part, always. `_seen` is what the survey saw when the turn began, `_present` now.
     """
 
+    schema: Schema
     procedure: Procedure
-    parameters: Sequence[Tensor]
-    thetas: list[Tensor]
+    group: Sequence[Tensor]
+    cast: Cast
+    place_of: Mapping[int, int]
     contiguous: bool
-    single: list[int]
-    staged: list[tuple[Tensor, Tensor]]
-    rows: list[rows.Row]
-    batches: list[Batch]
+    bindings: list[Binding]
     device_batches: list[DeviceBatch]
     statics: Callable[[Values], object]
     static: object
@@ -101,20 +101,44 @@ class Plan:
     values: Values
     guards: Guards
     survey: Survey | None
+    turn: Turn
+    _seen: bytes = b""
+    _present: bytes = b""
 
-    def look(self, group: Sequence[Tensor], values: Values, find: Callable[[], Participants]) -> tuple[Participants, bool]:
-        """Who takes part in this step, and whether the plan can run it as it is. `find` looks in Python.
+    def look(
+        self, group: Sequence[Tensor], values: Values, find: Callable[[], Participants]
+    ) -> tuple[Participants, Sequence[int] | None]:
+        """Who takes part in this step, and their places; None for these if the plan must be built anew. `find` looks in Python.
 
         Gradients found by the survey stay alive until `release`.
         """
         fits = values is self.values or self.statics(values) == self.static
         if fits:
             self.values = values
-        gradients = self.survey.look(group) if fits and self.survey is not None else None
-        if gradients is not None:
-            return Participants(self.parameters, {"g": gradients}, contiguous=False, arranged=True), True
+        sight = self.survey.look(group) if fits and self.survey is not None else None
+        if sight is not None:
+            self._present = sight.present
+            places, parameters = self.turn.places, self.turn.parameters
+            if sight.present != self._seen:
+                parameters = [p for p, there in zip(group, sight.present, strict=True) if there]
+                places = [self.place_of[id(p)] for p in parameters]
+            taking = Participants(parameters, {"g": Gradients(parameters, sight.addresses)}, False, arranged=True)
+            return taking, places if self._may_run(places) else None
+        self._present = b""
         taking = find()
-        return taking, fits and self.guards.hold(taking)
+        found = self._places(taking.parameters) if fits else None
+        return taking, found if found is not None and self.guards.hold(taking, found) else None
+
+    def _places(self, parameters: Sequence[Tensor]) -> Sequence[int] | None:
+        """None where one is not in the cast, or more would have to be."""
+        known = self.turn.parameters
+        if len(parameters) == len(known) and all(map(is_, parameters, known)):
+            return self.turn.places
+        places = [self.place_of.get(id(p), -1) for p in parameters]
+        return places if -1 not in places and self._may_run(places) else None
+
+    def _may_run(self, places: Sequence[int]) -> bool:
+        return not self.device_batches or len(places) == len(self.cast.parameters)
 
     def release(self) -> None:
         """Lets go of gradients."""
@@ -122,94 +146,110 @@ class Plan:
             self.survey.release()
 
     def ready(
-        self, taking: Participants, factor: float | Tensor, found_inf: Tensor | None, tensors: Mapping[str, Tensor]
+        self,
+        taking: Participants,
+        places: Sequence[int],
+        edits: states.Edits,
+        factor: float | Tensor,
+        found_inf: Tensor | None,
+        tensors: Mapping[str, Tensor],
     ) -> Callable[[], None]:
-        """Does all that may fail (host programs, compilation, copies of gradients); the function returned updates.
+        """Does all that may fail (host programs, copies of gradients); the function returned updates.
 
         `tensors` are the hypers that live on the device.
         """
-        varying = taking.varying
+        if places is not self.turn.places and list(places) != list(self.turn.places):
+            self.turn = self.cast.turn(places, self.schema, self.procedure, self.bindings, edits, self.group, {})
+        self._seen = self._present
+        turn, varying = self.turn, taking.varying
         if not taking.arranged and not (self.contiguous and taking.contiguous):
-            varying = {name: self._arranged(column) for name, column in varying.items()}
-        varying = {name: self._resolved(column) for name, column in varying.items()}
-        outcomes = [row.evaluate(self.procedure, self.values) for row in self.rows]
-        launches = [launch for batch in self.batches for launch in batch.ready(outcomes)]
+            varying = {name: _arranged(column, turn.thetas) for name, column in varying.items()}
+        varying = {name: turn.resolved(column) for name, column in varying.items()}
+        outcomes, launches = turn.evaluate(self.procedure, self.values)
         for batch in self.device_batches:
             batch.ready(self.values)
 
         def update() -> None:
-            for p, copy in self.staged:
+            for p, copy in turn.staged:
                 copy.copy_(p)
-            for bound, outcome in launches:
-                bound.launch(outcome, varying, float(factor))
+            for launch, outcome in launches:
+                launch.run(outcome, varying, float(factor))
             for batch in self.device_batches:
                 batch.launch(varying, factor, found_inf, tensors)
-            for p, copy in self.staged:
+            for p, copy in turn.staged:
                 p.copy_(copy)
-            for row, outcome in zip(self.rows, outcomes, strict=True):
+            for row, outcome in zip(turn.rows, outcomes, strict=True):
                 row.commit(self.procedure, outcome)
 
         return update
 
-    def _arranged(self, column: Column) -> list[Tensor]:
-        """Gradients or inputs in the memory order of their parameters; copies only what is not."""
-        return [layout.arranged(x, theta, x.dtype) for x, theta in zip(column, self.thetas, strict=True)]
 
-    def _resolved(self, column: Column) -> Column:
-        """Autograd may hand out the conjugate's imaginary part, a view that negates what lies in memory.
-
-        With more than one element such a view has gaps, and `_arranged` copies it; with one it passes for contiguous.
-        """
-        negated = {place for place in self.single if column[place].is_neg()}
-        return [x.resolve_neg() if place in negated else x for place, x in enumerate(column)] if negated else column
+def _arranged(column: Column, thetas: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients or inputs in the memory order of their parameters; copies only what is not."""
+    return [layout.arranged(x, theta, x.dtype) for x, theta in zip(column, thetas, strict=True)]
 
 
 def build(request: Request, edits: states.Edits) -> Plan:
-    """Creates missing states, sorts parameters into rows and batches. What it writes to the state can be undone."""
+    """Creates missing states and binds kernels; may compile. What it writes to the state can be undone."""
     schema, procedure, values, taking = request.schema, request.procedure, request.values, request.taking
     wanted = states.needed(schema, procedure)
-    staged: list[tuple[Tensor, Tensor]] = []
-    thetas, created = [], []
-    for p in taking.parameters:
+    takes_part = set(map(id, taking.parameters))
+    roster = _roster(request, wanted, takes_part, edits)
+    thetas: list[Tensor] = []
+    copied, created = set(), {}
+    for place, p in enumerate(roster):
         theta = p.detach()
         if not layout.is_dense(p):
             theta = torch.empty_like(p, memory_format=torch.contiguous_format, requires_grad=False).copy_(p)
-            staged.append((p, theta))
+            copied.add(place)
         thetas.append(theta)
         gradient = _Gradient(p.grad, arithmetic_dtype(theta.dtype), request.factor)
-        created.append(states.prepare(edits, wanted, values, p, theta, gradient))
-    once = any(created) and bool(rows.news_read(schema, procedure))
-    statics = _statics(schema, taking.parameters)
-    members = _members(request, thetas, edits.states)
-    surveyable = procedure.name == "step" and not once and not staged
-    plan = Plan(
+        created[place] = states.prepare(edits, wanted, values, p, theta, gradient)
+    once = any(created.values()) and bool(rows.news_read(schema, procedure))
+    statics = _statics(schema, roster)
+    members = _members(request, roster, thetas, edits.states)
+    cast = Cast(roster, thetas, frozenset(copied))
+    on_device = request.counting is not None and not once
+    bindings = [] if on_device else [Binding.of(procedure, m, request.prepare) for m in members]
+    device_batches = []
+    if request.counting is not None and on_device:
+        device_batches = [bind(request.counting, schema, procedure, m, roster, edits) for m in members]
+    places = [place for place, p in enumerate(roster) if id(p) in takes_part]
+    surveyable = procedure.name == "step" and not once and not copied
+    expected = set(map(id, roster))
+    return Plan(
+        schema=schema,
         procedure=procedure,
-        parameters=taking.parameters,
-        thetas=thetas,
+        group=request.group,
+        cast=cast,
+        place_of={id(p): place for place, p in enumerate(roster)},
         contiguous=layout.all_contiguous(thetas),
-        single=[place for place, theta in enumerate(thetas) if theta.numel() == 1],
-        staged=staged,
-        rows=[],
-        batches=[],
-        device_batches=[],
+        bindings=bindings,
+        device_batches=device_batches,
         statics=statics,
         static=statics(values),
         once=once,
         values=values,
-        guards=Guards.of(taking),
-        survey=Survey.of(request.group, taking.parameters) if surveyable else None,
+        guards=Guards.of(roster, taking),
+        survey=Survey.of(request.group, [id(p) in expected for p in request.group]) if surveyable else None,
+        turn=cast.turn(places, schema, procedure, bindings, edits, request.group, created),
     )
-    if request.counting is not None and not once:
-        plan.device_batches = [bind(request.counting, schema, procedure, m, taking.parameters, edits) for m in members]
-    else:
-        plan.rows = rows.sort(schema, procedure, edits, request.group, taking.parameters, created)
-        row_of = {member: number for number, row in enumerate(plan.rows) for member in row.members}
-        for m in members:
-            parts: dict[int, list[int]] = {}
-            for place, position in enumerate(m.positions):
-                parts.setdefault(row_of[position], []).append(place)
-            plan.batches.append(Batch(procedure, m, parts, request.prepare, len(thetas)))
-    return plan
+
+
+def _roster(request: Request, wanted: Sequence[State], takes_part: set[int], edits: states.Edits) -> Sequence[Tensor]:
+    """Who is bound: those that take part, and those that did before, so that they can come back without a new plan."""
+    if request.counting is not None or request.procedure.name != "step":
+        return request.taking.parameters
+    return [p for p in request.group if id(p) in takes_part or _has_state(p, wanted, request.values, edits.states)]
+
+
+def _has_state(p: Tensor, wanted: Sequence[State], values: Values, slots: states.States) -> bool:
+    """Whether a parameter without a gradient could have one at once, with the state that it has."""
+    slot = slots.get(p)
+    if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN or not layout.is_dense(p):
+        return False
+    present = [(slot.get(state.key), state) for state in wanted if states.exists(state, values, p)]
+    return all(isinstance(entry, Tensor) and (state.host or entry.shape == p.shape) for entry, state in present)
 
 
 @dataclass(slots=True)
@@ -227,19 +267,19 @@ class _Gradient:
         return self.made
 
 
-def _members(request: Request, thetas: Sequence[Tensor], slots: states.States) -> list[Members]:
-    """Sorts by device, dtypes and variant."""
-    taking = request.taking
+def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor], slots: states.States) -> list[Members]:
+    """Sorts by device, dtypes and variant. A gradient that is not there is expected in its parameter's dtype."""
     flags = request.schema.flags
     variants: dict[tuple[int, int], dict[str, bool]] = {}
     sorted_: dict[tuple[object, ...], tuple[dict[str, bool], list[int]]] = {}
-    column = taking.varying.get("g") or thetas
+    reads_g = "g" in request.taking.varying
+    dtypes = [p.grad.dtype if reads_g and p.grad is not None else theta.dtype for p, theta in zip(roster, thetas, strict=True)]
     for index, theta in enumerate(thetas):
         shape = theta.ndim, theta.numel()
         if shape not in variants:
             variants[shape] = {name: holds(condition, request.values, *shape) for name, condition in flags}
-        present = tuple(s.key in slots[taking.parameters[index]] for s in request.schema.states)
-        key = (theta.device, theta.dtype, column[index].dtype, *variants[shape].values(), present)
+        present = tuple(s.key in slots[roster[index]] for s in request.schema.states)
+        key = (theta.device, theta.dtype, dtypes[index], *variants[shape].values(), present)
         sorted_.setdefault(key, (variants[shape], []))[1].append(index)
     names = [name for hyper in request.schema.hypers if hyper.kind == "choice" for name in hyper.names]
     choices = {name: value for name in names if isinstance(value := request.values[name], str)}
@@ -248,10 +288,10 @@ def _members(request: Request, thetas: Sequence[Tensor], slots: states.States) -
         first = positions[0]
         tensors = {"theta": [thetas[i] for i in positions]}
         for state in request.schema.states:
-            entries = [slots[taking.parameters[i]].get(state.key) for i in positions]
+            entries = [slots[roster[i]].get(state.key) for i in positions]
             if not state.host and states.exists(state, request.values, thetas[first]) and entries[0] is not None:
                 tensors[state.name] = [entry for entry in entries if entry is not None]
-        found.append(Members(tuple(positions), thetas[first].device, column[first].dtype, variant, choices, tensors))
+        found.append(Members(tuple(positions), thetas[first].device, dtypes[first], variant, choices, tensors))
     return found
 
 

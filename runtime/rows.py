@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from operator import methodcaller
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -61,39 +62,45 @@ def sort(
 ) -> list[Row]:
     """Sorts `members` (parameters of `group` that take part) into rows and lets each row share its tensors.
 
-    `created[i]` names the states that member i got just now. Members that leave a row get tensors of their own.
+    `created[i]` names the states that member i got just now. A row's tensors are nobody else's: who left it gets a copy.
     """
     used = set(procedure.arguments)
-    holders = Counter(id(entry) for p in group if p in edits.states for entry in edits.states[p].values())
     kept = [s for s in schema.states if s.host and (s.name in used or s.name in procedure.carried)]
+    keys = [states.STEP, *(s.key for s in kept)]
     news = news_read(schema, procedure)
-    cohorts: dict[tuple[Value, ...], tuple[dict[str, Value], list[int]]] = {}
-    shown: dict[int, str] = {}  # by id of an entry: most parameters share theirs
-    for index, p in enumerate(members):
-        slot = edits.states[p]
-        constants: dict[str, Value] = {f"new_{name}": name in created[index] for name in news}
-        if "numel" in used:
-            constants["numel"] = float(p.numel())
-        if "ndim" in used:
-            constants["ndim"] = float(p.ndim)
-        present = [s for s in kept if s.key in slot]
+    slots = [edits.states[p] for p in members]
+    # Most parameters share their tensors already, so they are sorted by identity first, and what is alike by value then.
+    columns: list[list[Any]] = [list(map(id, map(methodcaller("get", key), slots))) for key in keys]
+    columns += [[name in new for new in created] for name in news]
+    if "numel" in used:
+        columns.append([float(p.numel()) for p in members])
+    if "ndim" in used:
+        columns.append([float(p.ndim) for p in members])
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for index, identity in enumerate(zip(*columns, strict=True)):
+        alike.setdefault(identity, []).append(index)
+    cohorts: dict[tuple[Any, ...], tuple[dict[str, Value], list[int]]] = {}
+    for identity, places in alike.items():
+        slot, rest = slots[places[0]], iter(identity[len(keys) :])
+        constants: dict[str, Value] = {f"new_{name}": next(rest) for name in news}
+        constants |= {name: next(rest) for name in ("numel", "ndim") if name in used}
+        history = [repr(states.number(slot[key])) if key in slot else None for key in keys]
         constants |= {s.name: math.nan for s in kept if s.key not in slot}
-        history = [slot[states.STEP], *(slot[s.key] for s in present)]
-        for entry in history:
-            if id(entry) not in shown:
-                shown[id(entry)] = repr(states.number(entry))
-        key = (*(shown[id(entry)] for entry in history), *(s.name for s in present), *constants.values())
-        cohorts.setdefault(key, (constants, []))[1].append(index)
+        cohorts.setdefault((*history, *constants.values()), (constants, []))[1].extend(places)
+    holders: defaultdict[int, list[Tensor]] = defaultdict(list)
+    for p in group:
+        for key in keys if p in edits.states else ():
+            holders[id(edits.states[p].get(key))].append(p)
     rows = []
     for constants, places in cohorts.values():
-        parameters = [members[i] for i in places]
+        parameters = [members[i] for i in sorted(places)]
         counter = HostNumber(_shared(edits, parameters, states.STEP, holders, None))
         carried = {
             s.name: HostNumber(_shared(edits, parameters, s.key, holders, torch.float64))
             for s in kept
             if s.name not in constants
         }
-        rows.append(Row(counter, carried, constants, places))
+        rows.append(Row(counter, carried, constants, sorted(places)))
     return rows
 
 
@@ -103,21 +110,32 @@ def news_read(schema: Schema, procedure: Procedure) -> list[str]:
 
 
 def _shared(
-    edits: states.Edits, parameters: list[Tensor], key: str, holders: Counter[int], dtype: torch.dtype | None
+    edits: states.Edits, parameters: list[Tensor], key: str, holders: Mapping[int, list[Tensor]], dtype: torch.dtype | None
 ) -> Tensor:
-    """One host tensor for this entry of all `parameters`: the present one, if they and nobody else have it, or a new one."""
-    entry = edits.states[parameters[0]][key]
-    if (
-        isinstance(entry, Tensor)
-        and entry.device.type == "cpu"
-        and entry.ndim == 0
-        and (entry.dtype == dtype if dtype is not None else entry.dtype in (torch.float32, torch.float64))
-        and holders[id(entry)] == len(parameters)
-        and all(edits.states[p][key] is entry for p in parameters)
-    ):
-        return entry
+    """One host tensor for this entry of all `parameters` and of nobody else: the one that most have, or a new one."""
+    entries = {id(entry): entry for entry in (edits.states[p][key] for p in parameters)}
+    entry: Any = max(entries.values(), key=lambda entry: len(holders[id(entry)]))
     value = states.number(entry)
-    entry = states.counter(value) if dtype is None else states.host_scalar(value)
-    for p in parameters:
-        edits.put(p, key, entry)
-    return entry
+
+    def new() -> Tensor:
+        return states.counter(value) if dtype is None else states.host_scalar(value)
+
+    strangers: list[Tensor] = []
+    if len(holders[id(entry)]) > 1 or len(entries) > 1:
+        inside = set(map(id, parameters))
+        strangers = [p for p in holders[id(entry)] if id(p) not in inside]
+    if not _fits(entry, dtype) or len(strangers) > len(parameters):
+        entry, strangers = new(), []
+    shared: Tensor = entry
+    copy = new() if strangers else None
+    for p in strangers:
+        edits.put(p, key, copy)
+    for p in parameters if len(entries) > 1 or id(entry) not in entries else ():
+        edits.put(p, key, shared)
+    return shared
+
+
+def _fits(entry: Any, dtype: torch.dtype | None) -> bool:
+    if not isinstance(entry, Tensor) or entry.device.type != "cpu" or entry.ndim:
+        return False
+    return entry.dtype == dtype if dtype is not None else entry.dtype in (torch.float32, torch.float64)

@@ -70,6 +70,9 @@ class Edits:
             self._log.append((p, key, old))
             slot[key] = value
 
+    def __bool__(self) -> bool:
+        return bool(self._log)
+
     def undo(self) -> None:
         """Puts back what was there before."""
         for p, key, old in reversed(self._log):

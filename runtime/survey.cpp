@@ -85,12 +85,13 @@ struct Form {
     }
 };
 
+constexpr int32_t NONE = -1;
+
 struct Member {
     Tensor parameter;
     Implementation implementation;
     Form form;  // sizes and strides in `shapes` of the survey
-    bool takes_part;
-    int32_t gradient_dtype;
+    int32_t gradient_dtype;  // NONE: a gradient would be the first
 
     // Whether the parameter is as it was.
     bool stays(const Torch& torch) const {
@@ -111,14 +112,15 @@ struct Survey {
     std::vector<int64_t> shapes;
     std::vector<void*> held;
 
-    // Adds the present state of a parameter; false where it is not as kernels need it.
-    bool add(Tensor parameter) {
+    // Adds the present state of a parameter; false where it is not as kernels need it. `expected`: a gradient may come, of the
+    // parameter's dtype if there is none now.
+    bool add(Tensor parameter, bool expected) {
         Form form, gradient_form;
         if (!form.read(torch, parameter) || !form.has_memory()) return false;
         const Tensor gradient = torch.gradient(*parameter);
-        Member member{parameter, *parameter, form, *gradient != torch.undefined, 0};
-        if (member.takes_part &&
-            (torch.dtype(gradient, &member.gradient_dtype) || !member.accepts(torch, gradient, gradient_form))) {
+        Member member{parameter, *parameter, form, expected ? form.dtype : NONE};
+        if (*gradient != torch.undefined &&
+            (!expected || torch.dtype(gradient, &member.gradient_dtype) || !member.accepts(torch, gradient, gradient_form))) {
             return false;
         }
         shapes.insert(shapes.end(), form.sizes, form.sizes + form.dim);
@@ -138,8 +140,8 @@ struct Survey {
         held.reserve(members.size());
     }
 
-    // Members `first` to `last`: whether nothing but their gradients' addresses and values changed.
-    bool look(const Member* first, const Member* last, void**& addresses) {
+    // Members `first` to `last`: whether nothing changed but which of them have a gradient, where, and its values.
+    bool look(const Member* first, const Member* last, uint8_t* present, void**& addresses) {
         Tensor gradients[BLOCK];
         for (const Member* m = first; m < last; ++m) fetch(m->parameter), fetch_all(m->implementation);
         for (const Member* m = first; m < last; ++m) {
@@ -148,15 +150,16 @@ struct Survey {
         }
         for (const Member* m = first; m < last; ++m) {
             const Tensor gradient = gradients[m - first] = torch.gradient(m->implementation);
-            if ((*gradient != torch.undefined) != m->takes_part) return false;
+            present[m - first] = *gradient != torch.undefined;
+            if (present[m - first] && m->gradient_dtype == NONE) return false;
             fetch_all(*gradient);
         }
         for (const Member* m = first; m < last; ++m) {
             if (!m->stays(torch)) return false;
-            if (m->takes_part) fetch_owned(*gradients[m - first], STORAGE);
+            if (present[m - first]) fetch_owned(*gradients[m - first], STORAGE);
         }
         for (const Member* m = first; m < last; ++m) {
-            if (!m->takes_part) continue;
+            if (!present[m - first]) continue;
             Form form;
             void* handle;
             const Tensor gradient = gradients[m - first];
@@ -191,11 +194,11 @@ struct List {
 OPTC_EXPORT const char optc_key[65];
 const char optc_key[65] = OPTC_KEY;
 
-// The parameters as they and their gradients are now; null where one is not as the kernels need it.
-OPTC_EXPORT Survey* optc_survey_new(const Torch* torch, const Tensor* parameters, int64_t count) try {
+// The parameters as they and their gradients are now; null where one is not as the kernels need it, or has an unexpected one.
+OPTC_EXPORT Survey* optc_survey_new(const Torch* torch, const Tensor* parameters, const uint8_t* expected, int64_t count) try {
     auto* survey = new Survey{*torch, {}, {}, {}};
     for (int64_t i = 0; i < count; ++i) {
-        if (!survey->add(parameters[i])) {
+        if (!survey->add(parameters[i], expected[i])) {
             delete survey;
             return nullptr;
         }
@@ -206,13 +209,13 @@ OPTC_EXPORT Survey* optc_survey_new(const Torch* torch, const Tensor* parameters
     return nullptr;
 }
 
-// 1 and the addresses of the gradients, in order and without the members that have none, if nothing but addresses and values
-// changed since `optc_survey_new`; 0 otherwise. The gradients stay alive until they are released.
-OPTC_EXPORT int32_t optc_survey_look(Survey* survey, void** addresses) try {
+// 1, and which members have a gradient, and in the same order the addresses of those, if nothing else changed since
+// `optc_survey_new`; 0 otherwise. The gradients stay alive until they are released.
+OPTC_EXPORT int32_t optc_survey_look(Survey* survey, uint8_t* present, void** addresses) try {
     survey->release();
     const Member *next = survey->members.data(), *end = next + survey->members.size();
-    for (; next < end; next += BLOCK) {
-        if (!survey->look(next, end - next > BLOCK ? next + BLOCK : end, addresses)) return 0;
+    for (; next < end; next += BLOCK, present += BLOCK) {
+        if (!survey->look(next, end - next > BLOCK ? next + BLOCK : end, present, addresses)) return 0;
     }
     return 1;
 } catch (...) {

@@ -12,6 +12,7 @@ import functools
 import os
 from array import array
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,6 @@ from torch import Tensor
 
 from optc.runtime import checks
 from optc.runtime.backend import BackendUnavailable
-from optc.runtime.columns import Gradients
 from optc.runtime.native_build import load_library
 
 _GRADIENT = "_ZNK3c1010TensorImpl4gradEv"  # const at::Tensor& c10::TensorImpl::grad() const
@@ -48,38 +48,47 @@ class _Native:
     same: Callable[..., int]
 
 
-class Survey:
-    """The parameters of a group, as they and their gradients were when a plan was built."""
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a survey found: a byte per parameter of the group, 1 where it has a gradient, and the addresses of those."""
 
-    def __init__(self, native: _Native, parameters: Sequence[Tensor], taking: Sequence[Tensor], handle: int) -> None:
+    present: bytes
+    addresses: Sequence[int]
+
+
+class Survey:
+    """The parameters of a group, as they were when a plan was built."""
+
+    def __init__(self, native: _Native, parameters: Sequence[Tensor], handle: int) -> None:
         self._native = native
         self._parameters = list(parameters)
-        self._taking = list(taking)
         self._handle = handle
-        self._found = array("q", bytes(8 * len(taking)))
-        self._place = self._found.buffer_info()[0]
+        self._present = array("B", bytes(len(parameters)))
+        self._addresses = array("q", bytes(8 * len(parameters)))
+        self._places = self._present.buffer_info()[0], self._addresses.buffer_info()[0]
         finalize(self, native.delete, handle).atexit = False
 
     @classmethod
-    def of(cls, parameters: Sequence[Tensor], taking: Sequence[Tensor]) -> Self | None:
-        """`taking` are those of `parameters` that have a gradient. None where Python has to look."""
+    def of(cls, parameters: Sequence[Tensor], expected: Sequence[bool]) -> Self | None:
+        """`expected` says which parameters may have a gradient in a step to come. None where Python has to look."""
         native = _native()
         if native is None or not set(map(type, parameters)) <= checks.PLAIN or any(p.is_inference() for p in parameters):
             return None
         try:
-            handle = native.new(native.torch, _references(parameters), len(parameters))
+            handle = native.new(native.torch, _references(parameters), bytes(expected), len(parameters))
         except LookupError:
             return None
-        return None if handle is None else cls(native, parameters, taking, handle)
+        return None if handle is None else cls(native, parameters, handle)
 
-    def look(self, parameters: Sequence[Tensor]) -> Gradients | None:
+    def look(self, parameters: Sequence[Tensor]) -> Sight | None:
         """The present gradients, kept alive until `release`; None if anything else changed, or might have."""
         native = self._native
         if type(parameters) is not list or not native.same(id(parameters) + _HEAD, id(self._parameters) + _HEAD):
             return None
-        if not native.look(self._handle, self._place):
+        if not native.look(self._handle, *self._places):
             return None
-        return Gradients(self._taking, self._found)
+        present = self._present.tobytes()
+        return Sight(present, self._addresses[: present.count(1)])
 
     def release(self) -> None:
         """Lets go of the gradients of the last look."""
@@ -96,6 +105,14 @@ class Written:
             self._references = _references(tensors)
         except LookupError:
             self._native = None
+
+    def only(self, members: Sequence[int]) -> Written:
+        """Some of them."""
+        fewer = copy(self)
+        fewer._tensors = tuple([self._tensors[i] for i in members])
+        if self._native is not None:
+            fewer._references = (_pointer * len(members))(*[self._references[i] for i in members])
+        return fewer
 
     def note(self) -> None:
         """Call it after writing. Tensors made in inference mode have no version to change."""
@@ -150,8 +167,8 @@ def _load() -> _Native:
 
     return _Native(
         table,
-        function("optc_survey_new", _pointer, _pointer, _pointer, ctypes.c_int64),
-        function("optc_survey_look", ctypes.c_int32, _pointer, _pointer),
+        function("optc_survey_new", _pointer, _pointer, _pointer, ctypes.c_char_p, ctypes.c_int64),
+        function("optc_survey_look", ctypes.c_int32, _pointer, _pointer, _pointer),
         function("optc_survey_release", None, _pointer),
         function("optc_survey_delete", None, _pointer),
         function("optc_bump_versions", ctypes.c_int32, _pointer, _pointer, ctypes.c_int64),
@@ -173,15 +190,19 @@ def _address(library: ctypes.CDLL, name: str) -> int:
 def _agrees(native: _Native) -> bool:
     """Whether the survey answers as Python does, on tensors of each kind that it must tell apart."""
     first, second, third = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,), ()))
-    parameters = [first, second, third]
+    fourth = torch.nn.Parameter(torch.ones(3, 1))
+    parameters = [first, second, third, fourth]
 
     def sees() -> bool:
-        addresses = array("q", bytes(16))
-        seen = native.look(handle, addresses.buffer_info()[0])
+        present, addresses = array("B", bytes(4)), array("q", bytes(32))
+        seen = native.look(handle, present.buffer_info()[0], addresses.buffer_info()[0])
         native.release(handle)
-        return bool(seen) and list(addresses) == [p.grad.data_ptr() for p in (first, third) if p.grad is not None]
+        if not seen:
+            return False
+        found = [p.grad.data_ptr() for p in parameters if p.grad is not None]
+        return (present.tolist(), addresses[: len(found)].tolist()) == ([p.grad is not None for p in parameters], found)
 
-    def differs(gradient: Tensor | None) -> bool:
+    def differs(gradient: Tensor) -> bool:
         kept, first.grad = first.grad, None
         first.grad = gradient
         answer = sees()
@@ -189,24 +210,19 @@ def _agrees(native: _Native) -> bool:
         return not answer and sees()
 
     first.grad, third.grad = torch.ones(2, 3), torch.ones(())
-    handle = native.new(native.torch, _references(parameters), 3)
+    handle = native.new(native.torch, _references(parameters), bytes([1, 0, 1, 1]), 4)
     if handle is None:
         return False
     try:
-        agrees = (
-            _same_lists(native)
-            and sees()
-            and differs(None)
-            and differs(torch.ones(2, 3).to_sparse())
-            and differs(torch.ones(3, 2).t())
-        )
-        first.grad = torch.ones(2, 3)
+        agrees = _same_lists(native) and sees() and differs(torch.ones(2, 3).to_sparse()) and differs(torch.ones(3, 2).t())
+        first.grad, fourth.grad = None, torch.ones(3, 1)
+        agrees = agrees and sees()
         second.grad = torch.ones(4)
         agrees = agrees and not sees()
         second.grad = None
         first.data = first.data.clone()
         versions = [p._version for p in parameters]
-        native.bump(native.torch, _references(parameters), 3)
+        native.bump(native.torch, _references(parameters), 4)
         return agrees and not sees() and [p._version for p in parameters] == [v + 1 for v in versions]
     finally:
         native.delete(handle)

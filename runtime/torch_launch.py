@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,11 @@ class TorchLauncher:
 
     kernel: Kernel
     residents: Residents
+
+    def only(self, members: Sequence[int]) -> Launcher:
+        """See `Launcher.only`."""
+        tensors = {name: [column[i] for i in members] for name, column in self.residents.tensors.items()}
+        return TorchLauncher(self.kernel, replace(self.residents, tensors=tensors))
 
     def launch(
         self,

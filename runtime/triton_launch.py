@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,12 @@ class TritonLauncher:
     table: Tensor
     varying: VaryingTable
     chunks: Chunks
+
+    def only(self, members: Sequence[int]) -> TritonLauncher:
+        """See `optc.runtime.backend.Launcher`."""
+        with on_device(self.device):
+            varying, chunks = self.varying.only(members), self.chunks.only(members)
+        return replace(self, dtypes=dict(self.dtypes), varying=varying, chunks=chunks)
 
     def launch(self, varying: Columns, scalars: Sequence[float], flags: Sequence[bool], gradient_factor: float) -> None:
         """See `optc.runtime.backend.Launcher`. float64 scalars travel through memory, as Triton's arguments are float32."""

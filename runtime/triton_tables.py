@@ -50,6 +50,7 @@ class Chunks:
     tensors: Tensor
     offsets: Tensor
     length: int
+    sizes: Sequence[int]
 
     @property
     def count(self) -> int:
@@ -59,12 +60,19 @@ class Chunks:
     @staticmethod
     def of(sizes: Sequence[int], block: int, device: torch.device) -> Chunks:
         """The chunks of tensors of these sizes."""
-        length = choose_chunk(sizes, block)
-        numbers = np.array([-(-size // length) for size in sizes], dtype=np.int64)
-        tensors = np.repeat(np.arange(len(sizes), dtype=np.int32), numbers)
+        return Chunks._cut(sizes, range(len(sizes)), choose_chunk(sizes, block), device)
+
+    def only(self, members: Sequence[int]) -> Chunks:
+        """Those of some tensors."""
+        return Chunks._cut(self.sizes, members, self.length, self.tensors.device)
+
+    @staticmethod
+    def _cut(sizes: Sequence[int], members: Sequence[int], length: int, device: torch.device) -> Chunks:
+        numbers = np.array([-(-sizes[i] // length) for i in members], dtype=np.int64)
+        tensors = np.repeat(np.asarray(members, dtype=np.int32), numbers)
         first = np.repeat(np.cumsum(numbers) - numbers, numbers)
         offsets = (np.arange(len(tensors), dtype=np.int64) - first) * length
-        return Chunks(upload(torch.from_numpy(tensors), device), upload(torch.from_numpy(offsets), device), length)
+        return Chunks(upload(torch.from_numpy(tensors), device), upload(torch.from_numpy(offsets), device), length, sizes)
 
 
 def resident_table(
@@ -87,6 +95,7 @@ class VaryingTable:
     aligned: Tensor
     columns: int
     device: torch.device
+    members: Sequence[int] | None = None
     _pointers: list[Sequence[int]] | None = None
     _table: Tensor | None = None
     _spare: Tensor | None = None
@@ -95,8 +104,12 @@ class VaryingTable:
     def __post_init__(self) -> None:
         self._spare = self._pinned()
 
+    def only(self, members: Sequence[int]) -> VaryingTable:
+        """A table of its own for some tensors, with the others' rows unused."""
+        return VaryingTable(self.aligned, self.columns, self.device, list(members))
+
     def of(self, columns: Sequence[Column]) -> Tensor:
-        """The table for these tensors on the device; uploaded again only if one of them moved."""
+        """The table for these tensors, those of `members`, on the device; uploaded again only if one of them moved."""
         pointers = [addresses(column) for column in columns]
         if capturing(self.device):
             return self._record(pointers)
@@ -122,8 +135,9 @@ class VaryingTable:
 
     def _fill(self, staging: Tensor, pointers: Sequence[Sequence[int]]) -> Tensor:
         rows = staging.numpy()
+        members = slice(None) if self.members is None else self.members
         for index, column in enumerate(pointers):
-            rows[:, index] = column
+            rows[members, index] = column
         misplaced = (rows[:, : self.columns] % ALIGNMENT != 0).any(axis=1)
         rows[:, self.columns] = self.aligned.numpy() & ~misplaced
         return staging

@@ -21,23 +21,29 @@ class Recorder:
     """A backend that runs PyTorch code and counts, or is unavailable."""
 
     def __init__(self, name: str, reason: str | None = None) -> None:
-        self.name, self.reason, self.prepared, self.launched = name, reason, 0, 0
+        self.name, self.reason, self.prepared, self.halved, self.launched = name, reason, 0, 0, 0
         self.flags: list[list[bool]] = []
 
     def prepare(self, kernel: Any, residents: Any) -> Any:
         if self.reason is not None:
             raise BackendUnavailable(self.reason)
         self.prepared += 1
-        inner = TORCH.prepare(kernel, residents)
         recorder = self
 
         class Launcher:
+            def __init__(self, inner: Any) -> None:
+                self.inner = inner
+
+            def only(self, members: Any) -> Launcher:
+                recorder.halved += 1
+                return Launcher(self.inner.only(members))
+
             def launch(self, varying: Any, scalars: Any, flags: Any, factor: float) -> None:
                 recorder.launched += 1
                 recorder.flags.append(list(flags))
-                inner.launch(varying, scalars, flags, factor)
+                self.inner.launch(varying, scalars, flags, factor)
 
-        return Launcher()
+        return Launcher(TORCH.prepare(kernel, residents))
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *backends: Recorder) -> None:
@@ -113,13 +119,14 @@ def test_one_launch_per_dtype_variant_and_distinct_scalars(monkeypatch: pytest.M
     assert [launches(params) for _ in range(3)] == [3, 3, 3], "matrices differ from vectors in a flag, bf16 from fp32"
     assert [launches(params[:1]), launches(params[1:]), launches(params)] == [1, 3, 3], "all counts are 5 in the end"
     launches(params[:1])
-    prepared = recorder.prepared
+    prepared, halved = recorder.prepared, recorder.halved
     for _ in range(6):
         count = launches(params)
         assert count == (4 if any(average for _, average in recorder.flags) else 3), (
             "counts 6 and 5 differ only when one is due"
         )
-    assert recorder.prepared - prepared == 5, "three batches, and the two halves of one: launchers are kept"
+    assert recorder.prepared == prepared, "who takes part changes no kernel"
+    assert recorder.halved - halved == 2, "the two halves of one batch are kept"
 
 
 def test_a_steady_step_prepares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,13 @@ def contestant(name: str, model: Model, make: Callable[[list[torch.nn.Parameter]
     return Contestant(name, optimizer.step, prepare)
 
 
+def rivals(case: Case, shapes: Sequence[tuple[int, ...]]) -> list[Contestant]:
+    """The peers that are installed; where a spec has none, the PyTorch code made from the same equations."""
+    if not case.peers:
+        return [ours(case, Model.of(shapes), "torch")]
+    return [theirs(peer, Model.of(shapes)) for peer in case.peers if installed(peer)]
+
+
 def ours(case: Case, model: Model, backend: str = "native") -> Contestant:
     """The generated optimizer."""
     name = class_name(case.spec)

@@ -22,12 +22,15 @@ from optc.runtime.survey import Written
 
 @dataclass(slots=True)
 class DeviceBatch:
-    """Members whose scalars are computed on the device, each from its own counter, in one launch for all of them."""
+    """Members whose scalars are computed on the device, each from its own counter, in one launch for all of them.
+
+    `pick`: where in the columns of a step theirs are; None, if they are all.
+    """
 
     launcher: Any
     names: tuple[str, ...]
     hypers: Tensor
-    pick: tuple[int, ...]
+    pick: tuple[int, ...] | None
     written: Written | None
     _filled: tuple[float, ...] = ()
 
@@ -48,8 +51,9 @@ class DeviceBatch:
         for name, tensor in tensors.items():
             if name in self.names:
                 self.hypers[self.names.index(name)].copy_(tensor.reshape(()), non_blocking=True)
-        columns = {name: chosen(column, self.pick) for name, column in varying.items()}
-        self.launcher.launch(columns, self.hypers, factor, found_inf)
+        if self.pick is not None:
+            varying = {name: chosen(column, self.pick) for name, column in varying.items()}
+        self.launcher.launch(varying, self.hypers, factor, found_inf)
         if self.written is not None:
             self.written.note()
 
@@ -78,7 +82,8 @@ def bind(
     hypers = torch.zeros(len(names), dtype=torch.float64, device=members.device)
     written = Written(residents_theta(every)) if writes_theta(procedure) else None
     launcher = prepare(procedure, names, union, counters, carried, members.choices)
-    return DeviceBatch(launcher, names, hypers, members.positions, written)
+    pick = None if members.positions == tuple(range(len(parameters))) else members.positions
+    return DeviceBatch(launcher, names, hypers, pick, written)
 
 
 def _gathered(

@@ -30,8 +30,8 @@ PROCESSES = min(8, os.cpu_count() or 1)
 """Compilers at work at once, each a process of its own."""
 MOST_REGISTERS, MOST_WITH_POWERS = 64, 96
 KEPT_IN_FLOAT64 = (8, 4)
-"""Bytes of stack and accesses to it (32 bits each). The float64 division and root of NVIDIA's compiler call a subroutine for rare
-operands; of what lives across these calls it keeps one double on the stack in some kernels. All others keep nothing."""
+"""Bytes of stack and accesses to it (32 bits each). The float64 division and root of NVIDIA's compiler call a subroutine for
+rare operands; of what lives across these calls it keeps one double on the stack in some kernels. All others keep nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Optimizer(torch.optim.Optimizer):
 
     _plans: dict[int, dict[str, plans.Plan]]
     _readers: list[hypers.Reader]
-    _settled: int
+    _settled: tuple[State | None, int]
     _skipped: bool | Tensor
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -118,7 +118,7 @@ class Optimizer(torch.optim.Optimizer):
         hypers.require_shared(self.schema, values)
         if not isinstance(self.state, State):
             self.state = State(self.state)
-        if self.state.changes.count != self._settled:
+        if self.state is not self._settled[0] or self.state.changes.count != self._settled[1]:
             self._plans.clear()
         present = self._present(name)
         try:
@@ -142,8 +142,9 @@ class Optimizer(torch.optim.Optimizer):
         finders = self._finders(procedure, inputs)
         taking: list[Participants] = []
         places: list[Sequence[int] | None] = []
-        for group, plan, read, find in zip(self.param_groups, present, values, finders, strict=True):
-            found, where = (find(), None) if plan is None else plan.look(group["params"], read, find)
+        for group, plan, read, counting, find in zip(self.param_groups, present, values, on_device, finders, strict=True):
+            usable = plan is not None and plan.counting == counting
+            found, where = plan.look(group["params"], read, find) if plan is not None and usable else (find(), None)
             taking.append(found)
             places.append(where)
         for index, group in enumerate(self.param_groups):
@@ -179,7 +180,8 @@ class Optimizer(torch.optim.Optimizer):
                 del built[name]
         if edits:
             self._plans = {index: {name: built[name]} for index, built in self._plans.items() if name in built}
-        self._settled = self._watched_changes() if edits or None in places else self._settled
+        if edits or None in places:
+            self._settled = self._watched_changes()
 
     def _finders(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Callable[[], Participants]]:
         """For each group a function that looks who takes part."""
@@ -260,12 +262,13 @@ class Optimizer(torch.optim.Optimizer):
         """Drops what is derived from groups and state."""
         self._plans = {}
         self._readers = []
-        self._settled = -1
+        self._settled = None, -1
         self._skipped = False
 
-    def _watched_changes(self) -> int:
-        """How many changes the state must still have seen at the next step; -1 if it has dicts that do not count."""
-        return self.state.changes.count if isinstance(self.state, State) and self.state.watched else -1
+    def _watched_changes(self) -> tuple[State | None, int]:
+        """The state and how many changes it must still have seen at the next step; -1 if it has dicts that do not count."""
+        state = self.state
+        return (state, state.changes.count if state.watched else -1) if isinstance(state, State) else (None, -1)
 
 
 def _bare(origin: type[Optimizer] | str) -> Optimizer:

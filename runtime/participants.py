@@ -89,9 +89,9 @@ def _checked(
     group: Mapping[str, Any],
     label: str,
 ) -> Participants:
-    """Sparse tensors are never contiguous, so that one quick look at all of them finds everything that wants a closer one."""
+    """Sparse tensors are never contiguous, stand-ins have no address: quick looks find everything that wants a closer one."""
     contiguous = all(map(layout.all_contiguous, varying.values()))
-    if unusual or not contiguous:
+    if unusual or not contiguous or not all(all(map(Tensor.data_ptr, column)) for column in varying.values()):
         check(parameters, varying, group, label)
     return Participants(parameters, varying, contiguous)
 

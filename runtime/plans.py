@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, is_
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,7 +23,11 @@ from optc.runtime.schema import Condition, Procedure, Schema, State
 from optc.runtime.survey import Survey
 from optc.runtime.turns import Cast, Turn
 
-_bytes_of: Callable[[Tensor], int] = attrgetter("nbytes")
+Form: TypeAlias = tuple[torch.dtype, torch.Size]
+
+_THETA = "theta"
+_form_of: Callable[[Tensor], Form] = attrgetter("dtype", "shape")
+_address: Callable[[Tensor], int] = Tensor.data_ptr
 _strides_of: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
 
 
@@ -30,30 +35,34 @@ _strides_of: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
 class Guards:
     """What must not have changed since the plan was built, where Python has to look: cheap passes over thousands of tensors.
 
-    By place in the plan. The size in bytes of a gradient or input stands for its dtype and length. Strides count too, as
-    `p.data = p.data.t()` keeps address and size; None stands for those of contiguous parameters.
+    By place in the plan. Strides count too, as `p.data = p.data.t()` keeps address and size; None stands for those of
+    contiguous parameters. `residents` are the states: `state.data = …` leaves the tensor and takes its memory away.
     """
 
     pointers: list[int]
     strides: list[tuple[int, ...]] | None
-    sizes: Mapping[str, list[int]]
+    forms: Mapping[str, list[Form]]
+    residents: list[Tensor]
+    memories: list[int]
 
     @staticmethod
-    def of(roster: Sequence[Tensor], taking: Participants) -> Guards:
+    def of(roster: Sequence[Tensor], taking: Participants, residents: Sequence[Tensor]) -> Guards:
         """The present ones; gradients that are not there are expected in their parameter's dtype."""
-        sizes = {}
+        forms = {_THETA: list(map(_form_of, roster))}
         for name, column in taking.varying.items():
-            found = dict(zip(map(id, taking.parameters), map(_bytes_of, column), strict=True))
-            sizes[name] = [found.get(id(p), p.nbytes) for p in roster]
-        pointers = list(map(Tensor.data_ptr, roster))
-        return Guards(pointers, None if layout.all_contiguous(roster) else list(map(_strides_of, roster)), sizes)
+            found = dict(zip(map(id, taking.parameters), map(_form_of, column), strict=True))
+            forms[name] = [found.get(id(p), form) for p, form in zip(roster, forms[_THETA], strict=True)]
+        strides = None if layout.all_contiguous(roster) else list(map(_strides_of, roster))
+        return Guards(list(map(_address, roster)), strides, forms, list(residents), list(map(_address, residents)))
 
     def hold(self, taking: Participants, places: Sequence[int]) -> bool:
-        """Whether memories and sizes are the ones the plan was built for."""
+        """Whether memories, dtypes and shapes are the ones the plan was built for."""
+        columns = {_THETA: taking.parameters, **taking.varying}
         return (
-            list(map(Tensor.data_ptr, taking.parameters)) == [self.pointers[i] for i in places]
+            list(map(_address, taking.parameters)) == [self.pointers[i] for i in places]
+            and list(map(_address, self.residents)) == self.memories
             and self._strides_hold(taking.parameters, places)
-            and all(list(map(_bytes_of, taking.varying[n])) == [sizes[i] for i in places] for n, sizes in self.sizes.items())
+            and all(list(map(_form_of, columns[name])) == [forms[i] for i in places] for name, forms in self.forms.items())
         )
 
     def _strides_hold(self, parameters: Sequence[Tensor], places: Sequence[int]) -> bool:
@@ -89,7 +98,7 @@ class Plan:
 
     schema: Schema
     procedure: Procedure
-    group: Sequence[Tensor]
+    counting: bool
     cast: Cast
     place_of: Mapping[int, int]
     contiguous: bool
@@ -104,6 +113,7 @@ class Plan:
     turn: Turn
     _seen: bytes = b""
     _present: bytes = b""
+    _misses: int = 0
 
     def look(
         self, group: Sequence[Tensor], values: Values, find: Callable[[], Participants]
@@ -127,7 +137,18 @@ class Plan:
         self._present = b""
         taking = find()
         found = self._places(taking.parameters) if fits else None
-        return taking, found if found is not None and self.guards.hold(taking, found) else None
+        if found is None or not self.guards.hold(taking, found):
+            return taking, None
+        self._survey_anew(group)
+        return taking, found
+
+    def _survey_anew(self, group: Sequence[Tensor]) -> None:
+        """What stopped the survey may last: another order of the group, a frozen parameter moved. Tried ever more rarely."""
+        if self.survey is not None:
+            self._misses += 1
+            if self._misses & (self._misses - 1) == 0:
+                expected = [id(p) in self.place_of for p in group]
+                self.survey = Survey.of(group, expected, self.guards.residents) or self.survey
 
     def _places(self, parameters: Sequence[Tensor]) -> Sequence[int] | None:
         """None where one is not in the cast, or more would have to be."""
@@ -138,7 +159,7 @@ class Plan:
         return places if -1 not in places and self._may_run(places) else None
 
     def _may_run(self, places: Sequence[int]) -> bool:
-        return not self.device_batches or len(places) == len(self.cast.parameters)
+        return not self.device_batches or list(places) == list(range(len(self.cast.parameters)))
 
     def release(self) -> None:
         """Lets go of gradients."""
@@ -159,7 +180,7 @@ class Plan:
         `tensors` are the hypers that live on the device.
         """
         if places is not self.turn.places and list(places) != list(self.turn.places):
-            self.turn = self.cast.turn(places, self.schema, self.procedure, self.bindings, edits, self.group, {})
+            self.turn = self.cast.turn(places, self.schema, self.procedure, self.bindings, edits, {})
         self._seen = self._present
         turn, varying = self.turn, taking.varying
         if not taking.arranged and not (self.contiguous and taking.contiguous):
@@ -215,12 +236,13 @@ def build(request: Request, edits: states.Edits) -> Plan:
     if request.counting is not None and on_device:
         device_batches = [bind(request.counting, schema, procedure, m, roster, edits) for m in members]
     places = [place for place, p in enumerate(roster) if id(p) in takes_part]
+    residents = [x for m in members for name, column in m.tensors.items() if name != _THETA for x in column]
     surveyable = procedure.name == "step" and not once and not copied
     expected = set(map(id, roster))
     return Plan(
         schema=schema,
         procedure=procedure,
-        group=request.group,
+        counting=request.counting is not None,
         cast=cast,
         place_of={id(p): place for place, p in enumerate(roster)},
         contiguous=layout.all_contiguous(thetas),
@@ -230,16 +252,16 @@ def build(request: Request, edits: states.Edits) -> Plan:
         static=statics(values),
         once=once,
         values=values,
-        guards=Guards.of(roster, taking),
-        survey=Survey.of(request.group, [id(p) in expected for p in request.group]) if surveyable else None,
-        turn=cast.turn(places, schema, procedure, bindings, edits, request.group, created),
+        guards=Guards.of(roster, taking, residents),
+        survey=Survey.of(request.group, [id(p) in expected for p in request.group], residents) if surveyable else None,
+        turn=cast.turn(places, schema, procedure, bindings, edits, created),
     )
 
 
 def _roster(request: Request, wanted: Sequence[State], takes_part: set[int], edits: states.Edits) -> Sequence[Tensor]:
     """Who is bound: those that take part, and those that did before, so that they can come back without a new plan."""
     if request.counting is not None or request.procedure.name != "step":
-        return request.taking.parameters
+        return list(request.taking.parameters)
     return [p for p in request.group if id(p) in takes_part or _has_state(p, wanted, request.values, edits.states)]
 
 
@@ -248,8 +270,12 @@ def _has_state(p: Tensor, wanted: Sequence[State], values: Values, slots: states
     slot = slots.get(p)
     if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN or not layout.is_dense(p):
         return False
+    dtype = arithmetic_dtype(p.dtype)
     present = [(slot.get(state.key), state) for state in wanted if states.exists(state, values, p)]
-    return all(isinstance(entry, Tensor) and (state.host or entry.shape == p.shape) for entry, state in present)
+    return all(
+        isinstance(entry, Tensor) and (state.host or (entry.shape == p.shape and layout.arranged(entry, p, dtype) is entry))
+        for entry, state in present
+    )
 
 
 @dataclass(slots=True)

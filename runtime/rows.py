@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any, TypeAlias
@@ -56,11 +56,10 @@ def sort(
     schema: Schema,
     procedure: Procedure,
     edits: states.Edits,
-    group: Sequence[Tensor],
     members: Sequence[Tensor],
     created: Sequence[frozenset[str]],
 ) -> list[Row]:
-    """Sorts `members` (parameters of `group` that take part) into rows and lets each row share its tensors.
+    """Sorts `members` (the parameters that take part) into rows and lets each row share its tensors.
 
     `created[i]` names the states that member i got just now. A row's tensors are nobody else's: who left it gets a copy.
     """
@@ -87,19 +86,12 @@ def sort(
         history = [repr(states.number(slot[key])) if key in slot else None for key in keys]
         constants |= {s.name: math.nan for s in kept if s.key not in slot}
         cohorts.setdefault((*history, *constants.values()), (constants, []))[1].extend(places)
-    holders: defaultdict[int, list[Tensor]] = defaultdict(list)
-    for p in group:
-        for key in keys if p in edits.states else ():
-            holders[id(edits.states[p].get(key))].append(p)
+    sharing = _Sharing(edits, keys)
     rows = []
     for constants, places in cohorts.values():
         parameters = [members[i] for i in sorted(places)]
-        counter = HostNumber(_shared(edits, parameters, states.STEP, holders, None))
-        carried = {
-            s.name: HostNumber(_shared(edits, parameters, s.key, holders, torch.float64))
-            for s in kept
-            if s.name not in constants
-        }
+        counter = HostNumber(sharing.one(parameters, states.STEP, None))
+        carried = {s.name: HostNumber(sharing.one(parameters, s.key, torch.float64)) for s in kept if s.name not in constants}
         rows.append(Row(counter, carried, constants, sorted(places)))
     return rows
 
@@ -109,30 +101,42 @@ def news_read(schema: Schema, procedure: Procedure) -> list[str]:
     return [state.name for state in schema.states if f"new_{state.name}" in procedure.arguments]
 
 
-def _shared(
-    edits: states.Edits, parameters: list[Tensor], key: str, holders: Mapping[int, list[Tensor]], dtype: torch.dtype | None
-) -> Tensor:
-    """One host tensor for this entry of all `parameters` and of nobody else: the one that most have, or a new one."""
-    entries = {id(entry): entry for entry in (edits.states[p][key] for p in parameters)}
-    entry: Any = max(entries.values(), key=lambda entry: len(holders[id(entry)]))
-    value = states.number(entry)
+class _Sharing:
+    """Who has which host tensor, over the whole state: parameters move between groups, and leave them."""
 
-    def new() -> Tensor:
-        return states.counter(value) if dtype is None else states.host_scalar(value)
+    def __init__(self, edits: states.Edits, keys: Sequence[str]) -> None:
+        self._edits = edits
+        self._holders: defaultdict[tuple[str, int], dict[int, Tensor]] = defaultdict(dict)
+        for p, slot in edits.states.items():
+            for key in keys:
+                if key in slot:
+                    self._holders[key, id(slot[key])][id(p)] = p
 
-    strangers: list[Tensor] = []
-    if len(holders[id(entry)]) > 1 or len(entries) > 1:
+    def one(self, parameters: Sequence[Tensor], key: str, dtype: torch.dtype | None) -> Tensor:
+        """One tensor for this entry of all `parameters` and of nobody else: the one that most have, or a new one."""
+        entries = {id(entry): entry for entry in (self._edits.states[p][key] for p in parameters)}
+        found: Any = max(entries.values(), key=lambda entry: len(self._holders[key, id(entry)]))
         inside = set(map(id, parameters))
-        strangers = [p for p in holders[id(entry)] if id(p) not in inside]
-    if not _fits(entry, dtype) or len(strangers) > len(parameters):
-        entry, strangers = new(), []
-    shared: Tensor = entry
-    copy = new() if strangers else None
-    for p in strangers:
-        edits.put(p, key, copy)
-    for p in parameters if len(entries) > 1 or id(entry) not in entries else ():
-        edits.put(p, key, shared)
-    return shared
+        strangers = [p for at, p in self._holders[key, id(found)].items() if at not in inside]
+        value = states.number(found)
+        if not _fits(found, dtype) or len(strangers) > len(parameters):
+            found, strangers = _new(value, dtype), []
+        entry: Tensor = found
+        self._put(strangers, key, _new(value, dtype))
+        self._put(parameters, key, entry)
+        return entry
+
+    def _put(self, parameters: Sequence[Tensor], key: str, entry: Tensor) -> None:
+        for p in parameters:
+            before = self._edits.states[p][key]
+            if before is not entry:
+                del self._holders[key, id(before)][id(p)]
+                self._holders[key, id(entry)][id(p)] = p
+                self._edits.put(p, key, entry)
+
+
+def _new(value: float, dtype: torch.dtype | None) -> Tensor:
+    return states.counter(value) if dtype is None else states.host_scalar(value)
 
 
 def _fits(entry: Any, dtype: torch.dtype | None) -> bool:

@@ -106,9 +106,17 @@ struct Member {
     }
 };
 
+// A state: its kernels know its memory.
+struct Resident {
+    Tensor tensor;
+    Implementation implementation;
+    void* at;
+};
+
 struct Survey {
     Torch torch;
     std::vector<Member> members;
+    std::vector<Resident> residents;
     std::vector<int64_t> shapes;
     std::vector<void*> held;
 
@@ -170,6 +178,20 @@ struct Survey {
         return true;
     }
 
+    // Residents `first` to `last`: whether they are where they were.
+    bool stay(const Resident* first, const Resident* last) const {
+        for (const Resident* r = first; r < last; ++r) fetch(r->tensor), fetch(r->implementation);
+        for (const Resident* r = first; r < last; ++r) {
+            if (*r->tensor != r->implementation) return false;
+            fetch_owned(r->implementation, STORAGE);
+        }
+        for (const Resident* r = first; r < last; ++r) {
+            void* at;
+            if (!torch.has_storage(r->implementation) || torch.data(r->tensor, &at) || at != r->at) return false;
+        }
+        return true;
+    }
+
     void release() {
         const size_t count = held.size();
         for (size_t first = 0; first < count; first += BLOCK) {
@@ -195,8 +217,18 @@ OPTC_EXPORT const char optc_key[65];
 const char optc_key[65] = OPTC_KEY;
 
 // The parameters as they and their gradients are now; null where one is not as the kernels need it, or has an unexpected one.
-OPTC_EXPORT Survey* optc_survey_new(const Torch* torch, const Tensor* parameters, const uint8_t* expected, int64_t count) try {
-    auto* survey = new Survey{*torch, {}, {}, {}};
+OPTC_EXPORT Survey* optc_survey_new(
+    const Torch* torch, const Tensor* parameters, const uint8_t* expected, int64_t count, const Tensor* residents,
+    int64_t resident_count) try {
+    auto* survey = new Survey{*torch, {}, {}, {}, {}};
+    for (int64_t i = 0; i < resident_count; ++i) {
+        void* at;
+        if (torch->data(residents[i], &at)) {
+            delete survey;
+            return nullptr;
+        }
+        survey->residents.push_back({residents[i], *residents[i], at});
+    }
     for (int64_t i = 0; i < count; ++i) {
         if (!survey->add(parameters[i], expected[i])) {
             delete survey;
@@ -216,6 +248,10 @@ OPTC_EXPORT int32_t optc_survey_look(Survey* survey, uint8_t* present, void** ad
     const Member *next = survey->members.data(), *end = next + survey->members.size();
     for (; next < end; next += BLOCK, present += BLOCK) {
         if (!survey->look(next, end - next > BLOCK ? next + BLOCK : end, present, addresses)) return 0;
+    }
+    const Resident *state = survey->residents.data(), *last = state + survey->residents.size();
+    for (; state < last; state += BLOCK) {
+        if (!survey->stay(state, last - state > BLOCK ? state + BLOCK : last)) return 0;
     }
     return 1;
 } catch (...) {

@@ -59,9 +59,10 @@ class Sight:
 class Survey:
     """The parameters of a group, as they were when a plan was built."""
 
-    def __init__(self, native: _Native, parameters: Sequence[Tensor], handle: int) -> None:
+    def __init__(self, native: _Native, parameters: Sequence[Tensor], residents: Sequence[Tensor], handle: int) -> None:
         self._native = native
         self._parameters = list(parameters)
+        self._residents = list(residents)
         self._handle = handle
         self._present = array("B", bytes(len(parameters)))
         self._addresses = array("q", bytes(8 * len(parameters)))
@@ -69,16 +70,20 @@ class Survey:
         finalize(self, native.delete, handle).atexit = False
 
     @classmethod
-    def of(cls, parameters: Sequence[Tensor], expected: Sequence[bool]) -> Self | None:
-        """`expected` says which parameters may have a gradient in a step to come. None where Python has to look."""
+    def of(cls, parameters: Sequence[Tensor], expected: Sequence[bool], residents: Sequence[Tensor] = ()) -> Self | None:
+        """`expected` says which parameters may have a gradient in a step to come, `residents` are the states.
+
+        None where Python has to look.
+        """
         native = _native()
         if native is None or not set(map(type, parameters)) <= checks.PLAIN or any(p.is_inference() for p in parameters):
             return None
         try:
-            handle = native.new(native.torch, _references(parameters), bytes(expected), len(parameters))
+            places, states = _references(parameters), _references(residents)
         except LookupError:
             return None
-        return None if handle is None else cls(native, parameters, handle)
+        handle = native.new(native.torch, places, bytes(expected), len(parameters), states, len(residents))
+        return None if handle is None else cls(native, parameters, residents, handle)
 
     def look(self, parameters: Sequence[Tensor]) -> Sight | None:
         """The present gradients, kept alive until `release`; None if anything else changed, or might have."""
@@ -167,7 +172,7 @@ def _load() -> _Native:
 
     return _Native(
         table,
-        function("optc_survey_new", _pointer, _pointer, _pointer, ctypes.c_char_p, ctypes.c_int64),
+        function("optc_survey_new", _pointer, _pointer, _pointer, ctypes.c_char_p, ctypes.c_int64, _pointer, ctypes.c_int64),
         function("optc_survey_look", ctypes.c_int32, _pointer, _pointer, _pointer),
         function("optc_survey_release", None, _pointer),
         function("optc_survey_delete", None, _pointer),
@@ -210,7 +215,8 @@ def _agrees(native: _Native) -> bool:
         return not answer and sees()
 
     first.grad, third.grad = torch.ones(2, 3), torch.ones(())
-    handle = native.new(native.torch, _references(parameters), bytes([1, 0, 1, 1]), 4)
+    state = torch.ones(3)
+    handle = native.new(native.torch, _references(parameters), bytes([1, 0, 1, 1]), 4, _references([state]), 1)
     if handle is None:
         return False
     try:
@@ -220,6 +226,11 @@ def _agrees(native: _Native) -> bool:
         second.grad = torch.ones(4)
         agrees = agrees and not sees()
         second.grad = None
+        agrees = agrees and sees()
+        state.data, kept = state.data.clone(), state.data
+        agrees = agrees and not sees()
+        state.data = kept
+        agrees = agrees and sees()
         first.data = first.data.clone()
         versions = [p._version for p in parameters]
         native.bump(native.torch, _references(parameters), 4)

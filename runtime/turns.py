@@ -60,7 +60,6 @@ class Cast:
         procedure: Procedure,
         bindings: Sequence[Binding],
         edits: states.Edits,
-        group: Sequence[Tensor],
         created: Mapping[int, frozenset[str]],
     ) -> Turn:
         """The turn of the parameters at `places`; `created[place]` names the states that it got just now.
@@ -70,7 +69,7 @@ class Cast:
         parameters = [self.parameters[place] for place in places]
         thetas = [self.thetas[place] for place in places]
         new = [created.get(place, frozenset()) for place in places]
-        sorted_ = rows.sort(schema, procedure, edits, group, parameters, new) if bindings else []
+        sorted_ = rows.sort(schema, procedure, edits, parameters, new) if bindings else []
         row_of = {places[member]: number for number, row in enumerate(sorted_) for member in row.members}
         column = {place: index for index, place in enumerate(places)}
         batches = []

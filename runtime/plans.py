@@ -65,6 +65,14 @@ class Guards:
             and all(list(map(_form_of, columns[name])) == [forms[i] for i in places] for name, forms in self.forms.items())
         )
 
+    def all_stay(self, roster: Sequence[Tensor]) -> bool:
+        """Whether all parameters of the plan are as they were."""
+        return (
+            list(map(_address, roster)) == self.pointers
+            and list(map(_form_of, roster)) == self.forms[_THETA]
+            and self._strides_hold(roster, range(len(roster)))
+        )
+
     def _strides_hold(self, parameters: Sequence[Tensor], places: Sequence[int]) -> bool:
         if self.strides is None:
             return layout.all_contiguous(parameters)
@@ -143,10 +151,13 @@ class Plan:
         return taking, found
 
     def _survey_anew(self, group: Sequence[Tensor]) -> None:
-        """What stopped the survey may last: another order of the group, a frozen parameter moved. Tried ever more rarely."""
+        """What stopped the survey may last: another order of the group, a frozen parameter moved. Tried ever more rarely.
+
+        It vouches for all of the cast, so all must be as they were, not only those that take part now.
+        """
         if self.survey is not None:
             self._misses += 1
-            if self._misses & (self._misses - 1) == 0:
+            if self._misses & (self._misses - 1) == 0 and self.guards.all_stay(self.cast.parameters):
                 expected = [id(p) in self.place_of for p in group]
                 self.survey = Survey.of(group, expected, self.guards.residents) or self.survey
 

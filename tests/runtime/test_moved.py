@@ -217,3 +217,23 @@ def test_the_survey_comes_back() -> None:
     assert isinstance(found, Survey)
     assert found.look(optimizer.param_groups[0]["params"]) is not None
     found.release()
+
+
+def test_who_moves_while_away_is_followed() -> None:
+    """The survey is renewed while b is away; b's new memory must not pass for the one that the kernels know."""
+    params = model((3,), (4,), (5,))
+    alone = twins(params)
+    optimizer, singles = AdamW(params, lr=0.1, backend="native"), [AdamW([p], lr=0.1, backend="native") for p in alone]
+    for seed in range(8):
+        away = seed in (2, 3, 4)
+        generator = torch.Generator().manual_seed(seed)
+        for index, (p, q) in enumerate(zip(params, alone, strict=True)):
+            p.grad = None if away and index == 1 else torch.randn(p.shape, generator=generator)
+            q.grad = None if p.grad is None else p.grad.clone()
+        if seed == 2:
+            params[1].data = params[1].data.clone()
+            optimizer.param_groups[0]["params"].reverse()
+        optimizer.step()
+        for single in singles:
+            single.step()
+    assert_equal(params, alone)

@@ -31,7 +31,7 @@ class Life:
         self.singles = [cls([q], **hypers) for q in self.alone]
         self.events: list[Callable[[int], None]] = [
             self.none, self.none, self.strided, self.move, self.exchange_memory, self.swap, self.replace_state, self.move_state,
-            self.delete_state, self.reload, self.reorder, self.change_group, self.fill_count,
+            self.delete_state, self.reload, self.reorder, self.change_group, self.fill_count, self.move_away, self.move_away,
         ]  # fmt: skip
 
     def _parameter(self) -> nn.Parameter:
@@ -65,6 +65,10 @@ class Life:
 
     def move(self, index: int) -> None:
         self.ours[index].data = self.ours[index].data.clone()
+
+    def move_away(self, index: int) -> None:
+        self.none(index)
+        self.move(index)
 
     def exchange_memory(self, index: int) -> None:
         p = self.ours[index]

@@ -7,9 +7,6 @@ import click
 from optc.cli import output, specs
 from optc.compiler.explain import STAGES
 
-STRUCTURED = ("plan", "cost")
-"""Stages that are more than a text as JSON."""
-
 
 @click.command(short_help="Show a spec at any stage of the compiler.")
 @click.argument("spec", type=specs.SPEC)
@@ -38,9 +35,7 @@ def explain(spec: str, stage: str, as_json: bool) -> None:
     from optc.compiler.explain import explain, explain_json
 
     source = specs.source(spec)
-    if not as_json:
-        output.say(explain(source, stage))
-    elif stage in STRUCTURED:
-        output.say_json(stage=stage, **{stage: explain_json(source, stage)})
+    if as_json:
+        output.say_json(stage=stage, **explain_json(source, stage))
     else:
-        output.say_json(stage=stage, text=explain(source, stage))
+        output.say(explain(source, stage))

@@ -121,12 +121,12 @@ def explain(source: Source, stage: str) -> str:
     return STAGES[stage](source)
 
 
-def explain_json(source: Source, stage: str) -> object:
-    """The plan or the cost as JSON values; any other stage as its text."""
+def explain_json(source: Source, stage: str) -> dict[str, object]:
+    """`plan` or `cost` as JSON values; any other stage as `text`."""
     from optc.compiler.show_plan import cost_json, plan_json
 
     if stage == "plan":
-        return plan_json(_plan_of(source))
+        return {"plan": plan_json(_plan_of(source))}
     if stage == "cost":
-        return cost_json(_plan_of(source))
-    return {"stage": stage, "text": explain(source, stage)}
+        return {"cost": cost_json(_plan_of(source))}
+    return {"text": explain(source, stage)}

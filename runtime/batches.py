@@ -50,7 +50,6 @@ class Binding:
     `written` are the parameters that they change behind autograd's back, if any.
     """
 
-    procedure: Procedure
     positions: tuple[int, ...]
     launchers: tuple[Launcher, ...]
     picks: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
@@ -68,7 +67,7 @@ class Binding:
         # PyTorch counts its own in-place writes; for raw pointers autograd must be told that θ changed.
         silent = backend.name != "torch" and writes_theta(procedure)
         written = Written(residents_theta(residents)) if silent else None
-        return Binding(procedure, members.positions, tuple(launchers), picks, written)
+        return Binding(members.positions, tuple(launchers), picks, written)
 
     def only(self, members: Sequence[int]) -> Binding:
         """The same for some members (indices in `positions`, ascending)."""

@@ -57,21 +57,22 @@ class Guards:
 
     def hold(self, taking: Participants, places: Sequence[int]) -> bool:
         """Whether memories, dtypes and shapes are the ones the plan was built for."""
-        columns = {_THETA: taking.parameters, **taking.varying}
         return (
-            list(map(_address, taking.parameters)) == [self.pointers[i] for i in places]
+            self.stay(taking.parameters, places)
             and list(map(_address, self.residents)) == self.memories
-            and self._strides_hold(taking.parameters, places)
-            and all(list(map(_form_of, columns[name])) == [forms[i] for i in places] for name, forms in self.forms.items())
+            and all(self._forms_hold(name, column, places) for name, column in taking.varying.items())
         )
 
-    def all_stay(self, roster: Sequence[Tensor]) -> bool:
-        """Whether all parameters of the plan are as they were."""
+    def stay(self, parameters: Sequence[Tensor], places: Sequence[int]) -> bool:
+        """Whether these parameters of the plan are as they were."""
         return (
-            list(map(_address, roster)) == self.pointers
-            and list(map(_form_of, roster)) == self.forms[_THETA]
-            and self._strides_hold(roster, range(len(roster)))
+            list(map(_address, parameters)) == [self.pointers[i] for i in places]
+            and self._forms_hold(_THETA, parameters, places)
+            and self._strides_hold(parameters, places)
         )
+
+    def _forms_hold(self, name: str, column: Column, places: Sequence[int]) -> bool:
+        return list(map(_form_of, column)) == [self.forms[name][i] for i in places]
 
     def _strides_hold(self, parameters: Sequence[Tensor], places: Sequence[int]) -> bool:
         if self.strides is None:
@@ -157,7 +158,8 @@ class Plan:
         """
         if self.survey is not None:
             self._misses += 1
-            if self._misses & (self._misses - 1) == 0 and self.guards.all_stay(self.cast.parameters):
+            roster = self.cast.parameters
+            if self._misses & (self._misses - 1) == 0 and self.guards.stay(roster, range(len(roster))):
                 expected = [id(p) in self.place_of for p in group]
                 self.survey = Survey.of(group, expected, self.guards.residents) or self.survey
 
@@ -249,13 +251,13 @@ def build(request: Request, edits: states.Edits) -> Plan:
     places = [place for place, p in enumerate(roster) if id(p) in takes_part]
     residents = [x for m in members for name, column in m.tensors.items() if name != _THETA for x in column]
     surveyable = procedure.name == "step" and not once and not copied
-    expected = set(map(id, roster))
+    place_of = {id(p): place for place, p in enumerate(roster)}
     return Plan(
         schema=schema,
         procedure=procedure,
         counting=request.counting is not None,
         cast=cast,
-        place_of={id(p): place for place, p in enumerate(roster)},
+        place_of=place_of,
         contiguous=layout.all_contiguous(thetas),
         bindings=bindings,
         device_batches=device_batches,
@@ -264,7 +266,7 @@ def build(request: Request, edits: states.Edits) -> Plan:
         once=once,
         values=values,
         guards=Guards.of(roster, taking, residents),
-        survey=Survey.of(request.group, [id(p) in expected for p in request.group], residents) if surveyable else None,
+        survey=Survey.of(request.group, [id(p) in place_of for p in request.group], residents) if surveyable else None,
         turn=cast.turn(places, schema, procedure, bindings, edits, created),
     )
 

@@ -89,10 +89,11 @@ def sort(
     sharing = _Sharing(edits, keys)
     rows = []
     for constants, places in cohorts.values():
-        parameters = [members[i] for i in sorted(places)]
+        places.sort()
+        parameters = [members[i] for i in places]
         counter = HostNumber(sharing.one(parameters, states.STEP, None))
         carried = {s.name: HostNumber(sharing.one(parameters, s.key, torch.float64)) for s in kept if s.name not in constants}
-        rows.append(Row(counter, carried, constants, sorted(places)))
+        rows.append(Row(counter, carried, constants, places))
     return rows
 
 

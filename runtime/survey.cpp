@@ -5,12 +5,13 @@
 // it is in every release: a pointer to its implementation. A reference to one is the address of that pointer, here the place in
 // the Python object that holds it: `torch.utils.swap_tensors` puts another implementation there, and the old one may be gone.
 //
-// After a backward pass all this lies in memory that no cache knows, a dozen lines per tensor. Tensors are visited in blocks, one
-// line of each after the other, so that the processor waits for many lines at once.
+// After a backward pass all this lies in memory that no cache knows, a dozen lines per tensor. Each pass over tensors is a
+// pipeline: while one tensor is looked at, what the next ones will need is on its way, in the order in which it is found.
 
 #include <stdint.h>
 #include <string.h>
 
+#include <utility>
 #include <vector>
 
 namespace {
@@ -36,17 +37,54 @@ struct Torch {
     Status (*drop)(void*);
 };
 
-constexpr int64_t BLOCK = 32;
+// Tensors between two stages of a pipeline: enough to hide the way to the memory, and few enough that what was fetched is still
+// in the first cache when it is used. 4 to 12 are equally good.
+constexpr int64_t AHEAD = 6;
 
-void fetch(const void* address) { __builtin_prefetch(address); }
-
-void fetch_all(const void* implementation) {
-    for (int line = 0; line < 3; ++line) fetch(static_cast<const char*>(implementation) + 64 * line);
+// Takes 0 to `count` - 1 through all stages, each `AHEAD` behind the one before; stops at once where a stage returns false.
+template <class... Stage>
+bool pipeline(int64_t count, Stage... stage) {
+    constexpr int64_t last = sizeof...(Stage) - 1;
+    for (int64_t first = 0; first < count + last * AHEAD; ++first) {
+        int64_t i = first + AHEAD;
+        if (!((i -= AHEAD, i < 0 || i >= count || stage(i)) && ...)) return false;
+    }
+    return true;
 }
 
-// Where implementations have pointed to what they own so far. It is only fetched: being wrong costs time, nothing else.
-enum Owned { STORAGE = 2, AUTOGRAD = 3, VERSION = 5 };
-void fetch_owned(Implementation implementation, Owned what) { fetch(static_cast<void* const*>(implementation)[what]); }
+// Everything below that fetches returns true, to be one of many conditions of a stage. Where fields have been so far is only
+// fetched: being wrong costs time, nothing else.
+bool fetch(const void* address) {
+    __builtin_prefetch(address);
+    return true;
+}
+
+// The lines with these bytes, and those between them. Objects begin anywhere in a line.
+bool fetch(const void* object, int first, int last) {
+    const char* const at = static_cast<const char*>(object);
+    for (int offset = first; offset < last; offset += 64) fetch(at + offset);
+    return fetch(at + last);
+}
+
+enum Owned { STORAGE = 2, AUTOGRAD = 3, VERSION = 5 };  // the pointer's number in an implementation
+
+// An implementation has its references at 8, what it owns, from 56 on its shape, and from 144 on everything else.
+constexpr int REFERENCES = 8, REST = 144, END = 175;
+bool fetch_all(Implementation implementation) { return fetch(implementation, 0, END); }
+bool fetch_but_shape(Implementation implementation) {
+    return fetch(implementation, 0, 8 * STORAGE) && fetch(implementation, REST, END);
+}
+const void* owned(Implementation implementation, Owned what) { return static_cast<void* const*>(implementation)[what]; }
+bool fetch_storage(Implementation implementation) { return fetch(owned(implementation, STORAGE), 16, 59); }
+bool fetch_autograd(Implementation implementation) { return fetch(owned(implementation, AUTOGRAD), 0, 40); }
+bool fetch_version(Implementation implementation) { return fetch(owned(implementation, VERSION), 16, 16); }
+
+bool same_numbers(const int64_t* some, const int64_t* others, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+        if (some[i] != others[i]) return false;
+    }
+    return true;
+}
 
 // What a kernel must know of a tensor; `at` is its memory.
 struct Form {
@@ -68,7 +106,7 @@ struct Form {
 
     bool same_device(const Form& form) const { return device_type == form.device_type && device_index == form.device_index; }
 
-    bool same_shape(const Form& form) const { return dim == form.dim && !memcmp(sizes, form.sizes, 8 * dim); }
+    bool same_shape(const Form& form) const { return dim == form.dim && same_numbers(sizes, form.sizes, dim); }
 
     // Whether place i of memory holds the same element. The stride of a dimension with one element says nothing.
     bool same_order(const Form& form) const {
@@ -79,9 +117,10 @@ struct Form {
 
     // A stand-in for zeros, or what wraps other tensors, has no memory of its own.
     bool has_memory() const {
+        if (at != nullptr) return true;
         bool empty = false;
         for (int64_t i = 0; i < dim; ++i) empty |= sizes[i] == 0;
-        return at != nullptr || empty;
+        return empty;
     }
 };
 
@@ -97,7 +136,7 @@ struct Member {
     bool stays(const Torch& torch) const {
         Form now;
         return now.read_shape(torch, parameter) && now.at == form.at && now.dtype == form.dtype && now.same_shape(form) &&
-               !memcmp(now.strides, form.strides, 8 * form.dim);
+               same_numbers(now.strides, form.strides, form.dim);
     }
 
     bool accepts(const Torch& torch, Tensor gradient, Form& found) const {
@@ -118,7 +157,8 @@ struct Survey {
     std::vector<Member> members;
     std::vector<Resident> residents;
     std::vector<int64_t> shapes;
-    std::vector<void*> held;
+    std::vector<Tensor> gradients;    // per member, of the present look
+    std::vector<Implementation> held;  // with a reference of ours to each
 
     // Adds the present state of a parameter; false where it is not as kernels need it. `expected`: a gradient may come, of the
     // parameter's dtype if there is none now.
@@ -145,61 +185,74 @@ struct Survey {
             member.form.strides = next + member.form.dim;
             next += 2 * member.form.dim;
         }
+        gradients.resize(members.size());
         held.reserve(members.size());
     }
 
-    // Members `first` to `last`: whether nothing changed but which of them have a gradient, where, and its values.
-    bool look(const Member* first, const Member* last, uint8_t* present, void**& addresses) {
-        Tensor gradients[BLOCK];
-        for (const Member* m = first; m < last; ++m) fetch(m->parameter), fetch_all(m->implementation);
-        for (const Member* m = first; m < last; ++m) {
-            if (*m->parameter != m->implementation) return false;
-            fetch_owned(m->implementation, STORAGE), fetch_owned(m->implementation, AUTOGRAD);
-        }
-        for (const Member* m = first; m < last; ++m) {
-            const Tensor gradient = gradients[m - first] = torch.gradient(m->implementation);
-            present[m - first] = *gradient != torch.undefined;
-            if (present[m - first] && m->gradient_dtype == NONE) return false;
-            fetch_all(*gradient);
-        }
-        for (const Member* m = first; m < last; ++m) {
-            if (!m->stays(torch)) return false;
-            if (present[m - first]) fetch_owned(*gradients[m - first], STORAGE);
-        }
-        for (const Member* m = first; m < last; ++m) {
-            if (!present[m - first]) continue;
-            Form form;
-            void* handle;
-            const Tensor gradient = gradients[m - first];
-            if (!m->accepts(torch, gradient, form) || torch.hold(gradient, &handle)) return false;
-            held.push_back(handle);
-            *addresses++ = form.at;
-        }
-        return true;
+    // Whether nothing changed but which members have a gradient, where, and its values.
+    bool look(uint8_t* present, void** addresses) {
+        const Member* const m = members.data();
+        Tensor* const gradient = gradients.data();
+        return pipeline(
+            members.size(),
+            [=](int64_t i) { return fetch(m[i].parameter) && fetch_all(m[i].implementation); },
+            [=](int64_t i) {
+                return *m[i].parameter == m[i].implementation && fetch_storage(m[i].implementation) &&
+                       fetch_autograd(m[i].implementation);
+            },
+            [=](int64_t i) {
+                gradient[i] = torch.gradient(m[i].implementation);
+                present[i] = *gradient[i] != torch.undefined;
+                return !present[i] || (m[i].gradient_dtype != NONE && fetch_all(*gradient[i]));
+            },
+            [=](int64_t i) { return !present[i] || fetch_storage(*gradient[i]); },
+            [=, &addresses](int64_t i) {
+                if (!m[i].stays(torch)) return false;
+                if (!present[i]) return true;
+                Form form;
+                if (!m[i].accepts(torch, gradient[i], form) || !hold(gradient[i])) return false;
+                *addresses++ = form.at;
+                return true;
+            });
     }
 
-    // Residents `first` to `last`: whether they are where they were.
-    bool stay(const Resident* first, const Resident* last) const {
-        for (const Resident* r = first; r < last; ++r) fetch(r->tensor), fetch(r->implementation);
-        for (const Resident* r = first; r < last; ++r) {
-            if (*r->tensor != r->implementation) return false;
-            fetch_owned(r->implementation, STORAGE);
-        }
-        for (const Resident* r = first; r < last; ++r) {
-            void* at;
-            if (!torch.has_storage(r->implementation) || torch.data(r->tensor, &at) || at != r->at) return false;
-        }
+    // Whether all residents are where they were.
+    bool stay() const {
+        const Resident* const r = residents.data();
+        return pipeline(
+            residents.size(), [=](int64_t i) { return fetch(r[i].tensor) && fetch_but_shape(r[i].implementation); },
+            [=](int64_t i) { return *r[i].tensor == r[i].implementation && fetch_storage(r[i].implementation); },
+            [=](int64_t i) {
+                void* at;
+                return torch.has_storage(r[i].implementation) && !torch.data(r[i].tensor, &at) && at == r[i].at;
+            });
+    }
+
+    // The interface allots a handle per reference. The reference is taken out, so that one piece of memory serves for all.
+    bool hold(Tensor tensor) {
+        void* handle;
+        if (torch.hold(tensor, &handle)) return false;
+        held.push_back(exchange(handle, torch.undefined));
+        torch.drop(handle);
         return true;
     }
 
     void release() {
-        const size_t count = held.size();
-        for (size_t first = 0; first < count; first += BLOCK) {
-            const size_t last = first + BLOCK < count ? first + BLOCK : count;
-            for (size_t i = first; i < last; ++i) fetch(*static_cast<void**>(held[i]));
-            for (size_t i = first; i < last; ++i) torch.drop(held[i]);
-        }
+        const Implementation* const h = held.data();
+        pipeline(
+            held.size(), [=](int64_t i) { return fetch(h[i], REFERENCES, REFERENCES); },
+            [=](int64_t i) {
+                void* handle;
+                if (torch.hold(&torch.undefined, &handle)) return true;  // no memory for a pointer: it stays alive
+                exchange(handle, h[i]);
+                torch.drop(handle);
+                return true;
+            });
         held.clear();
+    }
+
+    static Implementation exchange(void* handle, Implementation implementation) {
+        return std::exchange(*static_cast<Implementation*>(handle), implementation);
     }
 };
 
@@ -220,7 +273,7 @@ const char optc_key[65] = OPTC_KEY;
 OPTC_EXPORT Survey* optc_survey_new(
     const Torch* torch, const Tensor* parameters, const uint8_t* expected, int64_t count, const Tensor* residents,
     int64_t resident_count) try {
-    auto* survey = new Survey{*torch, {}, {}, {}, {}};
+    auto* survey = new Survey{*torch, {}, {}, {}, {}, {}};
     for (int64_t i = 0; i < resident_count; ++i) {
         void* at;
         if (torch->data(residents[i], &at)) {
@@ -245,15 +298,7 @@ OPTC_EXPORT Survey* optc_survey_new(
 // `optc_survey_new`; 0 otherwise. The gradients stay alive until they are released.
 OPTC_EXPORT int32_t optc_survey_look(Survey* survey, uint8_t* present, void** addresses) try {
     survey->release();
-    const Member *next = survey->members.data(), *end = next + survey->members.size();
-    for (; next < end; next += BLOCK, present += BLOCK) {
-        if (!survey->look(next, end - next > BLOCK ? next + BLOCK : end, present, addresses)) return 0;
-    }
-    const Resident *state = survey->residents.data(), *last = state + survey->residents.size();
-    for (; state < last; state += BLOCK) {
-        if (!survey->stay(state, last - state > BLOCK ? state + BLOCK : last)) return 0;
-    }
-    return 1;
+    return survey->look(present, addresses) && survey->stay();
 } catch (...) {
     return 0;
 }
@@ -267,13 +312,14 @@ OPTC_EXPORT void optc_survey_delete(Survey* survey) {
 
 // Tells autograd that tensors were written to. 0 if one cannot be told.
 OPTC_EXPORT int32_t optc_bump_versions(const Torch* torch, const Tensor* tensors, int64_t count) try {
-    for (int64_t first = 0; first < count; first += BLOCK) {
-        const int64_t last = first + BLOCK < count ? first + BLOCK : count;
-        for (int64_t i = first; i < last; ++i) fetch(tensors[i]);
-        for (int64_t i = first; i < last; ++i) fetch(*tensors[i]);
-        for (int64_t i = first; i < last; ++i) fetch_owned(*tensors[i], VERSION);
-        for (int64_t i = first; i < last; ++i) torch->bump_version(tensors[i]);
-    }
+    pipeline(
+        count, [=](int64_t i) { return fetch(tensors[i]); },
+        [=](int64_t i) { return fetch(*tensors[i], 8 * VERSION, END); },
+        [=](int64_t i) { return fetch_version(*tensors[i]); },
+        [=](int64_t i) {
+            torch->bump_version(tensors[i]);
+            return true;
+        });
     return 1;
 } catch (...) {
     return 0;

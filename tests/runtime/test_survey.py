@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -172,6 +173,50 @@ def test_gradients_live_until_they_are_released() -> None:
     del look
     gc.collect()
     assert uses() == alone
+
+
+@needs_compiler
+def test_a_gradient_that_was_taken_away_dies_when_it_is_released() -> None:
+    parameters = [nn.Parameter(torch.zeros(3)) for _ in range(40)]
+    for p in parameters:
+        p.grad = torch.ones(3)
+    look = Survey.of(parameters, [True] * 40)
+    assert look is not None
+    for _ in range(2):
+        taken = [weakref.ref(p.grad) for p in parameters[::3]]
+        assert look.look(parameters) is not None
+        for p in parameters[::3]:
+            p.grad = None
+        assert all(gradient() is not None for gradient in taken)
+        look.release()
+        assert all(gradient() is None for gradient in taken)
+        for p in parameters[::3]:
+            p.grad = torch.ones(3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 24, 25, 60])
+def test_a_change_is_seen_at_every_place(count: int) -> None:
+    parameters = [nn.Parameter(torch.zeros(3)) for _ in range(count)]
+    states = [torch.zeros(3) for _ in range(count)]
+    for p in parameters[1::2]:
+        p.grad = torch.ones(3)
+    look = Survey.of(parameters, [True] * count, states)
+    assert look is not None
+    for i in range(count):
+        for tensor in (parameters[i], states[i]):
+            before = tensor.data
+            tensor.data = torch.zeros(3)
+            assert look.look(parameters) is None, i
+            tensor.data = before
+        kept, parameters[i].grad = parameters[i].grad, torch.zeros(3).to_sparse()
+        assert look.look(parameters) is None, i
+        parameters[i].grad = kept
+        sight = look.look(parameters)
+        assert sight is not None
+        assert list(sight.present) == [k % 2 for k in range(count)]
+        assert list(sight.addresses) == pointers(parameters)
+    look.release()
 
 
 def _tensors() -> int:

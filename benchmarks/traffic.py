@@ -32,7 +32,7 @@ BFLOAT16 = Precision("bfloat16", "bfloat16", "float32")
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes per element of θ."""
+    """Bytes per element of θ that one pass over memory reads and writes."""
 
     bytes_read: int
     bytes_written: int
@@ -43,8 +43,8 @@ class Traffic:
         return self.bytes_read + self.bytes_written
 
 
-def step_bytes(schema: Schema, hypers: Mapping[str, object], precision: Precision) -> Traffic:
-    """What all passes of `step` read and write, in the variant that `hypers` (by key, over the defaults) select."""
+def step_passes(schema: Schema, hypers: Mapping[str, object], precision: Precision) -> tuple[Traffic, ...]:
+    """What each pass of `step` reads and writes, in the variant that `hypers` (by key, over the defaults) select."""
     values: dict[str, object] = {"ndim": 2, "numel": 1 << 20}
     for hyper in schema.hypers:
         chosen = hypers.get(hyper.key, hyper.defaults if hyper.is_tuple else hyper.defaults[0])
@@ -54,8 +54,17 @@ def step_bytes(schema: Schema, hypers: Mapping[str, object], precision: Precisio
         return condition is None or bool(condition.function(*(values[name] for name in condition.arguments)))
 
     absent = {state.name for state in schema.states if not holds(state.exists)}
-    streams = [s for kernel in schema.procedure("step").kernels for s in kernel.streams if s.name not in absent]
-    return Traffic(
-        sum(precision.size(s) for s in streams if s.reads),
-        sum(precision.size(s) for s in streams if s.writes),
-    )
+    variant = {name: holds(condition) for name, condition in schema.flags}
+    passes = []
+    for kernel in schema.procedure("step").kernels:
+        for streams in kernel.sweeps(variant):
+            present = [s for s in streams if s.name not in absent and not s.number]
+            read = sum(precision.size(s) for s in present if s.is_read(variant))
+            passes.append(Traffic(read, sum(precision.size(s) for s in present if s.writes)))
+    return tuple(passes)
+
+
+def step_bytes(schema: Schema, hypers: Mapping[str, object], precision: Precision) -> Traffic:
+    """What all passes of `step` move together."""
+    passes = step_passes(schema, hypers, precision)
+    return Traffic(sum(p.bytes_read for p in passes), sum(p.bytes_written for p in passes))

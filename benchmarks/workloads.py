@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 import optc
+from benchmarks import traffic
 from benchmarks.timing import Contestant
-from benchmarks.traffic import FLOAT32, Precision, Traffic, step_bytes
+from benchmarks.traffic import FLOAT32, Precision, Traffic
 from optc.generated import OPTIMIZERS
 from optc.runtime.schema import Schema
 
@@ -56,6 +57,23 @@ def _po(name: str, **hypers: object) -> tuple[Peer, ...]:
 
 
 _MOMENTUM = {"momentum": 0.9}
+_SAME_DEFAULTS = {
+    "yogi": "Yogi",
+    "adabound": "AdaBound",
+    "madgrad": "MADGRAD",
+    "qhadam": "QHAdam",
+    "diffgrad": "DiffGrad",
+    "adamod": "AdaMod",
+    "laprop": "LaProp",
+    "grams": "Grams",
+    "mars": "MARS",
+    "exadam": "EXAdam",
+    "fromage": "Fromage",
+    "novograd": "NovoGrad",
+    "stable_adamw": "StableAdamW",
+    "adanorm": "AdaNorm",
+    "fadam": "FAdam",
+}
 CASES = (
     Case("adamw", peers=_torch("AdamW", fused=True)),
     Case("adam", peers=_torch("Adam", fused=True)),
@@ -79,13 +97,16 @@ CASES = (
     Case("signsgd", peers=_po("SignSGD", momentum=0.0)),
     Case("signum", peers=_po("SignSGD")),
     Case("tiger", peers=_po("Tiger")),
+    *(Case(spec, peers=_po(name)) for spec, name in _SAME_DEFAULTS.items()),
+    Case("lamb", peers=_po("Lamb")),
+    Case("lars", peers=_po("LARS")),
 )
 
 
 def cases() -> list[Case]:
     """All of `CASES`, and every other shipped spec with its defaults."""
     known = {case.spec for case in CASES}
-    shipped = sorted(path.stem for path in SPECS.rglob("*.opt"))
+    shipped = sorted(path.stem for path in SPECS.rglob("*.opt") if path.parent.name != "modifiers")
     return [case for case in CASES if case.spec in shipped] + [Case(name) for name in shipped if name not in known]
 
 
@@ -99,10 +120,20 @@ def class_name(spec: str) -> str:
     return next(name for name, module in OPTIMIZERS.items() if module == spec)
 
 
+def step_passes(case: Case, precision: Precision = FLOAT32) -> tuple[Traffic, ...]:
+    """Bytes that each pass of a step moves per element, by the plan, in the variant that the hypers select."""
+    return traffic.step_passes(schema_of(case.spec), case.hypers, precision)
+
+
 def step_traffic(case: Case, precision: Precision = FLOAT32) -> Traffic:
-    """Bytes that one step moves per element, by the plan, in the variant that the hypers select."""
-    schema: Schema = getattr(import_module(f"optc.generated.{case.spec}"), class_name(case.spec)).schema
-    return step_bytes(schema, case.hypers, precision)
+    """Bytes that one step moves per element."""
+    return traffic.step_bytes(schema_of(case.spec), case.hypers, precision)
+
+
+def schema_of(spec: str) -> Schema:
+    """The schema of a shipped spec's generated class."""
+    schema: Schema = getattr(import_module(f"optc.generated.{spec}"), class_name(spec)).schema
+    return schema
 
 
 def large(scale: float = 1.0) -> list[tuple[int, ...]]:

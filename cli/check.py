@@ -6,6 +6,21 @@ import click
 
 from optc.cli import output, specs
 from optc.dsl.errors import OptcError
+from optc.dsl.source import Source
+
+
+def _name(source: Source) -> str:
+    """The class of a spec, or the modifiers of a file that holds nothing else, after all checks that there are for them."""
+    from optc.compiler.compose.expand import check_modifier
+    from optc.dsl import nodes
+    from optc.dsl.parse import parse_file
+
+    file = parse_file(source)
+    if isinstance(file, nodes.Spec) or file.optimizer is not None:
+        return specs.program(source).name
+    for modifier in file.modifiers:
+        check_modifier(modifier, source)
+    return "modifier " + ", ".join(modifier.name for modifier in file.modifiers)
 
 
 @click.command(short_help="Say whether specs are right, with every mistake at once.")
@@ -14,6 +29,7 @@ from optc.dsl.errors import OptcError
 def check(spec: tuple[str, ...], as_json: bool) -> int:
     """Say whether each SPEC is right; without SPEC, all shipped ones.
 
+    Of a modifier, its form is checked; whether it fits an optimizer is seen where it is added to one.
     Every mistake of a file is reported at once, as file:line:column, with the line, a caret and what to do instead.
 
     \b
@@ -27,7 +43,7 @@ def check(spec: tuple[str, ...], as_json: bool) -> int:
     for argument in spec or tuple(specs.shipped()):
         try:
             source = specs.source(argument)
-            name = specs.program(source).name
+            name = _name(source)
         except OptcError as error:
             found.append(error)
             if not as_json:

@@ -11,8 +11,9 @@ from optc.compiler.explain import STAGES
 @click.command(short_help="Show a spec at any stage of the compiler.")
 @click.argument("spec", type=specs.SPEC)
 @click.option("-s", "--stage", type=click.Choice(list(STAGES)), default="overview", show_default=True, help="What to show.")
+@specs.with_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, stage, and plan, cost or text.")
-def explain(spec: str, stage: str, as_json: bool) -> None:
+def explain(spec: str, stage: str, modifiers: tuple[str, ...], as_json: bool) -> None:
     """Show SPEC at one stage of the compiler, or what is derived from it.
 
     \b
@@ -31,11 +32,16 @@ def explain(spec: str, stage: str, as_json: bool) -> None:
       optc explain my.opt --stage plan
       optc explain lion -s latex > lion.tex
       optc explain adam -s cost --json
+      optc explain adamw --with cautious,lookahead    the composed step, and what each modifier costs
     """
     from optc.compiler.explain import explain, explain_json
 
-    source = specs.source(spec)
+    expanded = specs.spec_of(specs.source(spec), modifiers)
     if as_json:
-        output.say_json(stage=stage, **explain_json(source, stage))
-    else:
-        output.say(explain(source, stage))
+        output.say_json(stage=stage, **explain_json(expanded.source, stage))
+        return
+    output.say(explain(expanded.source, stage))
+    if stage in ("overview", "cost") and expanded.derived is not None and expanded.derived.modifiers:
+        from optc.compiler.compose.cost import show_added_cost
+
+        output.say(f"\n{show_added_cost(expanded)}")

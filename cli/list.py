@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from optc.cli import output, specs
 
 
-@click.command("list", short_help="List the shipped optimizers.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, optimizers.")
+@click.command("list", short_help="List the shipped optimizers and modifiers.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, optimizers, modifiers.")
 def list_specs(as_json: bool) -> None:
-    """List the shipped optimizers: name, bytes of state per parameter (float32, default hypers), what they do, their file.
+    """List the shipped optimizers: name, bytes of state per parameter (float32, default hypers), what they do, their file;
+    then the modifiers that can be added to them (optc explain adamw --with cautious): name, stages, what they do.
 
     \b
     Examples:
@@ -36,9 +39,37 @@ def list_specs(as_json: bool) -> None:
             }
         )
     if as_json:
-        output.say_json(optimizers=entries)
+        output.say_json(optimizers=entries, modifiers=_modifiers())
         return
     rows = [
         [output.good(str(e["name"])), str(e["state_bytes"]), output.dim(str(e["file"])), str(e["text"] or "")] for e in entries
     ]
     output.say(output.table(["name", "state B", "file", "what it does"], rows, right=[1]))
+    modifiers = [
+        [output.good(str(m["name"])), ", ".join(m["stages"]), output.dim(str(m["file"])), str(m["text"] or "")]
+        for m in _modifiers()
+    ]
+    output.say()
+    output.say(output.table(["modifier", "stage", "file", "what it does"], modifiers))
+
+
+def _modifiers() -> list[dict[str, Any]]:
+    """The shipped modifiers: name, stages, text, references and file."""
+    from optc.compiler.compose.library import named, parts_of
+    from optc.dsl import nodes
+
+    found: list[dict[str, Any]] = []
+    for name, path in specs.shipped_modifiers().items():
+        modifier = parts_of(named(path))[name].node
+        if isinstance(modifier, nodes.Modifier):
+            stages = dict.fromkeys(h.stage if isinstance(h, nodes.Hook) else "rewrite" for h in modifier.hooks)
+            found.append(
+                {
+                    "name": name,
+                    "stages": list(stages),
+                    "text": modifier.text,
+                    "cites": list(modifier.cites),
+                    "file": path.relative_to(specs.SPECS.parent).as_posix(),
+                }
+            )
+    return found

@@ -18,6 +18,7 @@ import click
 from optc import __version__
 from optc.cli.build import build
 from optc.cli.check import check
+from optc.cli.docs import docs
 from optc.cli.explain import explain
 from optc.cli.fmt import fmt
 from optc.cli.list import list_specs
@@ -57,7 +58,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (build, check, explain, list_specs, new, fmt):
+for command in (build, check, explain, list_specs, new, fmt, docs):
     cli.add_command(command)
 
 

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from optc.compiler.compose.library import SPECS, named, shipped, shipped_modifiers
 from optc.dsl.errors import OptcError
 from optc.dsl.read import decode, read
 from optc.dsl.source import Source
 
 if TYPE_CHECKING:
+    from optc.compiler.compose.expand import Expanded
     from optc.dsl.program import Program
 
-SPECS = Path(__file__).resolve().parent.parent / "specs"
-
-
-@cache
-def shipped() -> dict[str, Path]:
-    """The specs that come with optc, by name (`adamw`)."""
-    return {path.stem: path for path in sorted(SPECS.rglob("*.opt"), key=lambda path: path.stem)}
+__all__ = [
+    "SPEC",
+    "SPECS",
+    "is_shipped",
+    "program",
+    "shipped",
+    "shipped_modifiers",
+    "source",
+    "sources",
+    "spec_of",
+    "with_option",
+]
 
 
 def source(argument: str) -> Source:
@@ -34,9 +40,9 @@ def source(argument: str) -> Source:
     path = Path(argument)
     folded = _fold(argument)
     if not path.exists() and path.suffix != ".opt" and path.name == argument:
-        for name, file in shipped().items():
+        for name, file in (*shipped().items(), *shipped_modifiers().items()):  # an optimizer goes before a modifier of its name
             if _fold(name) == folded:
-                return _shipped(file)
+                return named(file)
         raise OptcError(f"{argument}: there is no such file or shipped spec{_near(folded)}")
     if not path.exists():
         if path.is_symlink():
@@ -48,7 +54,7 @@ def source(argument: str) -> Source:
 
 def sources(arguments: Sequence[str]) -> list[Source]:
     """The specs of all arguments; all shipped ones without any."""
-    return [source(argument) for argument in arguments] if arguments else [_shipped(path) for path in shipped().values()]
+    return [source(argument) for argument in arguments] if arguments else [named(path) for path in shipped().values()]
 
 
 def is_shipped(source: Source) -> bool:
@@ -60,14 +66,16 @@ def is_shipped(source: Source) -> bool:
 def program(source: Source) -> Program:
     """The checked program of a spec, without loading the rest of the compiler. Raises SpecError with every mistake."""
     from optc.dsl.check import check
-    from optc.dsl.parse import parse
 
-    return check(parse(source), source)
+    expanded = spec_of(source)
+    return check(expanded.spec, expanded.source)
 
 
-def _shipped(path: Path) -> Source:
-    """Named by its place in the project, which is the same everywhere."""
-    return Source(path.relative_to(SPECS.parent).as_posix(), read(path).text)
+def spec_of(source: Source, modifiers: Sequence[str] = ()) -> Expanded:
+    """The optimizer of a spec, with modifiers, written out. Raises SpecError for what cannot be read or combined."""
+    from optc.compiler.compose.expand import expand, with_modifiers
+
+    return with_modifiers(source, modifiers) if modifiers else expand(source)
 
 
 def _fold(name: str) -> str:
@@ -75,11 +83,14 @@ def _fold(name: str) -> str:
 
 
 def _near(name: str, among: Sequence[str] | None = None) -> str:
-    names = {_fold(n): n for n in shipped()} if among is None else {n: n for n in among}
+    names = {_fold(n): n for n in (*shipped(), *shipped_modifiers())} if among is None else {n: n for n in among}
     near = [names[found] for found in get_close_matches(name, names, n=3, cutoff=0.7)]
     if near:
         return f"; did you mean {' or '.join(near)}?"
     return "; optc list shows what is shipped" if among is None else ""
+
+
+Decorated = TypeVar("Decorated", bound="Callable[..., Any]")
 
 
 class SpecArgument(click.types.StringParamType):
@@ -92,6 +103,13 @@ class SpecArgument(click.types.StringParamType):
     ) -> list[click.shell_completion.CompletionItem]:
         items = [click.shell_completion.CompletionItem(n) for n in shipped() if n.startswith(incomplete)]
         return [*items, click.shell_completion.CompletionItem(incomplete, type="file")]
+
+
+def with_option(command: Decorated) -> Decorated:
+    """`--with`, which may be given several times."""
+    text = "Modifiers to add, as in a composition: cautious, 'lookahead(k = 6)'; optc list shows them."
+    option = click.option("-w", "--with", "modifiers", multiple=True, metavar="MODIFIER[,…]", help=text)
+    return option(command)
 
 
 SPEC = SpecArgument()

@@ -27,7 +27,8 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 _SHORT = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _KERNEL_POINTERS = {"residents": "*i64", "varying": "*i64", "chunk_tensors": "*i32", "chunk_offsets": "*i64"}
 _SCALARS_POINTERS = {"hypers": "*fp64", "counters": "*fp32", "carried": "*fp64", "shapes": "*i64"}
-_INTEGERS = ("chunk", "scalar_rows", "n")
+_REDUCING_POINTERS = {"first_partials": "*i32", "members": "*i32", "statistics": "*fp64"}
+_INTEGERS = ("chunk", "scalar_rows", "n", "partials_each")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Request:
 
     `dtypes`: names like `bfloat16` by stream, float32 where missing. `flags`: compile-time flags, False where missing.
     `in_memory`: scalars and host flags are read from the device. `found_inf`: a skipped step is decided on the device.
+    `reducing`: the pass belongs to a kernel that reduces, whose scalars are float64 there.
     """
 
     function: str
@@ -45,13 +47,15 @@ class Request:
     in_memory: bool = False
     found_inf: bool = False
     real: str = "float32"
+    reducing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AotReport:
     """What the compiler made of a request.
 
-    `registers` per thread (VGPRs on AMD); `stack`, `local`, `shared` in bytes; `spills` counts instructions (registers on AMD).
+    `registers` per thread (VGPRs on AMD); `stack`, `local`, `shared` in bytes; `spills` counts instructions (on
+    AMD vector registers; scalar ones move to vector registers, not to memory).
     `load_widths`, `store_widths`: bytes of each access in the unmasked loop; `bytes_loaded`, `bytes_stored` per element there.
     `tail_widths`: those of the masked loop. `atomics` counts atomic operations in the whole kernel.
     """
@@ -75,8 +79,8 @@ def compile_ahead(function: Any, request: Request) -> AotReport:
     """Compiles a `triton_kernel` for a target. Raises RuntimeError under Triton's interpreter: use `reports` there."""
     kernel, shape = _compile(function, request)
     if request.target.startswith("gfx"):
-        return _amd_report(request, kernel.asm["amdgcn"], shape)
-    return _nvidia_report(request, kernel.asm["ptx"], kernel.asm["cubin"], shape)
+        return _amd_report(request, kernel.asm["amdgcn"], shape, kernel.metadata.shared)
+    return _nvidia_report(request, kernel.asm["ptx"], kernel.asm["cubin"], shape, kernel.metadata.shared)
 
 
 def intermediate(function: Any, request: Request, stage: str) -> str:
@@ -109,7 +113,7 @@ def _compile(function: Any, request: Request) -> tuple[Any, Mapping[str, Any]]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from optc.runtime.triton_launch import WARPS
+    from optc.runtime.triton_device import WARPS
 
     if function.interpreted:
         raise RuntimeError("ahead-of-time compilation needs a process without TRITON_INTERPRET")
@@ -124,25 +128,32 @@ def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[st
     import torch
     import triton.language as tl
 
-    from optc.runtime.triton_launch import LANES_PER_PROGRAM, geometry
+    from optc.runtime.triton_device import geometry
+    from optc.runtime.triton_launch import LANES_PER_PROGRAM
+    from optc.runtime.triton_passes import PARTIALS_PER_TURN, with_equal_lanes
 
     constexprs = set(function.constants)
-    pointers = {**_KERNEL_POINTERS, **_SCALARS_POINTERS, "scalars": "*" + _SHORT[request.real], "found_inf": "*fp32"}
+    real = "*" + _SHORT[request.real]
+    pointers = {**_KERNEL_POINTERS, **_SCALARS_POINTERS, **_REDUCING_POINTERS, "partials": real, "found_inf": "*fp32"}
+    stage = "members" in function.parameters
+    pointers["scalars"] = "*fp64" if stage or request.reducing else real
     streams = [name.removesuffix("_type") for name in function.parameters if name in constexprs and name.endswith("_type")]
     present = [getattr(torch, request.dtypes[s]) for s in streams if s in request.dtypes]
-    shape = geometry(present or [torch.float32], warp_size)
+    shape = geometry(present or [getattr(torch, request.real)], warp_size)
+    if "partials" in function.parameters:
+        shape = with_equal_lanes(shape)
     known: dict[str, Any] = {
         "real": getattr(tl, request.real), "LANES": shape.lanes, "BLOCK": shape.block, "TAIL": shape.tail,
         "SCALARS_IN_MEMORY": request.in_memory, "HAS_FOUND_INF": request.found_inf,
     }  # fmt: skip
     if "LANES" in constexprs and "BLOCK" not in constexprs:
-        known["LANES"] = LANES_PER_PROGRAM
+        known["LANES"] = PARTIALS_PER_TURN if stage else LANES_PER_PROGRAM
     places = iter(range(len(function.parameters)))
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     for name in function.parameters:
         missing = (name == "found_inf" and not request.found_inf) or (
-            name == "scalars" and "residents" in function.parameters and not request.in_memory
+            name == "scalars" and "chunk" in function.parameters and not request.in_memory
         )
         if name in constexprs or missing:
             signature[name] = "constexpr"
@@ -171,7 +182,7 @@ def _constant(name: str, known: Mapping[str, Any], request: Request, streams: Se
 # --- reading ------------------------------------------------------------------------------------------------------------------
 
 
-def _nvidia_report(request: Request, ptx: str, cubin: bytes, constants: Mapping[str, Any]) -> AotReport:
+def _nvidia_report(request: Request, ptx: str, cubin: bytes, constants: Mapping[str, Any], shared: int) -> AotReport:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -185,20 +196,20 @@ def _nvidia_report(request: Request, ptx: str, cubin: bytes, constants: Mapping[
     tail = [loop for loop in loops if loop.guarded]
     return _summary(
         request, constants, 32, max(whole, key=_moved, default=None), tail,
-        registers=used("REG"), stack=used("STACK"), local=used("LOCAL"), shared=used("SHARED"),
+        registers=used("REG"), stack=used("STACK"), local=used("LOCAL"), shared=shared,
         spills=len(re.findall(r"\b(?:STL|LDL)\b", sass)), atomics=len(re.findall(r"\b(?:atom|red)\.", ptx)),
     )  # fmt: skip
 
 
-def _amd_report(request: Request, assembly: str, constants: Mapping[str, Any]) -> AotReport:
+def _amd_report(request: Request, assembly: str, constants: Mapping[str, Any], shared: int) -> AotReport:
     def used(what: str) -> int:
         return int(re.search(rf"\.{what}:\s*(\d+)", assembly)[1])  # type: ignore[index]
 
-    loops = sorted(gcn_loops(assembly), key=_moved)
+    loops = sorted(gcn_loops(assembly), key=_moved)  # of equal ones the widest is the unmasked one
     return _summary(
         request, constants, 64, loops[-1] if loops else None, loops[:-1],
         registers=used("vgpr_count"), stack=0, local=used("private_segment_fixed_size"),
-        shared=used("group_segment_fixed_size"), spills=used("vgpr_spill_count") + used("sgpr_spill_count"),
+        shared=shared, spills=used("vgpr_spill_count"),
         atomics=len(re.findall(r"_atomic_", assembly)),
     )  # fmt: skip
 
@@ -206,7 +217,7 @@ def _amd_report(request: Request, assembly: str, constants: Mapping[str, Any]) -
 def _summary(
     request: Request, constants: Mapping[str, Any], warp: int, whole: Loop | None, tail: Sequence[Loop], **usage: int
 ) -> AotReport:
-    from optc.runtime.triton_launch import WARPS
+    from optc.runtime.triton_device import WARPS
 
     accesses = whole.accesses if whole else ()
     per_thread = constants.get("BLOCK", WARPS * warp) // (WARPS * warp)
@@ -222,8 +233,9 @@ def _summary(
     )
 
 
-def _moved(loop: Loop) -> int:
-    return loop.bytes(False) + loop.bytes(True)
+def _moved(loop: Loop) -> tuple[int, int]:
+    """Bytes, and how wide the widest access is."""
+    return loop.bytes(False) + loop.bytes(True), max((a.bytes for a in loop.accesses), default=0)
 
 
 def _cuobjdump(option: str, path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -47,13 +47,19 @@ Parse: TypeAlias = Callable[[str], Access | None]
 
 
 def ptx_loops(ptx: str) -> list[Loop]:
-    """Outermost loops of a PTX kernel that store to global memory, in the order of the text."""
-    return list(_loops(ptx, _PTX_LABEL, _PTX_BRANCH, _PTX_ENDS, _ptx_access))
+    """Outermost loops of a PTX kernel that store to global memory, in the order of the text; if none does, those that load."""
+    return _moving(_loops(ptx, _PTX_LABEL, _PTX_BRANCH, _PTX_ENDS, _ptx_access))
 
 
 def gcn_loops(assembly: str) -> list[Loop]:
     """The same of an AMD kernel. Masks live in a register there: nothing looks guarded."""
-    return list(_loops(assembly, _GCN_LABEL, _GCN_BRANCH, _GCN_ENDS, _gcn_access))
+    return _moving(_loops(assembly, _GCN_LABEL, _GCN_BRANCH, _GCN_ENDS, _gcn_access))
+
+
+def _moving(loops: Iterable[Loop]) -> list[Loop]:
+    """Maths functions have loops that look things up: where others store, loops that only load are those."""
+    found = [loop for loop in loops if loop.accesses]
+    return [loop for loop in found if loop.bytes(True)] or found
 
 
 def _ptx_access(line: str) -> Access | None:
@@ -99,9 +105,7 @@ def _loops(text: str, label: re.Pattern[str], branch: re.Pattern[str], ends: re.
             continue
         part = [m for m in sorted(reached[n]) if n in reached[m]]
         seen.update(part)
-        accesses = tuple(a for m in part for line in blocks[m] if (a := parse(line)) is not None)
-        if any(a.store for a in accesses):
-            yield Loop(accesses)
+        yield Loop(tuple(a for m in part for line in blocks[m] if (a := parse(line)) is not None))
 
 
 def _reachable(edges: list[list[int]], start: int) -> set[int]:

@@ -13,6 +13,7 @@ _TELL_ONLY = {
     "mistakes.py", "show.py", "show_plan.py", "show_program.py", "write.py",
 }  # fmt: skip
 """Files that print, check or store, and cannot change a generated module."""
+_TELL_ONLY_FOLDERS = {"__pycache__", "site"}
 
 
 def text_digest(text: str) -> str:
@@ -27,7 +28,8 @@ def compiler_digest() -> str:
     digest = hashlib.sha256()
     for part in _PARTS:
         for path in sorted((root / part).rglob("*")):
-            if path.suffix in _SUFFIXES and path.name not in _TELL_ONLY and "__pycache__" not in path.parts:
-                digest.update(path.relative_to(root).as_posix().encode())
+            place = path.relative_to(root)
+            if path.suffix in _SUFFIXES and path.name not in _TELL_ONLY and not _TELL_ONLY_FOLDERS & set(place.parts):
+                digest.update(place.as_posix().encode())
                 digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()

@@ -210,9 +210,7 @@ class _Hoister:
                 return self._condition(expression, host)
             return self._scalar(expression, statement, host)
         if isinstance(expression, Apply):
-            return replace(
-                expression, arguments=tuple(self._element(a, statement, host) for a in expression.arguments)
-            )
+            return replace(expression, arguments=tuple(self._element(a, statement, host) for a in expression.arguments))
         return expression
 
     def _scalar(self, expression: Expression, statement: Let | Store, host: list[Statement]) -> Read:
@@ -229,9 +227,7 @@ class _Hoister:
             if flag.condition == condition:
                 return Read(Symbol(Role.FLAG, flag.name), condition.type, condition.span)
         if isinstance(condition, Apply) and condition.operation in LOGIC:
-            return replace(
-                condition, arguments=tuple(self._condition(a, host) for a in condition.arguments)
-            )
+            return replace(condition, arguments=tuple(self._condition(a, host) for a in condition.arguments))
         name, always = self._number(condition, "condition", host)
         self.host_flags[name] = self.host_flags.get(name, True) and always
         return Read(Symbol(Role.FLAG, name), condition.type, condition.span)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import linecache
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from optc.compiler.compose.expand import Expanded, expand, with_modifiers
+from optc.compiler.compose.library import named, shipped
 from optc.compiler.digest import compiler_digest, text_digest
-from optc.compiler.pipeline import compile_source
+from optc.compiler.pipeline import compile_expanded
 from optc.dsl.read import decode, read
 from optc.dsl.source import Source
 
@@ -25,26 +28,35 @@ _PACKAGE = "optc.compiled"
 _classes: dict[str, type[Optimizer]] = {}
 
 
-def compile_class(spec: str | Path) -> type[Optimizer]:
-    """The optimizer class of a spec: a path to an `.opt` file, or the text itself (anything with a newline).
+def compile_class(spec: str | Path, modifiers: Sequence[str] = ()) -> type[Optimizer]:
+    """The optimizer class of a spec, with modifiers added to it.
 
-    Raises `SpecError` with every mistake in the spec, `OptcError` where the file cannot be read.
+    `spec` is a path to an `.opt` file, the name of a shipped spec (`adamw`), or the text itself (anything with a newline);
+    a modifier is written as in a composition: `cautious`, `lookahead(k = 6)`.
+    Raises `SpecError` with every mistake in the spec and for what cannot be combined, `OptcError` where a file cannot be read.
     """
-    if isinstance(spec, str) and ("\n" in spec or not spec.strip()):
-        source = decode(spec.encode("utf-8", "surrogatepass"), "<text>")  # the same checks and line ends as for a file
-    else:
-        source = read(spec)
-    key = text_digest(source.text + compiler_digest())
+    if isinstance(modifiers, str):
+        modifiers = (modifiers,)
+    source = _source(spec)
+    expanded = with_modifiers(source, modifiers) if modifiers else expand(source)
+    key = text_digest(expanded.source.text + compiler_digest())
     if key not in _classes:
-        _classes[key] = _load(source, key)
+        _classes[key] = _load(expanded, key)
     return _classes[key]
 
 
-def _load(source: Source, key: str) -> type[Optimizer]:
-    compilation = compile_source(source)
+def _source(spec: str | Path) -> Source:
+    if isinstance(spec, str) and ("\n" in spec or not spec.strip()):
+        return decode(spec.encode("utf-8", "surrogatepass"), "<text>")  # the same checks and line ends as for a file
+    known = shipped().get(spec) if isinstance(spec, str) and not Path(spec).exists() else None
+    return read(spec) if known is None else named(known)
+
+
+def _load(expanded: Expanded, key: str) -> type[Optimizer]:
+    compilation = compile_expanded(expanded)
     module = load_module(f"{compilation.module_name}_{key[:16]}", compilation.module)
     loaded: type[Optimizer] = getattr(module, compilation.program.name)
-    loaded.spec_text = source.text
+    loaded.spec_text = expanded.source.text
     return loaded
 
 

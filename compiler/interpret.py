@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from optc.dsl.errors import OptcError
+from optc.dsl.kinds import Extent
 from optc.dsl.program import (
     Branch,
     Expression,
@@ -34,7 +35,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(slots=True)
 class ParameterState:
-    """One parameter and what is kept for it: arrays shaped like θ, and float64 scalars for host states."""
+    """One parameter and what is kept for it: arrays shaped like θ, and float64 scalars for states per tensor."""
 
     theta: Array
     states: dict[str, Array | np.float64] = field(default_factory=dict)
@@ -119,7 +120,7 @@ class _Run:
 
     def run(self) -> None:
         """Creates the states that are due, all from values before this run; then runs the body."""
-        self._param.states.update({s.name: self._shaped(s.host, self._value(s.initial)) for s in self._due()})
+        self._param.states.update({s.name: self._shaped(s, self._value(s.initial)) for s in self._due()})
         self._block(self._procedure.body)
 
     def _due(self) -> list[State]:
@@ -145,7 +146,7 @@ class _Run:
                 case Store(target=target, value=value) if target.role is Role.THETA:
                     self._param.theta = self._array(self._value(value))
                 case Store(target=target, value=value):
-                    self._param.states[target.name] = self._shaped(self._program.state(target.name).host, self._value(value))
+                    self._param.states[target.name] = self._shaped(self._program.state(target.name), self._value(value))
                 case Branch(condition=condition, then=then, otherwise=otherwise):
                     if not self._block(then if self._value(condition) else otherwise):
                         return False
@@ -154,7 +155,7 @@ class _Run:
         return True
 
     def _value(self, expression: Expression) -> Value:
-        return evaluate(expression, self._read)
+        return evaluate(expression, self._read, self._param.theta.shape)
 
     def _read(self, symbol: Symbol) -> Value:
         match symbol.role:
@@ -180,8 +181,8 @@ class _Run:
         """A copy with the shape of θ."""
         return np.array(np.broadcast_to(value, self._param.theta.shape), dtype=np.float64)
 
-    def _shaped(self, host: bool, value: Value) -> Array | np.float64:
-        return np.float64(value) if host else self._array(value)
+    def _shaped(self, state: State, value: Value) -> Array | np.float64:
+        return np.float64(value) if state.extent is Extent.TENSOR else self._array(value)
 
 
 def states_of(body: Iterable[Statement]) -> set[str]:

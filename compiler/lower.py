@@ -1,4 +1,4 @@
-"""Program -> Update: early ends become branches.
+"""Program -> Update: early ends become branches, and branches on what only the tensors tell become selections.
 
 `if c: A; stop` followed by B is `if c: A else: B`. Where both sides of a branch go on but something inside may stop, what
 follows is copied into both, so that every path through the result is a path through the program.
@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optc.compiler.ir import Update, UpdateProcedure
+from optc.compiler.place import place
 from optc.dsl.program import Branch, Program, Statement, Stop
 
 
 def lower(program: Program) -> Update:
-    """The program's procedures without `Stop`."""
-    return Update(
-        program,
-        tuple(UpdateProcedure(p.name, p.inputs, p.every, _without_stop(p.body)) for p in program.procedures),
-    )
+    """The program's procedures without `Stop`, placed (see `place.py`)."""
+    bodies = (place(_without_stop(p.body), program) for p in program.procedures)
+    procedures = (UpdateProcedure(p.name, p.inputs, p.every, b) for p, b in zip(program.procedures, bodies, strict=True))
+    return Update(program, tuple(procedures))
 
 
 def _without_stop(body: tuple[Statement, ...]) -> tuple[Statement, ...]:

@@ -26,7 +26,8 @@ from optc.compiler.digest import compiler_digest, text_digest
 from optc.compiler.ir import reads
 from optc.compiler.layout import WIDTH, Call, laid_out, long_names, names, rows, rule, without_unused_imports
 from optc.compiler.plan import Kernel, Plan, ProcedurePlan, Stream
-from optc.compiler.traffic import PRECISIONS, default_variant, state_bytes, traffic
+from optc.compiler.traffic import PRECISIONS, default_variant, read_if, state_bytes, traffic
+from optc.dsl.kinds import Extent
 from optc.dsl.program import TRUE, Expression, Hyper, HyperKind, Program, Role, Scalar
 from optc.dsl.program import State as ProgramState
 
@@ -128,7 +129,8 @@ def _cost(plan: Plan) -> list[str]:
         for precision in PRECISIONS:
             cost = traffic(procedure, variant, precision)
             lines.append(
-                f"{procedure.name}: {cost.passes} pass, {cost.bytes_read} + {cost.bytes_written} bytes read + written and "
+                f"{procedure.name}: {cost.passes} pass{'es' if cost.passes > 1 else ''}, "
+                f"{cost.bytes_read} + {cost.bytes_written} bytes read + written and "
                 f"{cost.operations} operations per element ({precision})"
             )
     lines.append(f"state: {state_bytes(plan, variant, PRECISIONS[0])} bytes per parameter with the default hypers (float32)")
@@ -183,7 +185,7 @@ def _state(state: ProgramState, plan: Plan) -> str:
     wanted = {r.symbol.name for r in reads(state.initial) if r.symbol.role is Role.HYPER}
     arguments = tuple(n for h in plan.program.hypers for n in h.names if n in wanted)
     namer = Namer(PYTHON | {"torch"})
-    if state.host:
+    if state.extent is Extent.TENSOR:
         initial = print_expression(state.initial, host.dialect(plan.program, namer))
     else:
         initial = emit_initial(state.initial)
@@ -193,16 +195,30 @@ def _state(state: ProgramState, plan: Plan) -> str:
         parts.append(f"arguments={names(arguments)}")
     if state.host:
         parts.append("host=True")
+    elif state.extent is Extent.TENSOR:
+        parts.append("number=True")
     if state.exists != TRUE:
         parts.append(_condition(state.exists, plan.program, "exists="))
     return _row("State", *parts)
 
 
-def _stream(stream: Stream) -> str:
-    return f'Stream("{stream.name}", "{stream.role.value}", {stream.reads}, {stream.writes})'
+def _stream(stream: Stream, read_if: str = "") -> str:
+    parts = [f'"{stream.name}"', f'"{stream.role.value}"', str(stream.reads), str(stream.writes)]
+    parts += ["number=True"] if stream.extent is Extent.TENSOR else []
+    return str(Call("Stream", (*parts, *([read_if] if read_if else []))))
 
 
 # --- code ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _PassText:
+    streams: list[str]
+    needs: str
+    measures: str
+    stage: str
+    triton: str
+    exists: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +231,10 @@ class _KernelText:
     torch: str
     native: str
     triton: str
+    function: str
+    passes: list[_PassText]
+    statistics: tuple[str, ...]
+    finish: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +262,36 @@ def _kernel(kernel: Kernel, program: Program) -> _KernelText:
         emit_pytorch(kernel, program.source),
         emit_native(kernel, program.source).strip("\n"),
         emit_triton(kernel, program.source).strip("\n"),
+        "None" if kernel.passes else f"{kernel.name}_triton",
+        [_pass(kernel, index, program) for index in range(len(kernel.passes))],
+        kernel.statistics,
+        _stage(kernel, len(kernel.passes)),
     )
+
+
+def _pass(kernel: Kernel, index: int, program: Program) -> _PassText:
+    one = kernel.passes[index]
+    measures = "(" + "".join(f'("{name}", "{operation}"), ' for name, operation in one.measures).rstrip() + ")"
+    streams = [_stream(s, _over_flags(read_if(one, s.name, kernel.static_flags), program, "read_if")) for s in one.streams]
+    function = f"{kernel.name}_pass_{index}_triton"
+    exists = _over_flags(one.exists, program, "exists")
+    return _PassText(streams, names(one.needs), measures, _stage(kernel, index), function, exists)
+
+
+def _over_flags(condition: Expression, program: Program, keyword: str) -> str:
+    """A condition on static flags as a line of the schema; nothing where it always holds."""
+    if condition == TRUE:
+        return ""
+    flags = tuple(dict.fromkeys(r.symbol.name for r in reads(condition)))
+    namer = Namer(PYTHON | {"ieee"})
+    text = print_expression(condition, host.dialect(program, namer))
+    head = ", ".join(namer(f) for f in flags)
+    return str(Call(f"{keyword}=Condition", (f"lambda {head}: {text}" if flags else f"lambda: {text}", names(flags))))
+
+
+def _stage(kernel: Kernel, index: int) -> str:
+    """The name of the Triton function that runs per tensor before a pass, or after the last."""
+    return f"{kernel.name}_stage_{index}_triton" if kernel.has_stage(index) else "None"
 
 
 def _procedure(procedure: ProcedurePlan, plan: Plan) -> _ProcedureText:

@@ -1,9 +1,10 @@
-"""The stages in order: text -> spec -> program -> update -> plan -> module."""
+"""The stages in order: text -> spec (composed, where it is a composition) -> program -> update -> plan -> module."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from optc.compiler.compose.expand import Expanded, expand
 from optc.compiler.ir import Update
 from optc.compiler.lower import lower
 from optc.compiler.module import emit_module, file_module_name, module_name
@@ -13,7 +14,6 @@ from optc.compiler.simplify import simplify
 from optc.compiler.verify import verify_plan, verify_update
 from optc.dsl.check import check
 from optc.dsl.nodes import Spec
-from optc.dsl.parse import parse
 from optc.dsl.program import Program
 from optc.dsl.source import Source
 
@@ -32,8 +32,9 @@ class Compilation:
 
 
 def check_source(source: Source) -> Program:
-    """Parse and check; raises `SpecError` with every mistake found."""
-    return check(parse(source), source)
+    """Parse, compose and check; raises `SpecError` with every mistake found."""
+    expanded = expand(source)
+    return check(expanded.spec, expanded.source)
 
 
 def plan_program(program: Program) -> tuple[Update, Plan]:
@@ -44,8 +45,13 @@ def plan_program(program: Program) -> tuple[Update, Plan]:
 
 def compile_source(source: Source) -> Compilation:
     """All stages; raises `SpecError` with every mistake found."""
-    spec = parse(source)
-    program = check(spec, source)
+    return compile_expanded(expand(source))
+
+
+def compile_expanded(expanded: Expanded) -> Compilation:
+    """All stages after composition; raises `SpecError` with every mistake found."""
+    source = expanded.source
+    program = check(expanded.spec, source)
     update, plan = plan_program(program)
-    name = file_module_name(source.name) or module_name(program.name)
-    return Compilation(source, spec, program, update, plan, name, emit_module(plan, name))
+    name = file_module_name(expanded.file) or module_name(program.name)
+    return Compilation(source, expanded.spec, program, update, plan, name, emit_module(plan, name))

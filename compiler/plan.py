@@ -5,6 +5,9 @@ The last value before text. Emitters print it and decide nothing that changes a 
 
 - the **host program** is float64 code run once per step for all parameters that share its inputs. It reads hypers, `t`, shapes,
   `new(state)` and host states, binds host locals, stores host states, and leaves the values named in `scalars` and `flags`;
+- a **kernel** is one launch over all tensors, of one or several passes over memory. Elementwise kernels are one pass, and their
+  body is all there is. Where a value depends on a reduction, the kernel has `passes`: between them, and after the last, run
+  lines **per tensor** in float64, which read and leave STATISTICs;
 - a **kernel body** reads streams, its own locals, SCALARs and FLAGs. `Let` binds a local or rebinds a stream's variable (the
   gradient); `Store` gives a stream's variable its new value (written to memory once, at the end). `Branch` conditions are FLAGs
   combined with and/or/not. There is no `Stop`, `mod` by elements, or CHOICE left.
@@ -14,7 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optc.dsl.program import Expression, Program, Role, Statement
+from optc.dsl.kinds import Extent
+from optc.dsl.program import TRUE, Expression, Program, Role, Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,10 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One tensor per parameter that a kernel moves through. `exists`: TRUE or a condition over static FLAG reads.
+    """One tensor per parameter that a kernel moves through, or one number if its extent is TENSOR.
 
-    `reads`/`writes`: whether any variant reads its old value or writes it.
+    `exists`: TRUE or a condition over static FLAG reads. `reads`/`writes`: whether any variant reads its old value or writes
+    it.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Stream:
     reads: bool
     writes: bool
     exists: Expression
+    extent: Extent = Extent.ELEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +65,32 @@ class HostProgram:
 
 
 @dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass over memory: its streams are read once and written once.
+
+    `prepare` runs before it for every tensor, in float64: it reads STATISTICs of earlier passes, SCALARs, FLAGs, `numel` and
+    states of extent TENSOR, and binds what the body reads (`needs`). In `body`, `Let` of a STATISTIC to a reduction of a value
+    per element measures one of `measures` (name -> `sum`, `mean`, `largest` or `smallest`); on a path without that line the
+    result is that of no elements. A `Let` of a state rebinds its variable without a write to memory: another pass writes it.
+    `exists`: TRUE or a condition over static FLAG reads; in other variants the pass has nothing to do.
+    """
+
+    prepare: tuple[Statement, ...]
+    needs: tuple[str, ...]
+    streams: tuple[Stream, ...]
+    body: tuple[Statement, ...]
+    measures: tuple[tuple[str, str], ...]
+    exists: Expression = TRUE
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
-    """One pass over memory: all streams are read once and written once.
+    """One launch over all tensors of a batch.
 
     Every kernel multiplies the gradient, as it is loaded, by a factor of the launch (−1 to maximize, 1/scale to undo loss
-    scaling).
+    scaling). `body` is the whole of it, as one program over tensors with reductions in place. An elementwise kernel has no
+    `passes`: all streams are read once and written once. Otherwise the passes run in order, then `finish` per tensor.
+    `statistics` are the numbers kept per tensor from one pass to the next: first what passes measure, then what they need.
     """
 
     name: str
@@ -72,6 +99,21 @@ class Kernel:
     static_flags: tuple[str, ...]
     host_flags: tuple[str, ...]
     body: tuple[Statement, ...]
+    passes: tuple[Pass, ...] = ()
+    finish: tuple[Statement, ...] = ()
+    statistics: tuple[str, ...] = ()
+
+    @property
+    def sweeps(self) -> tuple[Pass, ...]:
+        """The passes; an elementwise kernel's only one."""
+        return self.passes or (Pass((), (), self.streams, self.body, ()),)
+
+    def has_stage(self, index: int) -> bool:
+        """Whether something is done per tensor before pass `index` (after the last, if there is no such pass)."""
+        if not self.passes:
+            return False
+        measured = index > 0 and bool(self.passes[index - 1].measures)
+        return measured or bool(self.passes[index].prepare if index < len(self.passes) else self.finish)
 
 
 @dataclass(frozen=True, slots=True)

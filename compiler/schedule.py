@@ -1,32 +1,18 @@
 """Update -> Plan: which kernels, and what each of them streams.
 
-Elementwise procedures are one kernel, one pass over memory: everything is read once before it is written once.
+A procedure is one kernel. Where no value depends on a reduction it is one pass over memory: everything is read once before it
+is written once. Otherwise `separate.py` tells code per element from code per tensor, and `passes.py` splits at the reductions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from optc.compiler.hoist import hoist, static_flags
-from optc.compiler.ir import Update, UpdateProcedure, expressions, reads, statements
+from optc.compiler.ir import Update, UpdateProcedure, expressions
+from optc.compiler.passes import Passes, split
 from optc.compiler.plan import Flag, Kernel, Plan, ProcedurePlan, Stream
-from optc.dsl.program import (
-    LOGIC,
-    TRUE,
-    Apply,
-    Branch,
-    Constant,
-    Expression,
-    Let,
-    Program,
-    Read,
-    Role,
-    Statement,
-    Store,
-    Symbol,
-)
-
-STREAMED = (Role.THETA, Role.GRADIENT, Role.INPUT, Role.STATE)
+from optc.compiler.separate import reduces, separate
+from optc.compiler.streams import flag_names, over_flags, streams_of
+from optc.dsl.program import Program, Statement
 
 
 def schedule(update: Update) -> Plan:
@@ -40,7 +26,16 @@ def schedule(update: Update) -> Plan:
 
 def _procedure(procedure: UpdateProcedure, program: Program, flags: tuple[Flag, ...]) -> ProcedurePlan:
     hoisted = hoist(procedure, program, flags)
-    streams = _streams(hoisted.body, program, procedure.inputs, flags)
+    streams = streams_of(hoisted.body, program, procedure.inputs, flags)
+    passes = Passes((), (), ())
+    if reduces(hoisted.body, program):
+
+        def of_pass(body: tuple[Statement, ...]) -> tuple[Stream, ...]:
+            return streams_of(body, program, procedure.inputs, flags)
+
+        taken = {*hoisted.host.scalars, *hoisted.host.flags, *(f.name for f in flags), *(s.name for s in program.states)}
+        taken |= {"theta", "g", "t", "numel", "ndim", *procedure.inputs, *(n for h in program.hypers for n in h.names)}
+        passes = split(separate(hoisted.body, program, frozenset(taken)), program, of_pass, frozenset(f.name for f in flags))
     named = {n for e in expressions(hoisted.body) for n in flag_names(e)}
     named |= {n for s in streams for n in flag_names(s.exists)}
     static = tuple(f.name for f in flags if f.name in named)
@@ -51,91 +46,8 @@ def _procedure(procedure: UpdateProcedure, program: Program, flags: tuple[Flag, 
         static_flags=static,
         host_flags=tuple(n for n in hoisted.host.flags if n in named),
         body=hoisted.body,
+        passes=passes.passes,
+        finish=passes.finish,
+        statistics=passes.statistics,
     )
     return ProcedurePlan(procedure.name, procedure.inputs, procedure.every, hoisted.host, (kernel,))
-
-
-def _streams(
-    body: tuple[Statement, ...], program: Program, inputs: tuple[str, ...], flags: tuple[Flag, ...]
-) -> tuple[Stream, ...]:
-    read = reads_first(body)
-    written = {s.target.name for s in statements(body) if isinstance(s, Store)}
-    order = [Symbol(Role.THETA, "theta"), Symbol(Role.GRADIENT, "g"), *(Symbol(Role.INPUT, n) for n in inputs)]
-    order += [Symbol(Role.STATE, s.name) for s in program.states if not s.host]
-    exists = {s.name: over_flags(s.exists, flags) for s in program.states}
-    return tuple(
-        Stream(s.name, s.role, s.name in read, s.name in written, exists.get(s.name, TRUE))
-        for s in order
-        if s.name in read | written
-    )
-
-
-def reads_first(body: Iterable[Statement], variant: dict[str, bool] | None = None) -> set[str]:
-    """Streams whose old value some path reads; with `variant`, only paths that its static flags allow."""
-    found: set[str] = set()
-    _scan(body, set(), found, variant or {})
-    return found
-
-
-def _scan(body: Iterable[Statement], written: set[str], found: set[str], variant: dict[str, bool]) -> set[str]:
-    """Add to `found` what is read before it is written; return what is surely written afterwards."""
-    for statement in body:
-        match statement:
-            case Let() | Store():
-                _note(statement.value, written, found, variant)
-                written = written | {statement.target.name}
-            case Branch():
-                decided = decide(statement.condition, variant)
-                if decided is not None:
-                    written = _scan(statement.then if decided else statement.otherwise, written, found, variant)
-                else:
-                    then = _scan(statement.then, written, found, variant)
-                    written = then & _scan(statement.otherwise, written, found, variant)
-    return written
-
-
-def _note(expression: Expression, written: set[str], found: set[str], variant: dict[str, bool]) -> None:
-    if isinstance(expression, Apply):
-        if expression.operation == "where":
-            decided = decide(expression.arguments[0], variant)
-            if decided is not None:
-                return _note(expression.arguments[1 if decided else 2], written, found, variant)
-        for argument in expression.arguments:
-            _note(argument, written, found, variant)
-    elif isinstance(expression, Read) and expression.symbol.role in STREAMED and expression.symbol.name not in written:
-        found.add(expression.symbol.name)
-
-
-def decide(condition: Expression, variant: dict[str, bool]) -> bool | None:
-    """The value of a condition over FLAGs in a variant; None where it depends on flags the variant does not give."""
-    match condition:
-        case Constant(value=bool() as value):
-            return value
-        case Read(symbol=Symbol(role=Role.FLAG, name=name)):
-            return variant.get(name)
-        case Apply(operation="not", arguments=(inner,)):
-            negated = decide(inner, variant)
-            return None if negated is None else not negated
-        case Apply(operation="and" | "or" as operation, arguments=(left, right)):
-            first, second = decide(left, variant), decide(right, variant)
-            absorbing = operation == "or"
-            if absorbing in (first, second):
-                return absorbing
-            return None if first is None or second is None else not absorbing
-    return None
-
-
-def over_flags(condition: Expression, flags: tuple[Flag, ...]) -> Expression:
-    """A static condition rewritten over FLAG reads."""
-    for flag in flags:
-        if flag.condition == condition:
-            return Read(Symbol(Role.FLAG, flag.name), condition.type, condition.span)
-    if isinstance(condition, Apply) and condition.operation in LOGIC:
-        arguments = tuple(over_flags(a, flags) for a in condition.arguments)
-        return Apply(condition.operation, arguments, condition.type, condition.span)
-    return condition
-
-
-def flag_names(condition: Expression) -> set[str]:
-    """The flags a condition or value reads."""
-    return {r.symbol.name for r in reads(condition) if r.symbol.role is Role.FLAG}

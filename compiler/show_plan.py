@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from optc.compiler.plan import Kernel, Plan, ProcedurePlan
 from optc.compiler.show_program import INDENT, show_block, show_expression
 from optc.compiler.traffic import PRECISIONS, Precision, default_variant, state_bytes, traffic, variants
+from optc.dsl.kinds import Extent
 from optc.dsl.program import TRUE
 from optc.dsl.source import Source
 
@@ -19,7 +20,7 @@ COST_TITLE = "cost of a step per element of θ; on the right ms for 10^9 element
 
 
 def show_plan(plan: Plan) -> str:
-    """Static flags, then of every procedure: the host program and the kernels with their streams, scalars, flags and bodies."""
+    """Static flags, then of every procedure: the host program, and the passes with their streams and bodies."""
     rows = [f"plan {plan.program.name}"]
     if plan.flags:
         rows += ["static flags (they select a variant)"]
@@ -31,8 +32,8 @@ def show_plan(plan: Plan) -> str:
 
 
 def _procedure(procedure: ProcedurePlan, source: Source) -> Iterator[str]:
-    passes = len(procedure.kernels)
-    yield f"procedure {procedure.name}: {passes} kernel{'s' if passes != 1 else ''}, as many passes over memory"
+    passes = sum(len(k.sweeps) for k in procedure.kernels)
+    yield f"procedure {procedure.name}: {passes} pass{'es' if passes != 1 else ''} over memory"
     yield "  host program, float64, once a step"
     yield from (INDENT + row for row in show_block(procedure.host.body, source, typed=False))
     host = procedure.host
@@ -45,14 +46,58 @@ def _procedure(procedure: ProcedurePlan, source: Source) -> Iterator[str]:
 
 def _kernel(kernel: Kernel, source: Source) -> Iterator[str]:
     yield f"  kernel {kernel.name}"
-    for stream in kernel.streams:
-        does = " ".join(word for word, true in (("reads", stream.reads), ("writes", stream.writes)) if true)
-        where = "" if stream.exists == TRUE else f"  if {show_expression(stream.exists)}"
-        yield f"{INDENT}{stream.name:<12} {stream.role.value:<9} {does}{where}"
     for title, names in (("scalars", kernel.scalars), ("static flags", kernel.static_flags), ("flags", kernel.host_flags)):
         if names:
             yield f"{INDENT}{title}: {', '.join(names)}"
-    yield from (INDENT + row for row in show_block(kernel.body, source, typed=False))
+    if kernel.statistics:
+        yield f"{INDENT}kept per tensor from pass to pass: {', '.join(kernel.statistics)}"
+    for stream in kernel.streams:
+        if stream.extent is Extent.TENSOR:
+            yield f"{INDENT}{stream.name:<12} one number per tensor"
+    for index, sweep in enumerate(kernel.sweeps, 1):
+        if sweep.prepare:
+            yield f"  per tensor, before pass {index}, float64"
+            yield from (INDENT + row for row in show_block(sweep.prepare, source, typed=False))
+        yield f"  pass {index} over memory"
+        for stream in sweep.streams:
+            does = " ".join(word for word, true in (("reads", stream.reads), ("writes", stream.writes)) if true)
+            where = "" if stream.exists == TRUE else f"  if {show_expression(stream.exists)}"
+            yield f"{INDENT}{stream.name:<12} {stream.role.value:<9} {does}{where}"
+        yield from (INDENT + row for row in show_block(sweep.body, source, typed=False))
+    if kernel.finish:
+        yield "  per tensor, after the last pass, float64"
+        yield from (INDENT + row for row in show_block(kernel.finish, source, typed=False))
+
+
+def _kernel_json(kernel: Kernel, source: Source) -> dict[str, object]:
+    return {
+        "name": kernel.name,
+        "scalars": list(kernel.scalars),
+        "static_flags": list(kernel.static_flags),
+        "host_flags": list(kernel.host_flags),
+        "statistics": list(kernel.statistics),
+        "numbers": [s.name for s in kernel.streams if s.extent is Extent.TENSOR],
+        "passes": [
+            {
+                "prepare": list(show_block(sweep.prepare, source, typed=False)),
+                "needs": list(sweep.needs),
+                "measures": dict(sweep.measures),
+                "streams": [
+                    {
+                        "name": s.name,
+                        "role": s.role.value,
+                        "reads": s.reads,
+                        "writes": s.writes,
+                        "exists": show_expression(s.exists),
+                    }
+                    for s in sweep.streams
+                ],
+                "body": list(show_block(sweep.body, source, typed=False)),
+            }
+            for sweep in kernel.sweeps
+        ],
+        "finish": list(show_block(kernel.finish, source, typed=False)),
+    }
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
@@ -72,26 +117,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
                     "flags": list(p.host.flags),
                     "carried": list(p.host.carried),
                 },
-                "kernels": [
-                    {
-                        "name": k.name,
-                        "streams": [
-                            {
-                                "name": s.name,
-                                "role": s.role.value,
-                                "reads": s.reads,
-                                "writes": s.writes,
-                                "exists": show_expression(s.exists),
-                            }
-                            for s in k.streams
-                        ],
-                        "scalars": list(k.scalars),
-                        "static_flags": list(k.static_flags),
-                        "host_flags": list(k.host_flags),
-                        "body": list(show_block(k.body, source, typed=False)),
-                    }
-                    for k in p.kernels
-                ],
+                "kernels": [_kernel_json(k, source) for k in p.kernels],
             }
             for p in plan.procedures
         ],
@@ -158,7 +184,7 @@ def _label(procedure: ProcedurePlan, variant: dict[str, bool], default: dict[str
 
 
 def _table(plan: Plan, procedure: ProcedurePlan, variant: dict[str, bool]) -> Iterator[str]:
-    head = ["θ", "g", "state", "read B", "written B", "ops", "state B", *BANDWIDTHS]
+    head = ["θ", "g", "state", "passes", "read B", "written B", "ops", "state B", *BANDWIDTHS]
     return _aligned([head, *(_cells(plan, procedure, variant, p) for p in PRECISIONS)])
 
 
@@ -166,7 +192,7 @@ def _cells(plan: Plan, procedure: ProcedurePlan, variant: dict[str, bool], preci
     cost = traffic(procedure, variant, precision)
     times = [1e3 * BILLION * cost.total / speed for speed in BANDWIDTHS.values()]
     floors = [f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times]
-    numbers = [cost.bytes_read, cost.bytes_written, cost.operations, state_bytes(plan, variant, precision)]
+    numbers = [cost.passes, cost.bytes_read, cost.bytes_written, cost.operations, state_bytes(plan, variant, precision)]
     return [precision.theta, precision.gradient, precision.state, *map(str, numbers), *floors]
 
 

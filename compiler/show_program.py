@@ -49,9 +49,9 @@ def _function(name: str) -> Callable[..., str]:
     return lambda *arguments: f"{name}({', '.join(arguments)})"
 
 
-_CALLS = "sqrt exp log sin cos tanh abs sign floor mod min max atan2 where pow"
+_CALLS = "sqrt exp log sin cos tanh abs sign floor mod min max atan2 where pow sum mean"
 _DIALECT = Dialect(
-    call={name: _function(name) for name in _CALLS.split()},
+    call={name: _function(name) for name in _CALLS.split()} | {"largest": _function("max"), "smallest": _function("min")},
     name=_symbol,
     number=_number,
     boolean=lambda value: "true" if value else "false",

@@ -3,8 +3,9 @@
 Two rewrites, in this order:
 
 - **fold**: literals are combined, and multiplication by 1, addition of 0 (to a host value) and double negation disappear;
-- **collect**: in a product, all factors the host knows become one (`lr*m/c1` -> `(lr/c1)*m`), so that they are multiplied once
-  per step in float64 instead of once per element in float32, and a division by a host value becomes a multiplication.
+- **collect**: in a product per element, all factors that are one number per tensor become one (`lr*m/c1` -> `(lr/c1)*m`), so
+  that they are multiplied once in float64 instead of once per element in float32, and a division by a host value becomes a
+  multiplication (by a measured one it stays: the inverse of a tiny norm may overflow where the quotient does not).
 
 Error bound: `collect` replaces k roundings by host factors (and a rounded division) by one rounding of the combined factor and
 one multiplication, so the result is within 1.5 ulp of the exact product, as the written order is for one factor.
@@ -70,7 +71,7 @@ def _fold(expression: Expression) -> Expression:
 
 def _collect(expression: Expression) -> Expression:
     """`expression` is a product seen from its top; inner products of the same chain have been collected already."""
-    if not isinstance(expression, Apply) or expression.operation not in ("mul", "div") or expression.type.host:
+    if not isinstance(expression, Apply) or expression.operation not in ("mul", "div") or _narrow(expression):
         return expression
     host_up: list[Expression] = []
     host_down: list[Expression] = []
@@ -87,8 +88,8 @@ def _collect(expression: Expression) -> Expression:
 
 
 def _strip(expression: Expression, host_up: list[Expression], host_down: list[Expression]) -> Expression | None:
-    """Take the host factors out of a product; what is left, or None if nothing per element is left."""
-    if expression.type.host:
+    """Take the narrow factors out of a product; what is left, or None if nothing per element is left."""
+    if _narrow(expression):
         host_up.append(expression)
         return None
     if isinstance(expression, Apply) and expression.operation == "mul":
@@ -103,15 +104,20 @@ def _strip(expression: Expression, host_up: list[Expression], host_down: list[Ex
             left = _strip(dividend, host_up, host_down)
             host_down.append(divisor)
             return left
-        if not dividend.type.host:
+        if not _narrow(dividend):
             left = _strip(dividend, host_up, host_down)
             return replace(expression, arguments=(left, divisor)) if left is not None else expression
-        # host / element: the quotient stays as written, a single rounding
+        # number / element, element / measured number: the quotient stays as written, a single rounding
     return expression
 
 
+def _narrow(expression: Expression) -> bool:
+    """Whether it is one number per tensor, or fewer."""
+    return expression.type.extent.within(Extent.TENSOR)
+
+
 def _join(left: Expression, right: Expression) -> Type:
-    return Type(Sort.REAL, left.type.extent.join(right.type.extent), host=True)
+    return Type(Sort.REAL, left.type.extent.join(right.type.extent), left.type.host and right.type.host)
 
 
 def _product(factors: list[Expression]) -> Expression:

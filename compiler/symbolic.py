@@ -51,6 +51,11 @@ _NUMERIC: dict[str, Any] = {
     "or": lambda x, y: bool(x or y),
     "not": lambda x: not x,
     "where": lambda c, x, y: x if c else y,
+    # opaque: over a sample of one element, any two functions that differ from it and from each other will do
+    "sum": lambda x: 3 * x + 1,
+    "mean": lambda x: 5 * x + 2,
+    "largest": lambda x: 7 * x + 3,
+    "smallest": lambda x: 11 * x + 4,
 }
 
 _ARITHMETIC = {"neg", "add", "sub", "mul", "div"}

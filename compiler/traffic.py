@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from optc.compiler.ir import walk
-from optc.compiler.plan import Kernel, Plan, ProcedurePlan
-from optc.compiler.schedule import decide, over_flags, reads_first
-from optc.dsl.program import Apply, Branch, Expression, Let, Role, Statement, Store
+from optc.compiler.ir import expressions, statements, walk
+from optc.compiler.plan import Pass, Plan, ProcedurePlan
+from optc.compiler.streams import decide, flag_names, left_in, over_flags, reads_first
+from optc.dsl.implication import conjunction, negation
+from optc.dsl.kinds import Extent
+from optc.dsl.program import TRUE, Apply, Branch, Expression, Let, Read, Role, Statement, Store, Symbol
 from optc.dsl.semantics import evaluate_static
 
 ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -57,24 +59,59 @@ class Traffic:
         return self.bytes_read + self.bytes_written
 
 
-def streams_in(kernel: Kernel, variant: dict[str, bool]) -> Iterator[tuple[str, Role, bool, bool]]:
+def streams_in(sweep: Pass, variant: dict[str, bool]) -> Iterator[tuple[str, Role, bool, bool]]:
     """(name, role, read, written) of every stream that exists in a variant; host flags take the path that moves most."""
-    read = reads_first(kernel.body, variant)
-    written = _written(kernel.body, variant)
-    for stream in kernel.streams:
+    read = reads_first(sweep.body, variant)
+    written = _written(sweep.body, variant)
+    for stream in sweep.streams:
         if decide(stream.exists, variant) is not False and stream.name in read | written:
             yield stream.name, stream.role, stream.name in read, stream.name in written
+
+
+MOST_FLAGS = 8
+"""Static flags of a pass whose every assignment is looked at by `read_if`."""
+
+
+def read_if(sweep: Pass, stream: str, static_flags: tuple[str, ...]) -> Expression:
+    """The condition over static flags under which a pass reads a stream at all; TRUE where that is too much to find out."""
+    flags = sorted({n for e in expressions(sweep.body) for n in flag_names(e)} & set(static_flags))
+    if len(flags) > MOST_FLAGS:
+        return TRUE
+    given = [dict(zip(flags, values, strict=True)) for values in product((False, True), repeat=len(flags))]
+    reading = [variant for variant in given if stream in reads_first(sweep.body, variant)]
+    if len(reading) in (0, len(given)):
+        return TRUE
+    deciding = [f for f in flags if any((v | {f: not v[f]}) not in reading for v in reading)]
+    cases = list(product((False, True), repeat=len(deciding)))
+    with_reads = [c for c in cases if any(tuple(v[f] for f in deciding) == c for v in reading)]
+    if 2 * len(with_reads) <= len(cases):
+        return _any_of(deciding, with_reads)
+    return negation(_any_of(deciding, [c for c in cases if c not in with_reads]))
+
+
+def _flag(name: str) -> Expression:
+    return Read(Symbol(Role.FLAG, name), TRUE.type)
+
+
+def _any_of(flags: list[str], cases: list[tuple[bool, ...]]) -> Expression:
+    """Whether the flags have the values of one of the cases."""
+    each = [conjunction(_flag(f) if on else negation(_flag(f)) for f, on in zip(flags, c, strict=True)) for c in cases]
+    result = each[0]
+    for case in each[1:]:
+        result = Apply("or", (result, case), TRUE.type)
+    return result
 
 
 def traffic(procedure: ProcedurePlan, variant: dict[str, bool], precision: Precision) -> Traffic:
     """The cost of one procedure in one variant."""
     read = written = operations = 0
-    for kernel in procedure.kernels:
-        for _, role, reads, writes in streams_in(kernel, variant):
+    sweeps = [s for kernel in procedure.kernels for s in kernel.sweeps if decide(s.exists, variant) is not False]
+    for sweep in sweeps:
+        for _, role, reads, writes in streams_in(sweep, variant):
             read += precision.size(role) * reads
             written += precision.size(role) * writes
-        operations += _operations(kernel.body, variant)
-    return Traffic(read, written, operations, len(procedure.kernels))
+        operations += _operations(left_in(sweep.body, variant))
+    return Traffic(read, written, operations, len(sweeps))
 
 
 def state_bytes(plan: Plan, variant: dict[str, bool], precision: Precision) -> int:
@@ -82,7 +119,7 @@ def state_bytes(plan: Plan, variant: dict[str, bool], precision: Precision) -> i
     return sum(
         ITEM_SIZE[precision.state]
         for s in plan.program.states
-        if not s.host and decide(over_flags(s.exists, plan.flags), variant) is not False
+        if s.extent is Extent.ELEM and decide(over_flags(s.exists, plan.flags), variant) is not False
     )
 
 
@@ -100,38 +137,19 @@ def default_variant(plan: Plan) -> dict[str, bool]:
 
 
 def _written(body: tuple[Statement, ...], variant: dict[str, bool]) -> set[str]:
-    written: set[str] = set()
-    for statement in _paths(body, variant):
-        if isinstance(statement, Store):
-            written.add(statement.target.name)
-    return written
+    return {s.target.name for s in statements(left_in(body, variant)) if isinstance(s, Store)}
 
 
-def _paths(body: tuple[Statement, ...], variant: dict[str, bool]) -> Iterator[Let | Store]:
-    for statement in body:
-        match statement:
-            case Let() | Store():
-                yield statement
-            case Branch():
-                decided = decide(statement.condition, variant)
-                if decided is not False:
-                    yield from _paths(statement.then, variant)
-                if decided is not True:
-                    yield from _paths(statement.otherwise, variant)
-
-
-def _operations(body: tuple[Statement, ...], variant: dict[str, bool]) -> int:
+def _operations(body: tuple[Statement, ...]) -> int:
     count = 0
     for statement in body:
         match statement:
             case Let() | Store():
-                count += _count(statement.value, variant)
-            case Branch():
-                sides = [_operations(b, variant) for b in (statement.then, statement.otherwise)]
-                decided = decide(statement.condition, variant)
-                count += max(sides) if decided is None else sides[0 if decided else 1]
+                count += _count(statement.value)
+            case Branch(then=then, otherwise=otherwise):
+                count += max(_operations(then), _operations(otherwise))
     return count
 
 
-def _count(expression: Expression, variant: dict[str, bool]) -> int:
+def _count(expression: Expression) -> int:
     return sum(isinstance(e, Apply) and e.operation not in ("and", "or", "not") for e in walk(expression))

@@ -5,15 +5,16 @@ Mistakes that the grammar lets through (two `hyper:` sections, a default that is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from lark import Token
 
 from optc.dsl import literals, nodes
-from optc.dsl.errors import Diagnostic
+from optc.dsl.build_compositions import CompositionRules
 from optc.dsl.lines import MAX_NESTING
 from optc.dsl.names import SUBSCRIPT_DIGITS, fold
+from optc.dsl.rules import Clause, place_of
 from optc.dsl.source import Span
 
 _UNARY: dict[str, nodes.UnaryOperator] = {"-": "-", "not": "not", "¬": "not"}
@@ -26,43 +27,24 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "".join(SUBSCRIPT_D
 _NOT_YET_EXTENTS = ("axis", "chunk", "pick")
 
 
-@dataclass(frozen=True, slots=True)
-class Clause:
-    """What a rule below a declaration or an optimizer gives: its kind, value and place."""
-
-    kind: str
-    value: Any
-    span: Span
-
-
-def _place_of(token: Token) -> Span:
-    return Span(token.start_pos or 0, token.end_pos or 0)
-
-
-class Builder:
+class Builder(CompositionRules):
     """One method per rule, `on_RULE(parts, span)`; diagnostics go to the list given."""
-
-    def __init__(self, diagnostics: list[Diagnostic]) -> None:
-        self.diagnostics = diagnostics
-        self.marks: list[nodes.Mark] = []
-
-    def report(self, code: str, message: str, span: Span, hint: str | None = None) -> None:
-        self.diagnostics.append(Diagnostic(code, message, span, hint))
 
     def build(self, rule: str, parts: list[Any], span: Span) -> Any:
         """What a rule of the grammar makes of its parts: tokens, and what the rules inside have made."""
         return getattr(self, f"on_{rule}")(parts, span)
 
-    def spec(self, parts: list[Any], comments: tuple[nodes.Comment, ...]) -> nodes.Spec | None:
-        """The whole file; None, with a diagnostic, where it is not exactly one optimizer."""
-        optimizers = [part for part in parts if isinstance(part, nodes.Optimizer)]
+    def file(self, parts: list[Any], comments: tuple[nodes.Comment, ...]) -> nodes.File | None:
+        """The whole file; None, with a diagnostic, where it is neither one optimizer nor a composition."""
+        optimizers = [part for part in parts if isinstance(part, (nodes.Optimizer, nodes.Derived))]
+        modifiers = tuple(part for part in parts if isinstance(part, nodes.Modifier))
         defines = tuple(part for part in parts if isinstance(part, nodes.Define))
         for other in optimizers[1:]:
             span = Span(other.span.start, other.span.start + len("optimizer"))
             self.report(
                 "two-optimizers", f"`{other.name}` is a second optimizer in one file", span, "give each a file of its own"
             )
-        if not optimizers:
+        if not optimizers and not modifiers:
             if not self.diagnostics:
                 place = defines[-1].span if defines else Span(0, 1)
                 self.report(
@@ -70,11 +52,21 @@ class Builder:
                 )
             return None
         marks = tuple(sorted(self.marks, key=lambda mark: mark.span.start))
-        spec = nodes.Spec(optimizers[0], defines, comments, marks, span=Span(0, max(part.span.end for part in parts)))
-        self.check_depth(spec)
-        return spec
+        span = Span(0, max(part.span.end for part in parts))
+        optimizer = optimizers[0] if optimizers else None
+        file: nodes.File
+        if isinstance(optimizer, nodes.Optimizer):
+            for modifier in modifiers:
+                hint = f"put it in a file of its own, or beside an `optimizer NAME = … + {modifier.name}`"
+                head = Span(modifier.span.start, modifier.span.start + len("modifier"))
+                self.report("misplaced-modifier", "a modifier beside an optimizer that is written out", head, hint)
+            file = nodes.Spec(optimizer, defines, comments, marks, span=span)
+        else:
+            file = nodes.Composition(optimizer, modifiers, defines, comments, marks, span=span)
+        self.check_depth(file)
+        return file
 
-    def check_depth(self, spec: nodes.Spec) -> None:
+    def check_depth(self, spec: nodes.File) -> None:
         """Later stages recurse over the spec; nothing in it may be deeper than `MAX_NESTING`."""
         pending: list[tuple[nodes.Node, int]] = [(spec, 0)]
         while pending:
@@ -88,34 +80,23 @@ class Builder:
                 parts = value if isinstance(value, tuple) else (value,)
                 pending.extend((part, depth + 1) for part in parts if isinstance(part, nodes.Node))
 
-    def mark(self, word: str, span: Span) -> None:
-        self.marks.append(nodes.Mark(word, span=span))
-
     # --- sections -------------------------------------------------------------------------------------------------------------
 
     def on_bad(self, parts: list[Any], span: Span) -> Clause:
         return Clause("bad", None, span)
 
     def on_optimizer(self, parts: list[Any], span: Span) -> nodes.Optimizer:
-        head, members = parts[0], parts[1:]
-        kinds: dict[str, list[Clause]] = {}
-        for member in members:
-            clause = member if isinstance(member, Clause) else Clause(type(member).__name__, member, member.span)
-            kinds.setdefault(clause.kind, []).append(clause)
-        for kind in ("doc", "hyper", "state", "step"):
-            for other in kinds.get(kind, [])[1:]:
-                what = "text" if kind == "doc" else f"`{kind}` section"
-                self.report("duplicate-section", f"a second {what} in one optimizer", other.span, "join the two")
+        kinds = self.members(parts[1:], "optimizer")
 
         def every(kind: str) -> tuple[Any, ...]:
-            return tuple(member.value for member in kinds.get(kind, []))
+            return tuple(kinds.get(kind, []))
 
         def joined(kind: str) -> tuple[Any, ...]:
             return tuple(item for part in every(kind) for item in part)
 
         hypers = joined("hyper")
         return nodes.Optimizer(
-            name=head.value,
+            name=parts[0].value,
             text=next(iter(every("doc")), None),
             cites=every("cite"),
             notes=every("note"),
@@ -137,21 +118,21 @@ class Builder:
         return Clause(kind, value, span)
 
     def on_doc(self, parts: list[Any], span: Span) -> Clause:
-        return self.texts("doc", literals.read_text(parts[0]), _place_of(parts[0]))
+        return self.texts("doc", literals.read_text(parts[0]), place_of(parts[0]))
 
     def on_cite(self, parts: list[Any], span: Span) -> Clause:
         token = parts[0]
         value = literals.read_text(token) if token.type == "STRING" else token.removeprefix("cite").strip()
         if not value:
             self.report("syntax", "`cite` without a reference", span, "write `cite arXiv:1711.05101`")
-        return self.texts("cite", value, Span(span.start, _place_of(token).start + len(token.rstrip())))
+        return self.texts("cite", value, Span(span.start, place_of(token).start + len(token.rstrip())))
 
     def on_note(self, parts: list[Any], span: Span) -> Clause:
-        return self.texts("note", literals.read_text(parts[0]), Span(span.start, _place_of(parts[0]).end))
+        return self.texts("note", literals.read_text(parts[0]), Span(span.start, place_of(parts[0]).end))
 
     def section(self, kind: str, parts: list[Any]) -> Clause:
-        self.mark(kind, _place_of(parts[0]))
-        return Clause(kind, [part for part in parts[1:] if isinstance(part, nodes.Node)], _place_of(parts[0]))
+        self.mark(kind, place_of(parts[0]))
+        return Clause(kind, [part for part in parts[1:] if isinstance(part, nodes.Node)], place_of(parts[0]))
 
     def on_hypers(self, parts: list[Any], span: Span) -> Clause:
         return self.section("hyper", parts)
@@ -179,16 +160,6 @@ class Builder:
                 self.report("syntax", f"a second {what} in one declaration", clause.span)
             given[clause.kind] = clause.value
         return given
-
-    def constant(self, value: nodes.Expression, what: str, texts: bool = False) -> None:
-        inner = value
-        while isinstance(inner, nodes.Unary) and inner.operator == "-":
-            inner = inner.operand
-        number = isinstance(inner, nodes.Number) or (isinstance(inner, nodes.Name) and inner.id in ("inf", "pi"))
-        if number or (texts and isinstance(value, (nodes.Boolean, nodes.Text, nodes.Nothing))):
-            return
-        kinds = 'a number, `true`, `false`, `none` or a text in `"…"`' if texts else "a number, `inf` or `pi`"
-        self.report("not-constant", f"{what} is not a constant", value.span, f"write {kinds}")
 
     def on_elements(self, parts: list[Any], span: Span) -> tuple[nodes.Element, ...]:
         return tuple(parts)
@@ -238,7 +209,7 @@ class Builder:
         return nodes.StateIf(parts[0], parts[1], parts[2] if len(parts) > 2 else (), span=span)
 
     def on_else(self, parts: list[Any], span: Span) -> tuple[Any, ...]:
-        self.mark("else", _place_of(parts[0]))
+        self.mark("else", place_of(parts[0]))
         return parts[1] if isinstance(parts[1], tuple) else (parts[1],)
 
     on_state_else = on_else
@@ -338,7 +309,7 @@ class Builder:
 
     def on_superscript(self, parts: list[Any], span: Span) -> nodes.Binary:
         token = parts[1]
-        place = _place_of(token)
+        place = place_of(token)
         digits = token.translate(_SUPERSCRIPTS)
         exponent: nodes.Expression = self.number(digits.removeprefix("⁻"), place)
         if digits.startswith("⁻"):

@@ -12,7 +12,7 @@ from optc.dsl.implication import is_constant, negation
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES
 from optc.dsl.program import Apply, Expression, Let, Read, Role, Symbol
-from optc.dsl.scope import MAX_DEPTH, MAX_INLINED, DefineEntry, Env, Local, Place, all_of, place_of, walk
+from optc.dsl.scope import INITIAL, MAX_DEPTH, MAX_INLINED, DefineEntry, Env, Local, Place, all_of, place_of, walk
 from optc.dsl.typing_rules import joined, varying
 
 if TYPE_CHECKING:
@@ -33,15 +33,13 @@ def call(inference: Inference, node: nodes.Call, env: Env) -> Expression | None:
             inference.infer(argument, env)
         context.unknown_name(name, span, {*BUILTINS, *context.defines}, "function")
         return None
-    if builtin.refused is not None or (name in REDUCING_ALONE and len(node.arguments) == 1):
+    if builtin.refused is not None:
         for argument in node.arguments:
             inference.infer(argument, env)
-        message = (
-            builtin.refused
-            or f"`{name}` of one value reduces over the tensor; reductions are not part of this version of the language"
-        )
-        context.error("unsupported", message, span)
+        context.error("unsupported", builtin.refused, span)
         return None
+    if len(node.arguments) == 1:
+        builtin = REDUCING_ALONE.get(name, builtin)
     if builtin.formula is not None:
         return _written_out(inference, node, builtin.formula, None, env)
     if not _arity(inference, node, builtin.parameters, env):
@@ -54,7 +52,27 @@ def call(inference: Inference, node: nodes.Call, env: Env) -> Expression | None:
     known = tuple(a for a in arguments if a is not None)
     if len(known) < len(arguments) or builtin.operation is None:
         return None
-    return inference.apply(builtin.operation, known, joined(Sort.REAL, known), env.inlined_at or node.span)
+    kind = joined(Sort.REAL, known)
+    if builtin.reduces:
+        if not _reducible(inference, node, known[0], env):
+            return None
+        kind = Type(Sort.REAL, Extent.TENSOR)
+    return inference.apply(builtin.operation, known, kind, env.inlined_at or node.span)
+
+
+def _reducible(inference: Inference, node: nodes.Call, value: Expression, env: Env) -> bool:
+    """Whether there is something to reduce, here."""
+    name, place = env.prefix if env.inlined_at is not None else node.function, place_of(node, env)
+    runs = Role.GRADIENT in env.place.roles or Role.INPUT in env.place.roles
+    if not runs or env.place.title == INITIAL.title:
+        message = f"`{name}` cannot be used in {env.place.title}"
+        inference.context.error("not-readable-here", message, place, "reductions stand in `step` and in entries")
+        return False
+    if value.type.extent is not Extent.ELEM:
+        message = f"`{name}` reduces over the elements, but this is one number for the whole {value.type.extent.value}"
+        inference.context.error("wrong-extent", message, value.span, "take the reduction off")
+        return False
+    return True
 
 
 def _arity(inference: Inference, node: nodes.Call, parameters: tuple[str, ...], env: Env) -> bool:
@@ -208,7 +226,7 @@ def _run_if(inference: Inference, node: nodes.If, env: Env) -> None:
 
 
 def block_condition(inference: Inference, node: nodes.Expression, env: Env) -> Expression | None:
-    """The condition of an `if`: static or known on the host."""
+    """The condition of an `if`: one value for the whole tensor."""
     condition = inference.condition(node, env)
     if condition is not None and condition.type.extent is Extent.ELEM:
         message = "the condition of `if` is per elem, it must be the same for the whole tensor"

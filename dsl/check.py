@@ -51,7 +51,13 @@ def check(spec: nodes.Spec, source: Source) -> Program:
 
     Raises SpecError with every mistake of the spec; what follows from a mistake is not reported again.
     """
-    return _Checker(spec.optimizer, source).check(spec)
+    on_device: frozenset[str] = frozenset()
+    while True:  # each turn finds further states that depend on what is in tensors, until none is left
+        checker = _Checker(spec.optimizer, source, on_device)
+        program = checker.check(spec)
+        if checker.found_on_device <= on_device:
+            return checker.result(program)
+        on_device |= checker.found_on_device
 
 
 def points(program: Program) -> tuple[str, ...]:
@@ -80,10 +86,17 @@ def _names(spec: nodes.Spec) -> set[str]:
 
 
 class _Checker:
-    def __init__(self, node: nodes.Optimizer, source: Source) -> None:
+    def __init__(self, node: nodes.Optimizer, source: Source, on_device: frozenset[str]) -> None:
         self._node = node
-        self._context = Context(source)
+        self._context = Context(source, on_device=on_device)
         self._inference = Inference(self._context)
+        self.found_on_device = self._context.found_on_device
+
+    def result(self, program: Program) -> Program:
+        """The program; raises SpecError if there was a mistake."""
+        if self._context.diagnostics:
+            raise SpecError(self._context.source, self._context.diagnostics)
+        return program
 
     def check(self, spec: nodes.Spec) -> Program:
         node, context = self._node, self._context
@@ -101,8 +114,6 @@ class _Checker:
         self._unused()
         if node.name in PYTHON_KEYWORDS:
             context.error("python-keyword", f"`{node.name}` cannot be a name in Python", node.span, "choose another name")
-        if context.diagnostics:
-            raise SpecError(context.source, context.diagnostics)
         return Program(node.name, node.text, node.cites, node.notes, hypers, requires, states, procedures, context.source)
 
     def _requires(self) -> tuple[Require, ...]:

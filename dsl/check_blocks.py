@@ -41,6 +41,7 @@ class ProcedureChecker:
         self.theta_writes: list[Span] = []
         self.writes = False
         self._first: dict[str, Span] = {}  # where each local is bound first
+        self._may_have_stopped = False  # at a `stop` that only the tensors decide on
 
     def check(self, body: tuple[nodes.Statement, ...], env: Env) -> tuple[Statement, ...]:
         """The typed statements. `env` says what the procedure may read."""
@@ -79,6 +80,7 @@ class ProcedureChecker:
                 case nodes.Stop():
                     result.append(Stop(node.span))
                     ended = True
+                    self._may_have_stopped |= env.measured
                 case nodes.Return():
                     self._context.error("misplaced-return", "`return` ends a `define`", node.span, "use `stop` to end the step")
                     self._inference.infer(node.value, env)
@@ -167,7 +169,7 @@ class ProcedureChecker:
     def _write(self, node: nodes.Write, env: Env, top: bool) -> None:
         values = self._values(node, env)
         checked = [
-            v if self._writable(t, node, env, top) and v is not None and self._fits(t, v) else None
+            v if self._writable(t, node, env, top) and v is not None and self._fits(t, v, env) else None
             for t, v in zip(node.targets, values, strict=True)
         ]
         if len(checked) > 1:
@@ -212,14 +214,17 @@ class ProcedureChecker:
             context.unknown_name(name, target.span, context.states, "state", hint)
         return False
 
-    def _fits(self, target: nodes.Name, value: Expression) -> bool:
+    def _fits(self, target: nodes.Name, value: Expression, env: Env) -> bool:
         if not self._is_number(value):
             return False
         state = self._context.states.get(target.id)
-        if state is None or state.extent is not Extent.TENSOR or value.type.host:
+        if state is None or value.type.extent.within(state.extent):
+            measured = env.measured or self._may_have_stopped or not value.type.host
+            if state is not None and state.extent is Extent.TENSOR and measured:
+                self._context.found_on_device.add(target.id)
             return True
-        message = f"`{target.id}` is per tensor, this is per elem"
-        hint = f"take `per tensor` off `{target.id}`: reductions are not part of this version of the language"
+        message = f"`{target.id}` is per {state.extent.value}, this is per {value.type.extent.value}"
+        hint = f"take `per {state.extent.value}` off `{target.id}`, or reduce the value: `norm(x)`, `mean(x)`, `sum(x)`, …"
         self._context.error("wrong-extent", message, varying(value).span, hint)
         return False
 

@@ -60,8 +60,9 @@ class StateChecker:
         if not declare_name(context, node.name, span, keep_outside=node.outside is None):
             return
         check_outside(context, node, self._keys)
-        host = extent is Extent.TENSOR
-        place = HOST_INITIAL if host else INITIAL
+        scalar = extent is Extent.TENSOR
+        host = scalar and node.name not in context.on_device
+        place = HOST_INITIAL if scalar else INITIAL
         initial = self._inference.number(node.initial, Env(place, path=() if exists is None else (exists,)))
         needs_gradient = initial is not None and GRADIENT in reads(initial)
         context.states[node.name] = StateEntry(extent or Extent.ELEM, exists if extent else None, text, needs_gradient, span)

@@ -15,8 +15,8 @@ from optc.dsl.nodes import Binary, BinaryOperator, Call, Define, Expression, Nam
 class Builtin:
     """A function. `doc` is one line, starting with its formula where it has one.
 
-    Exactly one of `operation` (a primitive), `formula` (written out in place) and `refused` (why not) is set; none of them is
-    for `where` and `new`, which the checker knows.
+    Exactly one of `operation` (a primitive; `reduces` to one number per tensor), `formula` (written out in place) and `refused`
+    (why not) is set; none of them is for `where` and `new`, which the checker knows.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Builtin:
     operation: str | None = None
     formula: Define | None = None
     refused: str | None = None
+    reduces: bool = False
 
 
 def _binary(operator: BinaryOperator, left: Expression, right: Expression) -> Expression:
@@ -87,14 +88,21 @@ _SPECIAL = (
     Builtin("new", ("state",), "whether the state was created in this very step"),
 )
 
-_REDUCTIONS = {
-    "norm": "square root of the sum of squares",
-    "norm1": "sum of absolute values",
-    "sum": "sum over the elements",
-    "mean": "mean over the elements",
-    "rms": "root of the mean square",
-    "dot": "sum of the products of two tensors",
-    "count": "number of elements where a condition holds",
+_square = _binary("^", _x, Number(2))
+_one_where = Call("where", (Name("c"), _one, Number(0)))
+_REDUCTIONS = (
+    Builtin("sum", ("x",), "sum over the elements", operation="sum", reduces=True),
+    Builtin("mean", ("x",), "mean over the elements", operation="mean", reduces=True),
+    _formula("norm", ("x",), Call("sqrt", (Call("sum", (_square,)),)), "sqrt(sum(x^2)): Euclidean norm, also written ‖x‖"),
+    _formula("norm1", ("x",), Call("sum", (Call("abs", (_x,)),)), "sum(|x|): sum of absolute values"),
+    _formula("rms", ("x",), Call("sqrt", (Call("mean", (_square,)),)), "sqrt(mean(x^2)): root of the mean square"),
+    _formula(
+        "dot", ("a", "b"), Call("sum", (_binary("*", _a, _b),)), "sum(a*b): inner product of two tensors, also written ⟨a, b⟩"
+    ),
+    _formula("count", ("c",), Call("sum", (_one_where,)), "number of elements where the condition c holds"),
+    _formula("any", ("c",), _binary(">", Call("max", (_one_where,)), Number(0)), "whether c holds for some element"),
+)
+_LATER_REDUCTIONS = {
     "rowsum": "sum along each row",
     "rowmean": "mean along each row",
     "rowmax": "largest of each row",
@@ -120,15 +128,18 @@ def _refused(name: str, doc: str, what: str) -> Builtin:
 
 
 _REFUSED = (
-    *(_refused(n, doc, "reduces over the tensor; reductions are") for n, doc in _REDUCTIONS.items()),
-    *(_refused(n, doc, "reduces over the whole model; reductions are") for n, doc in _MODEL_REDUCTIONS.items()),
+    *(_refused(n, doc, "reduces over rows or columns; such reductions are") for n, doc in _LATER_REDUCTIONS.items()),
+    *(_refused(n, doc, "reduces over the whole model; such reductions are") for n, doc in _MODEL_REDUCTIONS.items()),
     *(_refused(n, "matrix algebra", "is a matrix function; matrix functions are") for n in _MATRIX),
     *(_refused(n, "random numbers", "draws random numbers; random numbers are") for n in _RANDOM),
     *(_refused(n, what, f"is known, but {what}") for n, what in _OTHER.items()),
 )
 
-BUILTINS: dict[str, Builtin] = {b.name: b for b in (*_FORMULAS, *_PRIMITIVES, *_SPECIAL, *_REFUSED)}
-"""All functions by name. A reduction will be an entry with an operation and a rule for the extent of its result."""
+BUILTINS: dict[str, Builtin] = {b.name: b for b in (*_FORMULAS, *_PRIMITIVES, *_REDUCTIONS, *_SPECIAL, *_REFUSED)}
+"""All functions by name."""
 
-REDUCING_ALONE = frozenset({"min", "max"})
+REDUCING_ALONE = {
+    "min": Builtin("min", ("x",), "the smallest element", operation="smallest", reduces=True),
+    "max": Builtin("max", ("x",), "the largest element", operation="largest", reduces=True),
+}
 """With one argument these reduce over the tensor."""

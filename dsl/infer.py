@@ -298,7 +298,7 @@ class Inference:
         if not self._allowed(Role.STATE, name, node, env) or not self.exists(node, env):
             return None
         state = context.states[name]
-        kind = Type(Sort.REAL, state.extent, host=state.extent is Extent.TENSOR)
+        kind = Type(Sort.REAL, state.extent, host=state.extent is Extent.TENSOR and name not in context.on_device)
         return Read(Symbol(Role.STATE, name), kind, env.inlined_at or node.span)
 
     def exists(self, node: nodes.Name, env: Env) -> bool:

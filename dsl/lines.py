@@ -14,7 +14,10 @@ MAX_NESTING = 100
 PLACEHOLDER = "\x1a"
 """Stands for a line that is already known to be wrong; the grammar takes it wherever a line may stand."""
 
-_HEADS = frozenset(["if", "else", "every", "define", "entry", "optimizer", "hyper", "state", "step"])
+STAGES = ("clip", "project", "couple", "mix", "mask", "trust", "decay", "constrain", "average")
+"""Words that open a stage of a modifier; elsewhere they are names."""
+
+_HEADS = frozenset(["if", "else", "every", "define", "entry", "optimizer", "modifier", "hyper", "state", "step"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,8 @@ class _Checker:
         self.dropped.add(number)
         if previous is not None:
             tokens = self.lines[previous].tokens
-            if tokens[0].text in _HEADS and not any(token.text == ":" for token in tokens):
+            head = tokens[0].text in _HEADS or (tokens[0].text in STAGES and len(tokens) > 1 and tokens[1].kind == "word")
+            if head and not any(token.text == ":" for token in tokens):
                 if previous not in self.bad:
                     end = tokens[-1].end
                     message = f"`:` is missing at the end of the `{tokens[0].text}` line"

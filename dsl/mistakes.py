@@ -11,12 +11,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from optc.dsl.errors import Diagnostic
-from optc.dsl.lines import Line, Token
+from optc.dsl.lines import STAGES, Line, Token
 from optc.dsl.names import RESERVED_WORDS
 from optc.dsl.source import Span
 
 LATER = {
-    "modifier": "a modifier",
     "schedule": "a schedule",
     "view": "a view",
     "storing": "a storage clause",
@@ -29,10 +28,8 @@ LATER = {
     "each": "`each axis`",
     "in": "`in bf16:`",
     "ring": "`ring window`",
-    "without": "a composition",
-} | dict.fromkeys(
-    ["probe", "clip", "project", "couple", "mix", "mask", "rewrite", "trust", "decay", "constrain", "average"], "a modifier"
-)
+    "probe": "a modifier that takes another gradient",
+}
 """First words of what the language plans, and this version does not read."""
 
 _FOREIGN = {
@@ -49,9 +46,11 @@ _FOREIGN = {
     "break": "`stop` ends the step",
     "exit": "`stop` ends the step",
 }
-_SECTIONS = ("hyper", "state", "step", "define", "entry", "cite", "note", "optimizer")
-_BLOCK_HEADS = frozenset(("if", "else", "every", "define", "entry", "optimizer", "hyper", "state", "step"))
+_SECTIONS = ("hyper", "state", "step", "define", "entry", "cite", "note", "optimizer", "modifier")
+_BLOCK_HEADS = frozenset(("if", "else", "every", "define", "entry", "optimizer", "modifier", "hyper", "state", "step"))
 _FORMS = {
+    "modifier": "modifier NAME(hyper = default):",
+    "rewrite": "rewrite (a, b): a/b -> a*b",
     "entry": "entry NAME(input per extent) every N:",
     "optimizer": "optimizer NAME:",
     "stop": "stop",
@@ -144,11 +143,9 @@ def _begins_operand(token: Token) -> bool:
 def _later(stop: Stop) -> Diagnostic | None:
     first, second = stop.first, stop.tokens[1].text if len(stop.tokens) > 1 else ""
     what = None
-    if first == "optimizer" and stop.text in ("=", "("):
-        what = "an optimizer composed of others"
-    elif first in LATER and second not in ("=", "<-", "←") and (stop.place <= 1 or first in ("repeat", "each")):
+    if first in LATER and second not in ("=", "<-", "←") and (stop.place <= 1 or first in ("repeat", "each")):
         what = LATER[first]
-    elif stop.text in ("ring", "storing", "without"):
+    elif stop.text in ("ring", "storing"):
         what = LATER[stop.text]
     elif stop.text == "[" and stop.place == 1:
         what = "writing one element"
@@ -186,12 +183,11 @@ def _section(stop: Stop) -> Diagnostic | None:
         )
         return Diagnostic("section", f"`{stop.text}` cannot stand here", stop.span, f"it stands {where}")
     if "CITE" in stop.expected or "_OPTIMIZER" in stop.expected:
-        close = difflib.get_close_matches(stop.text, _SECTIONS, n=1)
-        sections = (
-            "`hyper`, `state`, `step`, `define`, `entry`, `cite` and `note`"
-            if "CITE" in stop.expected
-            else "`define` and `optimizer`"
-        )
+        stages = (*STAGES, "rewrite") if "STAGE" in stop.expected else ()
+        close = difflib.get_close_matches(stop.text, (*_SECTIONS, *stages), n=1)
+        sections = "`hyper`, `state`, `step`, `define`, `entry`, `cite` and `note`"
+        if stages or "CITE" not in stop.expected:
+            sections = "a stage, such as `mask m_hat:`" if stages else "`define`, `modifier` and `optimizer`"
         hint = f"did you mean `{close[0]}`?" if close else f"what stands here opens with {sections}"
         return Diagnostic("section", f"`{stop.text}` opens nothing here", stop.span, hint)
     return None
@@ -218,6 +214,8 @@ def _root_power(stop: Stop) -> Diagnostic | None:
 def _assignment(stop: Stop) -> Diagnostic | None:
     """`=`, `<-` and what is mistaken for them."""
     text, item = stop.text, stop.item
+    if stop.first == "rewrite":
+        return None
     if item and item[0].text not in RESERVED_WORDS and not {"=", "<-", "←"} & {token.text for token in item}:
         return _no_assignment(stop, item)
     if text in ("=", "<-", "←") and stop.after_operand:
@@ -370,6 +368,10 @@ def _plain(stop: Stop) -> Diagnostic:
 def _needed(stop: Stop) -> str | None:
     expected, few = stop.expected, len(stop.expected) <= 3
     head = stop.item[0].text if stop.item else stop.first
+    if head == "optimizer" and any(token.text == "=" for token in stop.item):
+        return "write `optimizer NAME = AdamW(lr = 1e-3) without weight_decay + modifier + …`"
+    if stop.first == "rewrite":
+        head = stop.first
     if head in _FORMS:
         return f"write `{_FORMS[head]}`"
     if stop.first == "optimizer":

@@ -257,6 +257,78 @@ class Optimizer(Node):
     entries: tuple[Entry, ...] = ()
 
 
+# --- modifiers and compositions -----------------------------------------------------------------------------------------------
+
+Stage: TypeAlias = Literal["clip", "project", "couple", "mix", "mask", "trust", "decay", "constrain", "average"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hook(Node):
+    """`mask m_hat else u as z:`: lines that change a point of the base in one stage.
+
+    `otherwise` is the point taken where the base lacks the first; `alias` is what the lines call the point.
+    """
+
+    stage: Stage
+    point: str
+    otherwise: str | None
+    alias: str | None
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite(Node):
+    """`rewrite (a, b): pattern -> value`; the variables stand for any expression, other names for themselves."""
+
+    variables: tuple[str, ...]
+    pattern: Expression
+    value: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Modifier(Node):
+    """A change to an optimizer, in one or more stages; sections as in `Optimizer`."""
+
+    name: str
+    text: str | None = None
+    cites: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    hypers: tuple[Hyper, ...] = ()
+    requires: tuple[Require, ...] = ()
+    states: tuple[StateItem, ...] = ()
+    defines: tuple[Define, ...] = ()
+    hooks: tuple[Hook | Rewrite, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Argument(Node):
+    """`betas = (0.95, 0.999)`; `name` is None for a bare value, which is the modifier's first hyper."""
+
+    name: str | None
+    value: Expression | tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Term(Node):
+    """`RAdam(eps = 1e-5) without weight_decay`: an optimizer or a modifier in a composition; only the first has `without`."""
+
+    name: str
+    arguments: tuple[Argument, ...] = ()
+    without: tuple[Name, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Derived(Node):
+    """`optimizer NAME = base + modifier + …`. `text` and `cites` say more than what the parts say."""
+
+    name: str
+    base: Term
+    modifiers: tuple[Term, ...] = ()
+    text: str | None = None
+    cites: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Comment(Node):
     """`# text`, kept for `optc fmt` only. `alone` where nothing else stands on its line."""
@@ -274,9 +346,24 @@ class Mark(Node):
 
 @dataclass(frozen=True, slots=True)
 class Spec(Node):
-    """A file: shared `define`s and one optimizer."""
+    """A file of an optimizer that is written out: shared `define`s and one optimizer."""
 
     optimizer: Optimizer
     defines: tuple[Define, ...] = ()
     comments: tuple[Comment, ...] = field(default=(), compare=False, repr=False)
     marks: tuple[Mark, ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Composition(Node):
+    """A file of modifiers, of an optimizer derived from others, or of both."""
+
+    optimizer: Derived | None = None
+    modifiers: tuple[Modifier, ...] = ()
+    defines: tuple[Define, ...] = ()
+    comments: tuple[Comment, ...] = field(default=(), compare=False, repr=False)
+    marks: tuple[Mark, ...] = field(default=(), compare=False, repr=False)
+
+
+File: TypeAlias = Spec | Composition
+"""What a file can hold."""

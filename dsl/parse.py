@@ -30,7 +30,20 @@ _LOCK = Lock()  # the indenter keeps its state in the shared parser
 
 
 def parse(source: Source) -> nodes.Spec:
-    """The spec in a text. Raises SpecError with every mistake found."""
+    """The optimizer that is written out in a text. Raises SpecError with every mistake found."""
+    file = parse_file(source)
+    if isinstance(file, nodes.Spec):
+        return file
+    place = file.modifiers[0] if file.optimizer is None else file.optimizer
+    if file.optimizer is None:
+        message, hint = "the file holds no optimizer, only modifiers", f"name it in one: `optimizer X = AdamW + {place.name}`"
+    else:
+        message, hint = f"`{place.name}` is composed of others, and not written out here", "compose it first"
+    raise SpecError(source, [Diagnostic("not-written-out", message, place.span, hint)])
+
+
+def parse_file(source: Source) -> nodes.File:
+    """What a text holds: an optimizer, or modifiers and compositions. Raises SpecError with every mistake found."""
     scanned = scan(source)
     diagnostics = list(scanned.diagnostics)
     if scanned.fatal:
@@ -40,9 +53,9 @@ def parse(source: Source) -> nodes.Spec:
         raise SpecError(source, [Diagnostic("empty-file", "the file holds no spec", Span(0, 1), hint)])
     read = _tree(source, scanned, diagnostics)
     if read is not None:
-        spec = _spec(*read, scanned, diagnostics)
-        if spec is not None and not diagnostics:
-            return spec
+        file = _file(*read, scanned, diagnostics)
+        if file is not None and not diagnostics:
+            return file
     raise SpecError(source, diagnostics)
 
 
@@ -77,14 +90,14 @@ def _tree(source: Source, scanned: Scan, diagnostics: list[Diagnostic]) -> tuple
             return None
 
 
-def _spec(tree: Tree[Token], text: str, scanned: Scan, diagnostics: list[Diagnostic]) -> nodes.Spec | None:
+def _file(tree: Tree[Token], text: str, scanned: Scan, diagnostics: list[Diagnostic]) -> nodes.File | None:
     """The nodes, made from the leaves up without recursion, so that no depth of nesting can break it."""
     builder = Builder(diagnostics)
     built: dict[int, Any] = {}
     for part in tree.iter_subtrees():
         children = [built[id(child)] if isinstance(child, Tree) else child for child in part.children]
         if part is tree:
-            return builder.spec(children, scanned.comments)
+            return builder.file(children, scanned.comments)
         end = part.meta.end_pos
         while text[end - 1] in " \n":  # the newlines that end a line belong to no node
             end -= 1

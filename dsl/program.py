@@ -31,6 +31,7 @@ class Role(Enum):
     NEW = "new"  # new(state): created in this very step
     SCALAR = "scalar"  # after lowering: a float64 value of the host program, rounded once
     FLAG = "flag"  # after lowering: a condition known before the kernel starts
+    STATISTIC = "statistic"  # after scheduling: a float64 number of the tensor, known between two passes over it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,12 @@ UNARY = frozenset({"neg", "sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "si
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BINARY = COMPARISONS | {"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "and", "or"}
 TERNARY = frozenset({"where"})
+REDUCTIONS = frozenset({"sum", "mean", "largest", "smallest"})
 LOGIC = frozenset({"and", "or", "not"})
 """The primitive operations. IEEE rules hold: `1/0` is inf, `0^0` is 1, NaN passes through sign, min and max, nothing raises.
-`mod` is the floored modulo (sign of the divisor); `sign(0)` is 0; `where(c, a, b)` evaluates both sides and picks."""
+`mod` is the floored modulo (sign of the divisor); `sign(0)` is 0; `where(c, a, b)` evaluates both sides and picks.
+A reduction takes a value per element to the extent of its type. Over no elements the sum is 0, the mean NaN, the largest -inf
+and the smallest inf; NaN passes through all four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Runs one of two blocks. The condition is static or a host value, never per element."""
+    """Runs one of two blocks. The condition is one value for the whole tensor, never per element."""
 
     condition: Expression
     then: tuple[Statement, ...]
@@ -181,8 +185,8 @@ class Require:
 class State:
     """What is kept per parameter under `key`.
 
-    `initial` reads hypers, θ and g (values before the step that creates it). `host` states are carried scalars (`per tensor`,
-    written from host values only): they stay on the host in float64. `exists` is a static condition (TRUE without one).
+    `initial` reads hypers, θ and g (values before the step that creates it). States `per tensor` are float64 numbers; those
+    written from host values only are `host` states and stay on the host. `exists` is a static condition (TRUE without one).
     """
 
     name: str

@@ -26,7 +26,7 @@ _TOKEN = re.compile(
     r"|(?P<number>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
     rf"|(?P<word>{names.NAME_PATTERN})"
     r"|(?P<foreign>\*\*|&&|:=|->)"
-    r"|(?P<sign><-|<=|>=|==|!=|[-+*/@^'=<>()\[\]{},;:|]|[←·⊙√‖∥⟨⟩⌊⌋≤≥≠∧∨¬ᵀ])"
+    r"|(?P<sign><-|<=|>=|==|!=|[-+*/@^'=<>()\[\]{},;:|]|[←→·⊙√‖∥⟨⟩⌊⌋≤≥≠∧∨¬ᵀ])"
     r"|(?P<power>⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)"
     r"|(?P<other>.)",
     re.DOTALL,
@@ -35,7 +35,8 @@ _CITE = re.compile(r"cite\b(?![ ]*\")(?:[^\n#]|(?<![ ])#)*")
 _CLOSES = {")": "(", "]": "[", "}": "{", "⟩": "⟨", "⌋": "⌊"}
 _CLOSER = {opening: closing for closing, opening in _CLOSES.items()}
 _STARTS_LINE = re.compile(
-    rf"\s*(?:(?:if|else|every|define|hyper|state|step|entry|optimizer|require)\b|{names.NAME_PATTERN}[ ]*(?:<-|←|=[^=]))"
+    r"\s*(?:(?:if|else|every|define|hyper|state|step|entry|optimizer|modifier|require)\b"
+    rf"|{names.NAME_PATTERN}[ ]*(?:<-|←|=[^=]))"
 )
 _REMEDIES = {
     ":=": "write `=` to name a value and `<-` to write a state",
@@ -258,6 +259,8 @@ class _Scanner:
             self.report("number", "the number is too large", token.start, token.end, hint)
 
     def check_other(self, token: Token) -> None:
+        if token.text == "->" and self.tokens[0].text == "rewrite":
+            return
         if token.kind == "foreign":
             message, hint = f"`{token.text}` is not an operator of the language", _REMEDIES[token.text]
         else:

@@ -107,11 +107,13 @@ class Env:
     later: frozenset[str] = frozenset()  # every name that this procedure binds somewhere
     inlined_at: Span | None = None  # the call, inside a function that is written out
     prefix: str = ""  # of the locals of a function that is written out
+    measured: bool = False  # under a condition that is known only when the tensors have been looked at
 
     def under(self, condition: Expression | None, emit: list[Statement] | None = None) -> Env:
         """A branch: its own names, and what the condition implies."""
         path = self.path if condition is None else (*self.path, static_part(condition))
-        return replace(self, locals=dict(self.locals), partial=dict(self.partial), path=path, emit=emit)
+        measured = self.measured or (condition is not None and not condition.type.host)
+        return replace(self, locals=dict(self.locals), partial=dict(self.partial), path=path, emit=emit, measured=measured)
 
 
 @dataclass(slots=True)
@@ -135,6 +137,8 @@ class Context:
     deep: bool = False
     undecided: bool = False
     unknown: set[str] = field(default_factory=set)
+    on_device: frozenset[str] = frozenset()  # states `per tensor` that are written from what is in tensors
+    found_on_device: set[str] = field(default_factory=set)  # those that turned out to be
 
     def error(self, code: str, message: str, span: Span, hint: str | None = None) -> None:
         """Notes a mistake."""

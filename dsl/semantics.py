@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from optc.dsl.program import Apply, Constant, Expression, Read, Role, Scalar, Symbol
+from optc.dsl.program import REDUCTIONS, Apply, Constant, Expression, Read, Role, Scalar, Symbol
 
 Value: TypeAlias = Any
 """A float64 or bool numpy scalar or array; a text or None where the type's sort is CHOICE."""
@@ -46,34 +46,41 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "and": np.logical_and,
     "or": np.logical_or,
     "where": np.where,
+    # over all elements; of none the sum is 0, the mean NaN
+    "sum": np.sum,
+    "mean": lambda x: np.divide(np.sum(x), np.float64(np.size(x))),
+    "largest": lambda x: np.max(x, initial=-np.inf),
+    "smallest": lambda x: np.min(x, initial=np.inf),
 }
 
 
-def evaluate(expression: Expression, read: Callable[[Symbol], Value]) -> Value:
-    """The value of an expression; `read` gives the present value of a name.
+def evaluate(expression: Expression, read: Callable[[Symbol], Value], shape: tuple[int, ...] = ()) -> Value:
+    """The value of an expression; `read` gives the present value of a name, `shape` is that of θ.
 
     A static condition selects code: `where` on one evaluates the selected side only, and `and`/`or` after one stop there if it
     settles the result. So the other side may read states that do not exist and hypers that are none.
     """
     with np.errstate(all="ignore"):
-        return _evaluate(expression, read)
+        return _evaluate(expression, read, shape)
 
 
-def _evaluate(expression: Expression, read: Callable[[Symbol], Value]) -> Value:
+def _evaluate(expression: Expression, read: Callable[[Symbol], Value], shape: tuple[int, ...]) -> Value:
     match expression:
         case Constant(value=value):
             return number(value)
         case Read(symbol=symbol):
             return number(read(symbol))
         case Apply(operation="where", arguments=(condition, then, otherwise)) if condition.type.static:
-            return _evaluate(then if _evaluate(condition, read) else otherwise, read)
+            return _evaluate(then if _evaluate(condition, read, shape) else otherwise, read, shape)
         case Apply(operation="and" | "or" as operation, arguments=(left, right)) if left.type.static:
-            settled = bool(_evaluate(left, read))
-            return np.bool_(settled) if settled == (operation == "or") else _evaluate(right, read)
+            settled = bool(_evaluate(left, read, shape))
+            return np.bool_(settled) if settled == (operation == "or") else _evaluate(right, read, shape)
         case Apply(operation=operation, arguments=arguments):
-            values = [_evaluate(a, read) for a in arguments]
+            values = [_evaluate(a, read, shape) for a in arguments]
             if any(v is None or isinstance(v, str) for v in values):  # texts and none: only ever tested for equality
                 return np.bool_((values[0] == values[1]) == (operation == "eq"))
+            if operation in REDUCTIONS:  # one number may stand for all elements: `sum(where(flag, 1, g))`
+                values = [np.broadcast_to(v, shape) for v in values]
             return OPERATIONS[operation](*values)
     raise TypeError(f"not an expression: {expression!r}")
 

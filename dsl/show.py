@@ -7,17 +7,17 @@ that has a line of its own stays before what it preceded, one behind a line stay
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 from optc.dsl import literals, nodes
 from optc.dsl.names import pretty, width
-from optc.dsl.parse import parse
+from optc.dsl.parse import parse_file
+from optc.dsl.rows import Row, aligned, with_comments
 from optc.dsl.source import NOWHERE, Source, Span
 
-_INDENT = "    "
+_MAX_LINE = 100
+"""Columns of a composition, or of a modifier's hypers in brackets, before they take several lines."""
 
 # Precedence, loosest first. A part is bracketed where its level is below what its place needs.
 _OR, _AND, _NOT, _COMPARISON, _SUM, _PRODUCT, _SIGN, _POWER, _POSTFIX, _ATOM = range(10)
@@ -35,15 +35,20 @@ _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _RAW_CITE = re.compile(r'(?!["#])\S(?:[^\n#]|(?<! )#)*(?<!\s)')
 
 
-def show(spec: nodes.Spec, mathematical: bool = False) -> str:
-    """The canonical text of a spec, ending in a newline."""
-    printer = _Printer(mathematical, spec.marks)
-    blocks = [printer.define(define, 0) for define in spec.defines]
-    blocks.append(printer.optimizer(spec.optimizer))
-    rows: list[_Row | None] = []
+def show(file: nodes.File, mathematical: bool = False) -> str:
+    """The canonical text of a file, ending in a newline."""
+    printer = _Printer(mathematical, file.marks)
+    blocks = [printer.define(define, 0) for define in file.defines]
+    if isinstance(file, nodes.Composition):
+        blocks += [printer.modifier(modifier) for modifier in file.modifiers]
+    if isinstance(file.optimizer, nodes.Derived):
+        blocks.append(printer.derived(file.optimizer))
+    elif file.optimizer is not None:
+        blocks.append(printer.optimizer(file.optimizer))
+    rows: list[Row | None] = []
     for block in blocks:
         rows += [None, *block] if rows else block
-    return "".join(line + "\n" for line in _with_comments(rows, spec.comments))
+    return "".join(line + "\n" for line in with_comments(rows, file.comments))
 
 
 def show_expression(expression: nodes.Expression, mathematical: bool = False) -> str:
@@ -53,57 +58,7 @@ def show_expression(expression: nodes.Expression, mathematical: bool = False) ->
 
 def format_text(source: Source, mathematical: bool = False) -> str:
     """A spec's text in canonical form. Raises SpecError where it does not parse."""
-    return show(parse(source), mathematical)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A line to print: its depth, its columns (padded to those of its neighbours where it has several) and its place in the
-    source, by which comments find it."""
-
-    depth: int
-    cells: tuple[str, ...]
-    span: Span
-
-
-def _aligned(rows: Sequence[_Row]) -> list[_Row]:
-    """The rows, all of equally many columns, with every column as wide as its widest cell and empty columns left out."""
-    widths = [max(map(width, column)) for column in zip(*(row.cells for row in rows), strict=True)]
-
-    def pad(row: _Row) -> _Row:
-        cells = (cell + " " * (wide - width(cell)) for cell, wide in zip(row.cells, widths, strict=True) if wide)
-        return _Row(row.depth, (" ".join(cells).rstrip(),), row.span)
-
-    return [pad(row) for row in rows]
-
-
-def _with_comments(rows: Sequence[_Row | None], comments: Sequence[nodes.Comment]) -> Iterator[str]:
-    """The lines of the rows (None is an empty line) with each comment before, or behind, the row it belongs to."""
-    placed = sorted((row.span.start, row.span.end, place) for place, row in enumerate(rows) if row and row.span != NOWHERE)
-    starts = [start for start, _, _ in placed]
-    before: dict[int, list[str]] = {}
-    behind: dict[int, str] = {}
-    for comment in comments:
-        text = f"# {comment.text}".rstrip()
-        at = bisect_right(starts, comment.span.start) - 1
-        if at >= 0 and not comment.alone:
-            place = placed[at][2]
-            if place in behind:
-                before.setdefault(place, []).append(behind[place])
-            behind[place] = text
-            continue
-        if at < 0 or comment.span.start >= placed[at][1]:
-            at += 1
-        before.setdefault(placed[at][2] if at < len(placed) else len(rows), []).append(text)
-    for place, row in enumerate(rows):
-        if row is None:
-            yield ""
-            continue
-        indent = _INDENT * row.depth
-        yield from (indent + text for text in before.get(place, ()))
-        comment_text = "  " + behind[place] if place in behind else ""
-        yield indent + " ".join(row.cells) + comment_text
-    yield from before.get(len(rows), ())
+    return show(parse_file(source), mathematical)
 
 
 class _Printer:
@@ -122,32 +77,81 @@ class _Printer:
 
     # --- sections -------------------------------------------------------------------------------------------------------------
 
-    def optimizer(self, optimizer: nodes.Optimizer) -> list[_Row]:
-        within = optimizer.span
-        heads = {kind: [mark.span for mark in self.marks if mark.word == kind] for kind in ("doc", "cite", "note")}
-
-        def text_rows(kind: str, texts: Sequence[str]) -> list[_Row]:
-            spans = heads[kind] if len(heads[kind]) == len(texts) else [NOWHERE] * len(texts)
-            return [_Row(1, (text,), span) for text, span in zip(texts, spans, strict=True)]
-
-        def section(word: str, rows: list[_Row]) -> list[_Row]:
-            return [_Row(1, (f"{word}:",), self.head_span(word, within)), *rows] if rows else []
-
-        rows = [_Row(0, (f"optimizer {optimizer.name}:",), self.head_span("optimizer", within))]
-        rows += text_rows("doc", [] if optimizer.text is None else [literals.write_text(optimizer.text)])
-        rows += text_rows("cite", [f"cite {_reference(text)}" for text in optimizer.cites])
-        rows += text_rows("note", [f"note {literals.write_text(text)}" for text in optimizer.notes])
-        hypers = _aligned([self.hyper(hyper) for hyper in optimizer.hypers])
-        rows += section("hyper", hypers + [self.require(require) for require in optimizer.requires])
-        rows += section("state", self.states(optimizer.states, 2))
-        for define in optimizer.defines:
-            rows += self.define(define, 1)
-        rows += section("step", self.block(optimizer.step, 2))
+    def optimizer(self, optimizer: nodes.Optimizer) -> list[Row]:
+        rows = [Row(0, (f"optimizer {optimizer.name}:",), self.head_span("optimizer", optimizer.span))]
+        rows += [*self.texts(optimizer), *self.declarations(optimizer)]
+        rows += self.section("step", self.block(optimizer.step, 2), optimizer.span)
         for entry in optimizer.entries:
             rows += self.entry(entry)
         return rows
 
-    def hyper(self, hyper: nodes.Hyper) -> _Row:
+    def texts(self, part: nodes.Optimizer | nodes.Modifier | nodes.Derived) -> list[Row]:
+        def rows(kind: str, texts: Sequence[str]) -> list[Row]:
+            found = [m.span for m in self.marks if m.word == kind and part.span.start <= m.span.start < part.span.end]
+            spans = found if len(found) == len(texts) else [NOWHERE] * len(texts)
+            return [Row(1, (text,), span) for text, span in zip(texts, spans, strict=True)]
+
+        doc = rows("doc", [] if part.text is None else [literals.write_text(part.text)])
+        cites = rows("cite", [f"cite {_reference(text)}" for text in part.cites])
+        return [*doc, *cites, *rows("note", [f"note {literals.write_text(text)}" for text in part.notes])]
+
+    def section(self, word: str, rows: list[Row], within: Span) -> list[Row]:
+        return [Row(1, (f"{word}:",), self.head_span(word, within)), *rows] if rows else []
+
+    def declarations(self, part: nodes.Optimizer | nodes.Modifier, hypers: bool = True) -> list[Row]:
+        declared = aligned([self.hyper(hyper) for hyper in part.hypers]) if hypers else []
+        rows = self.section("hyper", declared + [self.require(require) for require in part.requires], part.span)
+        rows += self.section("state", self.states(part.states, 2), part.span)
+        for define in part.defines:
+            rows += self.define(define, 1)
+        return rows
+
+    def modifier(self, modifier: nodes.Modifier) -> list[Row]:
+        """Hypers stand in brackets where they are short: without texts and requirements, on one line."""
+        cells = (" ".join(filter(None, self.hyper(hyper).cells)) for hyper in modifier.hypers)
+        head = f"modifier {modifier.name}({', '.join(cells)}):"
+        plain = not modifier.requires and all(hyper.text is None for hyper in modifier.hypers)
+        brackets = bool(modifier.hypers) and plain and width(head) <= _MAX_LINE
+        place = self.head_span("modifier", modifier.span)
+        rows = [Row(0, (head if brackets else f"modifier {modifier.name}:",), place)]
+        rows += [*self.texts(modifier), *self.declarations(modifier, hypers=not brackets)]
+        for hook in modifier.hooks:
+            rows += self.hook(hook)
+        return rows
+
+    def hook(self, hook: nodes.Hook | nodes.Rewrite) -> list[Row]:
+        if isinstance(hook, nodes.Rewrite):
+            arrow = "→" if self.mathematical else "->"
+            rule = f"{self.expression(hook.pattern)} {arrow} {self.expression(hook.value)}"
+            return [Row(1, (f"rewrite ({', '.join(map(self.name, hook.variables))}): {rule}",), hook.span)]
+        otherwise = "" if hook.otherwise is None else f" else {self.name(hook.otherwise)}"
+        alias = "" if hook.alias is None else f" as {self.name(hook.alias)}"
+        head = Row(1, (f"{hook.stage} {self.name(hook.point)}{otherwise}{alias}:",), self.head_span("hook", hook.span))
+        return [head, *self.block(hook.body, 2)]
+
+    def derived(self, derived: nodes.Derived) -> list[Row]:
+        end = ":" * (derived.text is not None or bool(derived.cites or derived.notes))
+        base, *others = map(self.term, (derived.base, *derived.modifiers))
+        head = f"optimizer {derived.name} ="
+        place = self.head_span("derived", derived.span)
+        line = " + ".join((f"{head} {base}", *others)) + end
+        if width(line) <= _MAX_LINE or not others:
+            return [Row(0, (line,), place), *self.texts(derived)]
+        lines = [f"+ {other}" for other in others]
+        lines[-1] += ")" + end
+        return [Row(0, (f"{head} ({base}",), place), *(Row(2, (text,), NOWHERE) for text in lines), *self.texts(derived)]
+
+    def term(self, term: nodes.Term) -> str:
+        arguments = f"({', '.join(map(self.argument, term.arguments))})" if term.arguments else ""
+        without = f" without {', '.join(self.name(name.id) for name in term.without)}" if term.without else ""
+        return term.name + arguments + without
+
+    def argument(self, argument: nodes.Argument) -> str:
+        value = argument.value
+        shown = f"({', '.join(map(self.expression, value))})" if isinstance(value, tuple) else self.expression(value)
+        return shown if argument.name is None else f"{self.name(argument.name)} = {shown}"
+
+    def hyper(self, hyper: nodes.Hyper) -> Row:
         if isinstance(hyper.default, tuple):
             elements = (f"{self.name(element.name)} = {self.expression(element.default)}" for element in hyper.default)
             default = f"({', '.join(elements)})"
@@ -157,7 +161,7 @@ class _Printer:
         default += " shared" if hyper.shared else ""
         domain = "" if hyper.domain is None else f"in {self.domain(hyper.domain)}"
         text = "" if hyper.text is None else literals.write_text(hyper.text)
-        return _Row(2, (self.name(hyper.name), f"= {default}", domain, text), hyper.span)
+        return Row(2, (self.name(hyper.name), f"= {default}", domain, text), hyper.span)
 
     def domain(self, domain: nodes.Domain) -> str:
         if isinstance(domain, nodes.Choice):
@@ -165,42 +169,42 @@ class _Printer:
         bounds = f"{self.expression(domain.low)}, {self.expression(domain.high)}"
         return f"{'int ' * domain.integer}{'[' if domain.low_closed else '('}{bounds}{']' if domain.high_closed else ')'}"
 
-    def require(self, require: nodes.Require) -> _Row:
-        return _Row(2, (f"require {self.expression(require.condition)}, {literals.write_text(require.message)}",), require.span)
+    def require(self, require: nodes.Require) -> Row:
+        return Row(2, (f"require {self.expression(require.condition)}, {literals.write_text(require.message)}",), require.span)
 
-    def states(self, items: Sequence[nodes.StateItem], depth: int) -> list[_Row]:
-        rows: list[_Row] = []
-        run: list[_Row] = []  # neighbouring states, whose names are aligned
+    def states(self, items: Sequence[nodes.StateItem], depth: int) -> list[Row]:
+        rows: list[Row] = []
+        run: list[Row] = []  # neighbouring states, whose names are aligned
         for item in items:
             if isinstance(item, nodes.State):
                 run.append(self.state(item, depth))
                 continue
-            rows += _aligned(run)
+            rows += aligned(run)
             run = []
             rows += self.conditional(item, depth)
-        return rows + _aligned(run)
+        return rows + aligned(run)
 
-    def state(self, state: nodes.State, depth: int) -> _Row:
+    def state(self, state: nodes.State, depth: int) -> Row:
         extent = f" per {state.extent}" if state.extent is not None else ""
         outside = f" as {state.outside}" if state.outside is not None else ""
-        return _Row(depth, (self.name(state.name), f"= {self.expression(state.initial)}{extent}{outside}"), state.span)
+        return Row(depth, (self.name(state.name), f"= {self.expression(state.initial)}{extent}{outside}"), state.span)
 
-    def define(self, define: nodes.Define, depth: int) -> list[_Row]:
+    def define(self, define: nodes.Define, depth: int) -> list[Row]:
         head = f"define {self.name(define.name)}({', '.join(map(self.name, define.parameters))})"
         if len(define.body) == 1 and isinstance(define.body[0], nodes.Return):
-            return [_Row(depth, (f"{head} = {self.expression(define.body[0].value)}",), define.span)]
-        return [_Row(depth, (head + ":",), self.head_span("define", define.span)), *self.block(define.body, depth + 1)]
+            return [Row(depth, (f"{head} = {self.expression(define.body[0].value)}",), define.span)]
+        return [Row(depth, (head + ":",), self.head_span("define", define.span)), *self.block(define.body, depth + 1)]
 
-    def entry(self, entry: nodes.Entry) -> list[_Row]:
+    def entry(self, entry: nodes.Entry) -> list[Row]:
         inputs = ", ".join(f"{self.name(item.name)} per {item.extent}" for item in entry.inputs)
         every = f" every {entry.every}" if entry.every is not None else ""
-        head = _Row(1, (f"entry {entry.name}({inputs}){every}:",), self.head_span("entry", entry.span))
+        head = Row(1, (f"entry {entry.name}({inputs}){every}:",), self.head_span("entry", entry.span))
         return [head, *self.block(entry.body, 2)]
 
     # --- statements -----------------------------------------------------------------------------------------------------------
 
-    def block(self, statements: Sequence[nodes.Statement], depth: int) -> list[_Row]:
-        rows: list[_Row] = []
+    def block(self, statements: Sequence[nodes.Statement], depth: int) -> list[Row]:
+        rows: list[Row] = []
         for statement in statements:
             if isinstance(statement, nodes.If):
                 rows += self.conditional(statement, depth)
@@ -208,18 +212,18 @@ class _Printer:
                 start = "" if statement.start is None else f" from {self.expression(statement.start)}"
                 last = statement.period if statement.start is None else statement.start
                 place = _head_of(statement, last)
-                rows.append(_Row(depth, (f"every {self.expression(statement.period)}{start}:",), place))
+                rows.append(Row(depth, (f"every {self.expression(statement.period)}{start}:",), place))
                 rows += self.block(statement.body, depth + 1)
             else:
-                rows.append(_Row(depth, (self.simple(statement),), statement.span))
+                rows.append(Row(depth, (self.simple(statement),), statement.span))
         return rows
 
-    def conditional(self, item: nodes.If | nodes.StateIf, depth: int) -> list[_Row]:
+    def conditional(self, item: nodes.If | nodes.StateIf, depth: int) -> list[Row]:
         """`if … else if … else …`, of statements or of states."""
-        rows: list[_Row] = []
+        rows: list[Row] = []
         word, place = "if", _head_of(item, item.condition)
         while True:
-            rows.append(_Row(depth, (f"{word} {self.expression(item.condition)}:",), place))
+            rows.append(Row(depth, (f"{word} {self.expression(item.condition)}:",), place))
             rows += self.body(item.then, depth + 1)
             otherwise = item.otherwise
             if not otherwise:
@@ -231,9 +235,9 @@ class _Printer:
                 item, word = inner, "else if"
                 place = NOWHERE if here == NOWHERE else here.to(inner.condition.span)
                 continue
-            return [*rows, _Row(depth, ("else:",), here), *self.body(otherwise, depth + 1)]
+            return [*rows, Row(depth, ("else:",), here), *self.body(otherwise, depth + 1)]
 
-    def body(self, items: Sequence[nodes.Statement | nodes.StateItem], depth: int) -> list[_Row]:
+    def body(self, items: Sequence[nodes.Statement | nodes.StateItem], depth: int) -> list[Row]:
         states = [item for item in items if isinstance(item, (nodes.State, nodes.StateIf))]
         statements = [item for item in items if not isinstance(item, (nodes.State, nodes.StateIf))]
         return self.states(states, depth) + self.block(statements, depth)

@@ -9,82 +9,268 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .a2grad import A2Grad as A2Grad
+    from .accsgd import AccSGD as AccSGD
     from .adabelief import AdaBelief as AdaBelief
+    from .adabound import AdaBound as AdaBound
     from .adadelta import Adadelta as Adadelta
+    from .adagc import AdaGC as AdaGC
     from .adagrad import Adagrad as Adagrad
+    from .adahessian import AdaHessian as AdaHessian
     from .adam import Adam as Adam
+    from .adam_atan2 import AdamATan2 as AdamATan2
     from .adamax import Adamax as Adamax
+    from .adamc import AdamC as AdamC
+    from .adamg import AdamG as AdamG
+    from .adamod import AdaMod as AdaMod
     from .adamw import AdamW as AdamW
+    from .adamw_prox import AdamWProx as AdamWProx
+    from .adamw_sn import AdamWSN as AdamWSN
     from .adan import Adan as Adan
+    from .adanorm import AdaNorm as AdaNorm
+    from .adapnm import AdaPNM as AdaPNM
+    from .adashift import AdaShift as AdaShift
+    from .adasmooth import AdaSmooth as AdaSmooth
+    from .adatam import AdaTAM as AdaTAM
     from .ademamix import AdEMAMix as AdEMAMix
     from .adopt import ADOPT as ADOPT
+    from .aggmo import AggMo as AggMo
+    from .aida import Aida as Aida
+    from .amos import Amos as Amos
+    from .ano import Ano as Ano
+    from .apollo_dqn import ApolloDQN as ApolloDQN
     from .asgd import ASGD as ASGD
+    from .bcos import BCOS as BCOS
+    from .bge_adam import BGEAdam as BGEAdam
+    from .cautious_adamw import CautiousAdamW as CautiousAdamW
+    from .cautious_lion import CautiousLion as CautiousLion
+    from .diffgrad import DiffGrad as DiffGrad
+    from .dual_adam import DualAdam as DualAdam
+    from .eva_var import EvaVar as EvaVar
+    from .exadam import EXAdam as EXAdam
+    from .fadam import FAdam as FAdam
+    from .focus import FOCUS as FOCUS
+    from .fromage import Fromage as Fromage
+    from .ftrl import FTRL as FTRL
+    from .grams import Grams as Grams
+    from .gravity import Gravity as Gravity
+    from .grokfast_adamw import GrokFastAdamW as GrokFastAdamW
     from .hn_adam import HNAdam as HNAdam
+    from .kate import KATE as KATE
+    from .lamb import LAMB as LAMB
+    from .laprop import LaProp as LaProp
+    from .lars import LARS as LARS
     from .lion import Lion as Lion
+    from .madgrad import MADGRAD as MADGRAD
+    from .mars import MARS as MARS
+    from .msvag import MSVAG as MSVAG
     from .nadam import NAdam as NAdam
+    from .nadamw import NAdamW as NAdamW
+    from .novograd import NovoGrad as NovoGrad
+    from .ortho_adamw import OrthoAdamW as OrthoAdamW
+    from .padam import Padam as Padam
+    from .pid import PID as PID
+    from .pnm import PNM as PNM
+    from .qhadam import QHAdam as QHAdam
+    from .qhm import QHM as QHM
     from .radam import RAdam as RAdam
     from .rmsprop import RMSprop as RMSprop
     from .rprop import Rprop as Rprop
+    from .scaled_adam import ScaledAdam as ScaledAdam
     from .sgd import SGD as SGD
+    from .sgdsai import SGDSaI as SGDSaI
     from .sgdw import SGDW as SGDW
     from .signsgd import SignSGD as SignSGD
     from .signum import Signum as Signum
     from .simplified_ademamix import SimplifiedAdEMAMix as SimplifiedAdEMAMix
     from .sophia import SophiaG as SophiaG
+    from .sophia_h import SophiaH as SophiaH
+    from .spam import SPAM as SPAM
+    from .srmm import SRMM as SRMM
+    from .stable_adamw import StableAdamW as StableAdamW
+    from .stable_spam import StableSPAM as StableSPAM
+    from .swats import SWATS as SWATS
+    from .tam import TAM as TAM
     from .tiger import Tiger as Tiger
+    from .vsgd import VSGD as VSGD
+    from .yogi import Yogi as Yogi
 
 OPTIMIZERS = {
+    "A2Grad": "a2grad",
+    "AccSGD": "accsgd",
     "AdaBelief": "adabelief",
+    "AdaBound": "adabound",
     "Adadelta": "adadelta",
+    "AdaGC": "adagc",
     "Adagrad": "adagrad",
+    "AdaHessian": "adahessian",
     "Adam": "adam",
+    "AdamATan2": "adam_atan2",
     "Adamax": "adamax",
+    "AdamC": "adamc",
+    "AdamG": "adamg",
+    "AdaMod": "adamod",
     "AdamW": "adamw",
+    "AdamWProx": "adamw_prox",
+    "AdamWSN": "adamw_sn",
     "Adan": "adan",
+    "AdaNorm": "adanorm",
+    "AdaPNM": "adapnm",
+    "AdaShift": "adashift",
+    "AdaSmooth": "adasmooth",
+    "AdaTAM": "adatam",
     "AdEMAMix": "ademamix",
     "ADOPT": "adopt",
+    "AggMo": "aggmo",
+    "Aida": "aida",
+    "Amos": "amos",
+    "Ano": "ano",
+    "ApolloDQN": "apollo_dqn",
     "ASGD": "asgd",
+    "BCOS": "bcos",
+    "BGEAdam": "bge_adam",
+    "CautiousAdamW": "cautious_adamw",
+    "CautiousLion": "cautious_lion",
+    "DiffGrad": "diffgrad",
+    "DualAdam": "dual_adam",
+    "EvaVar": "eva_var",
+    "EXAdam": "exadam",
+    "FAdam": "fadam",
+    "FOCUS": "focus",
+    "Fromage": "fromage",
+    "FTRL": "ftrl",
+    "Grams": "grams",
+    "Gravity": "gravity",
+    "GrokFastAdamW": "grokfast_adamw",
     "HNAdam": "hn_adam",
+    "KATE": "kate",
+    "LAMB": "lamb",
+    "LaProp": "laprop",
+    "LARS": "lars",
     "Lion": "lion",
+    "MADGRAD": "madgrad",
+    "MARS": "mars",
+    "MSVAG": "msvag",
     "NAdam": "nadam",
+    "NAdamW": "nadamw",
+    "NovoGrad": "novograd",
+    "OrthoAdamW": "ortho_adamw",
+    "Padam": "padam",
+    "PID": "pid",
+    "PNM": "pnm",
+    "QHAdam": "qhadam",
+    "QHM": "qhm",
     "RAdam": "radam",
     "RMSprop": "rmsprop",
     "Rprop": "rprop",
+    "ScaledAdam": "scaled_adam",
     "SGD": "sgd",
+    "SGDSaI": "sgdsai",
     "SGDW": "sgdw",
     "SignSGD": "signsgd",
     "Signum": "signum",
     "SimplifiedAdEMAMix": "simplified_ademamix",
     "SophiaG": "sophia",
+    "SophiaH": "sophia_h",
+    "SPAM": "spam",
+    "SRMM": "srmm",
+    "StableAdamW": "stable_adamw",
+    "StableSPAM": "stable_spam",
+    "SWATS": "swats",
+    "TAM": "tam",
     "Tiger": "tiger",
+    "VSGD": "vsgd",
+    "Yogi": "yogi",
 }
 """Class name -> module name."""
 
 __all__ = [
     "ADOPT",
     "ASGD",
+    "BCOS",
+    "FOCUS",
+    "FTRL",
+    "KATE",
+    "LAMB",
+    "LARS",
+    "MADGRAD",
+    "MARS",
+    "MSVAG",
     "OPTIMIZERS",
+    "PID",
+    "PNM",
+    "QHM",
     "SGD",
     "SGDW",
+    "SPAM",
+    "SRMM",
+    "SWATS",
+    "TAM",
+    "VSGD",
+    "A2Grad",
+    "AccSGD",
     "AdEMAMix",
     "AdaBelief",
+    "AdaBound",
+    "AdaGC",
+    "AdaHessian",
+    "AdaMod",
+    "AdaNorm",
+    "AdaPNM",
+    "AdaShift",
+    "AdaSmooth",
+    "AdaTAM",
     "Adadelta",
     "Adagrad",
     "Adam",
+    "AdamATan2",
+    "AdamC",
+    "AdamG",
     "AdamW",
+    "AdamWProx",
+    "AdamWSN",
     "Adamax",
     "Adan",
+    "AggMo",
+    "Aida",
+    "Amos",
+    "Ano",
+    "ApolloDQN",
+    "BGEAdam",
+    "CautiousAdamW",
+    "CautiousLion",
+    "DiffGrad",
+    "DualAdam",
+    "EXAdam",
+    "EvaVar",
+    "FAdam",
+    "Fromage",
+    "Grams",
+    "Gravity",
+    "GrokFastAdamW",
     "HNAdam",
+    "LaProp",
     "Lion",
     "NAdam",
+    "NAdamW",
+    "NovoGrad",
+    "OrthoAdamW",
+    "Padam",
+    "QHAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SGDSaI",
+    "ScaledAdam",
     "SignSGD",
     "Signum",
     "SimplifiedAdEMAMix",
     "SophiaG",
+    "SophiaH",
+    "StableAdamW",
+    "StableSPAM",
     "Tiger",
+    "Yogi",
 ]
 
 

@@ -24,12 +24,14 @@ class Residents:
 
     `tensors[stream.name]` is a list parallel to the batch's parameters for every THETA and STATE stream of the kernel that
     exists in this variant; absent streams have no key. States are float32, or float64 where θ is. `gradient_dtype` is the
-    dtype of all gradients of the batch (usually θ's). `variant` gives every static flag of the kernel its value.
+    dtype of all gradients of the batch (usually θ's). `variant` gives every static flag of the kernel its value. `shapes` are
+    those of the parameters; where they are not given, those of the tensors per element.
     """
 
     tensors: Mapping[str, Sequence[Tensor]]
     gradient_dtype: torch.dtype
     variant: Mapping[str, bool]
+    shapes: Sequence[torch.Size] = ()
 
 
 class Launcher(Protocol):

@@ -39,7 +39,8 @@ class Members:
         for kernel in kernels:
             names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.name in self.tensors]
             columns = {name: self.tensors[name] for name in names}
-            found.append(Residents(columns, self.gradient_dtype, self.variant))
+            shapes = [p.shape for p in self.tensors["theta"]]
+            found.append(Residents(columns, self.gradient_dtype, self.variant, shapes))
         return found
 
 

@@ -78,7 +78,8 @@ def bind(
     numbers = {name for h in schema.hypers if h.kind != "choice" for name in h.names}
     names = tuple(name for name in procedure.arguments if name in numbers)
     every = members.residents(procedure.kernels)
-    union = Residents({k: v for r in every for k, v in r.tensors.items()}, members.gradient_dtype, members.variant)
+    tensors = {k: v for r in every for k, v in r.tensors.items()}
+    union = Residents(tensors, members.gradient_dtype, members.variant, every[0].shapes)
     hypers = torch.zeros(len(names), dtype=torch.float64, device=members.device)
     written = Written(residents_theta(every)) if writes_theta(procedure) else None
     launcher = prepare(procedure, names, union, counters, carried, members.choices)

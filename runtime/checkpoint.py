@@ -110,10 +110,12 @@ def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, pro
     slot: dict[str, Any] = {}
     for key, entry in found.items():
         state = by_key.get(key)
-        if key == states.STEP or (state is not None and state.host):
+        if key == states.STEP or (state is not None and (state.host or state.number)):
             number = _number(entry)
             if number is None or (key == states.STEP and not (math.isfinite(number) and number >= 0)):
                 problems.append(f"{label}: {key!r} must be a number, not {_shown(entry)}")
+            elif state is not None and state.number:
+                slot[key] = states.device_scalar(number, p.device)
             else:
                 slot[key] = states.counter(number) if key == states.STEP else states.host_scalar(number)
         elif state is None:

@@ -128,3 +128,48 @@ def pow(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 def atan2(a: tl.tensor, b: tl.tensor) -> tl.tensor:
     """The angle of the point (b, a)."""
     return libdevice.atan2(a, b)
+
+
+@triton_kernel
+def sum_with(total: tl.tensor, x: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """Lane by lane, total + x; total where `mask` is given and does not hold."""
+    if mask is None:
+        return total + x
+    else:
+        return tl.where(mask, total + x, total)
+
+
+@triton_kernel
+def largest_with(total: tl.tensor, x: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """Lane by lane, the larger one of total and x; total where `mask` is given and does not hold."""
+    if mask is None:
+        return maximum(total, x)
+    else:
+        return tl.where(mask, maximum(total, x), total)
+
+
+@triton_kernel
+def smallest_with(total: tl.tensor, x: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """Lane by lane, the smaller one of total and x; total where `mask` is given and does not hold."""
+    if mask is None:
+        return minimum(total, x)
+    else:
+        return tl.where(mask, minimum(total, x), total)
+
+
+@triton_kernel
+def sum_of(total: tl.tensor) -> tl.tensor:
+    """The sum of all lanes, in an order that the layout of the block fixes."""
+    return tl.sum(total, 0)
+
+
+@triton_kernel
+def largest_of(total: tl.tensor) -> tl.tensor:
+    """The largest lane; NaN if any is (Triton's own maximum passes over NaN, so it is added)."""
+    return tl.max(tl.where(total == total, total, -float("inf")), 0) + tl.sum(tl.where(total == total, 0.0, total), 0)
+
+
+@triton_kernel
+def smallest_of(total: tl.tensor) -> tl.tensor:
+    """The smallest lane; NaN if any is."""
+    return tl.min(tl.where(total == total, total, float("inf")), 0) + tl.sum(tl.where(total == total, 0.0, total), 0)

@@ -13,7 +13,7 @@ import torch
 
 from optc.runtime.backend import Backend, BackendUnavailable, Launcher, Residents, arithmetic_dtype
 from optc.runtime.columns import Columns, addresses
-from optc.runtime.native_build import load_kernel
+from optc.runtime.native_build import load_kernel, load_passes
 from optc.runtime.schema import Kernel
 
 _NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -27,34 +27,44 @@ MOST_CHUNKS = 8192
 class ChunkTable:
     """How tensors are cut: chunk `c` is `begin[c + 1] - begin[c]` elements of tensor `tensor[c]` from element `offset[c]` on.
 
-    It depends on the sizes only, not on the threads. All chunks but a tensor's last have the same power of two of elements.
+    A tensor has the chunks from one entry of `member_begin` to before the next. All this depends on the sizes only,
+    not on the threads. All chunks but a tensor's last have the same power of two of elements.
     """
 
     tensor: np.ndarray[Any, np.dtype[np.int32]]
     offset: np.ndarray[Any, np.dtype[np.int64]]
     begin: np.ndarray[Any, np.dtype[np.int64]]  # one more than chunks
+    member_begin: np.ndarray[Any, np.dtype[np.int64]]  # one more than tensors
 
     def __len__(self) -> int:
         return len(self.tensor)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the three columns."""
-        return sum(column.nbytes for column in (self.tensor, self.offset, self.begin))
+        """Bytes of the four columns."""
+        return sum(column.nbytes for column in (self.tensor, self.offset, self.begin, self.member_begin))
 
 
-def cut(sizes: Sequence[int], members: Sequence[int] | None = None) -> ChunkTable:
-    """The chunks of tensors with these numbers of elements; with `members` only theirs, cut as if all were there."""
+def cut(sizes: Sequence[int], members: Sequence[int] | None = None, per_tensor: bool = False) -> ChunkTable:
+    """The chunks of tensors with these numbers of elements; with `members` only theirs, cut as if all were there.
+
+    `per_tensor`: for kernels with code per tensor, too. A tensor without elements then has a chunk, and tensors of one chunk
+    come first: their passes run one after the other.
+    """
     extent = SMALLEST_CHUNK
     while extent * MOST_CHUNKS < sum(sizes):
         extent *= 2
     elements = np.array(sizes, dtype=np.int64)
     chosen = np.arange(len(sizes)) if members is None else np.asarray(members, dtype=np.int64)
     counts = -(-elements[chosen] // extent)
+    if per_tensor:
+        chosen = np.concatenate([chosen[counts <= 1], chosen[counts > 1]])
+        counts = np.maximum(-(-elements[chosen] // extent), 1)
+    member_begin = np.concatenate([[0], np.cumsum(counts)])
     tensor = np.repeat(chosen, counts)
-    offset = (np.arange(len(tensor)) - np.repeat(np.cumsum(counts) - counts, counts)) * extent
+    offset = (np.arange(len(tensor)) - np.repeat(member_begin[:-1], counts)) * extent
     begin = np.concatenate([[0], np.cumsum(np.minimum(extent, elements[tensor] - offset))])
-    return ChunkTable(tensor.astype(np.int32), offset.astype(np.int64), begin.astype(np.int64))
+    return ChunkTable(tensor.astype(np.int32), offset.astype(np.int64), begin.astype(np.int64), member_begin.astype(np.int64))
 
 
 class _Threads:
@@ -88,10 +98,12 @@ class _NativeLauncher:
         self._kernel = kernel
         self._residents = residents  # keeps the memory behind the pointers
         count = max((len(row) for row in residents.tensors.values()), default=0)
-        first = next((row for row in residents.tensors.values() if len(row)), ())
+        numbers = {s.name for s in kernel.streams if s.number}
+        first = next((row for name, row in residents.tensors.items() if len(row) and name not in numbers), None)
         if any(t.device.type != "cpu" for t in tensors):
             raise BackendUnavailable("native kernels run on CPU tensors")
-        self._sizes = [t.numel() for t in first]
+        self._sizes = [0] * count if first is None else [t.numel() for t in first]
+        self._sized = first is not None or not count  # else by what varies: only numbers stay
         self._table = np.zeros((len(kernel.streams), count), dtype=np.int64)
         self._scalars = np.zeros(len(kernel.scalars))
         self._flags = np.zeros(len(kernel.host_flags), dtype=np.uint8)
@@ -105,12 +117,21 @@ class _NativeLauncher:
                 row[:] = [t.data_ptr() for t in residents.tensors[stream.name]]
         self._inputs = tuple(s.name for s in kernel.streams if s.role == "input")
         self._input_dtype = residents.gradient_dtype
-        self._cut(cut(self._sizes))
+        # code per tensor keeps its numbers here: what chunks left of a pass, and what it found
+        self._statistics = np.zeros((count, len(kernel.statistics)))
+        self._partials = np.zeros((0, max((len(p.measures) for p in kernel.passes), default=0)))
+        self._cut(None)
         self._run = self._load()
 
-    def _cut(self, chunks: ChunkTable) -> None:
+    def _cut(self, members: Sequence[int] | None) -> None:
+        chunks = cut(self._sizes, members, per_tensor=bool(self._kernel.passes))
         self._chunks = chunks
-        columns = (self._table, chunks.tensor, chunks.offset, chunks.begin, self._scalars, self._flags)
+        if self._kernel.passes and len(self._partials) < len(chunks):
+            self._partials = np.zeros((len(chunks), self._partials.shape[1]))
+        columns = (
+            self._table, chunks.tensor, chunks.offset, chunks.begin, self._scalars, self._flags,
+            chunks.member_begin, self._partials, self._statistics,
+        )  # fmt: skip
         self._addresses = tuple(column.ctypes.data for column in columns)
 
     def only(self, members: Sequence[int]) -> _NativeLauncher:
@@ -118,15 +139,20 @@ class _NativeLauncher:
         fewer = copy(self)
         fewer._members = np.asarray(members, dtype=np.int64)
         fewer._count = len(members)
-        fewer._cut(cut(self._sizes, members))
+        fewer._cut(members)
         return fewer
 
     def _load(self) -> Callable[..., None]:
         """The compiled kernel for this batch's dtypes and variant."""
         roles = {s.name: s.role for s in self._kernel.streams}
         found: dict[str, torch.dtype] = {"gradient": self._residents.gradient_dtype, "input": self._input_dtype}
+        numbers = {s.name for s in self._kernel.streams if s.number}
         for name, row in self._residents.tensors.items():
             for t in row[:1]:
+                if name in numbers:
+                    if t.dtype != torch.float64:
+                        raise BackendUnavailable(f"numbers per tensor are float64, `{name}` is {t.dtype}")
+                    continue
                 if found.setdefault(roles[name], t.dtype) != t.dtype:
                     raise BackendUnavailable(f"native kernels want one dtype for all states, not {t.dtype} for `{name}`")
         state = found.get("state", torch.float32)
@@ -144,7 +170,7 @@ class _NativeLauncher:
             "OPTC_MATH_T": _NAMES[arithmetic_dtype(found["theta"])],
             "OPTC_VARIANT": str(variant),
         }
-        return load_kernel(self._kernel.native, macros)
+        return (load_passes if self._kernel.passes else load_kernel)(self._kernel.native, macros)
 
     @staticmethod
     def _as_many(values: Sequence[Any], count: int) -> Sequence[Any]:
@@ -161,6 +187,8 @@ class _NativeLauncher:
         gradient_factor: float,
     ) -> None:
         """See `optc.runtime.backend.Launcher`."""
+        if not self._sized:
+            self._size(varying)
         if not len(self._chunks):
             return
         for name in self._inputs:
@@ -171,11 +199,27 @@ class _NativeLauncher:
             row[self._members] = self._as_many(addresses(varying[name]), self._count)
         self._scalars[:] = self._as_many(scalars, len(self._scalars))
         self._flags[:] = self._as_many(flags, len(self._flags))
-        table, tensor, offset, begin, scalar_values, flag_values = self._addresses
-        self._run(
-            table, self._table.shape[1], tensor, offset, begin, len(self._chunks),
-            scalar_values, flag_values, gradient_factor, _THREADS.count(),
-        )  # fmt: skip
+        table, tensor, offset, begin, scalar_values, flag_values, member_begin, partials, statistics = self._addresses
+        if self._kernel.passes:
+            self._run(
+                table, self._table.shape[1], tensor, offset, begin, len(self._chunks), member_begin, self._count,
+                scalar_values, flag_values, gradient_factor,
+                partials, self._partials.shape[1], statistics, self._statistics.shape[1], _THREADS.count(),
+            )  # fmt: skip
+        else:
+            self._run(
+                table, self._table.shape[1], tensor, offset, begin, len(self._chunks),
+                scalar_values, flag_values, gradient_factor, _THREADS.count(),
+            )  # fmt: skip
+
+    def _size(self, varying: Columns) -> None:
+        """Cuts tensors of which only numbers stay: what comes with this launch has their sizes."""
+        sizes = np.zeros(len(self._sizes), dtype=np.int64)
+        for name, _ in self._varying:
+            sizes[self._members] = self._as_many([t.numel() for t in varying[name]], self._count)
+        if sizes.tolist() != self._sizes:
+            self._sizes = sizes.tolist()
+            self._cut(None if isinstance(self._members, slice) else self._members.tolist())
 
 
 class _Native:

@@ -48,6 +48,11 @@ _ARGUMENTS = (
     ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
     ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double, ctypes.c_int32,
 )  # fmt: skip
+_PASSES_ARGUMENTS = (
+    ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
+    ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
+    ctypes.c_int64, ctypes.c_int32,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,21 @@ def load_kernel(text: str, macros: Mapping[str, str]) -> Callable[..., None]:
 
     `macros` are those that the prelude lists, without OPTC_KEY. Raises `BackendUnavailable` where it cannot be built.
     """
-    entry: Callable[..., None] = load_library(prelude() + text, macros).optc_run
+    entry: Callable[..., None] = load_library(kernel_source(text), macros).optc_run
     entry.argtypes, entry.restype = _ARGUMENTS, None  # type: ignore[attr-defined]
     return entry
+
+
+def load_passes(text: str, macros: Mapping[str, str]) -> Callable[..., None]:
+    """The function `optc_run_passes` (see `reductions.hpp`) of a kernel of several passes; otherwise as `load_kernel`."""
+    entry: Callable[..., None] = load_library(kernel_source(text, passes=True), macros).optc_run_passes
+    entry.argtypes, entry.restype = _PASSES_ARGUMENTS, None  # type: ignore[attr-defined]
+    return entry
+
+
+def kernel_source(text: str, passes: bool = False) -> str:
+    """All that is compiled for a kernel's text: the fixed part for one pass, or for several, and the text."""
+    return f"#define OPTC_PASSES\n{prelude()}{reductions()}{text}" if passes else prelude() + text
 
 
 def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
@@ -80,6 +97,12 @@ def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
 def prelude() -> str:
     """The fixed C++ text that comes before every kernel."""
     return Path(__file__).with_name("prelude.hpp").read_text(encoding="utf-8")
+
+
+@functools.cache
+def reductions() -> str:
+    """The fixed C++ text that comes between the prelude and a kernel of several passes."""
+    return Path(__file__).with_name("reductions.hpp").read_text(encoding="utf-8")
 
 
 @functools.cache

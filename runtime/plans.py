@@ -285,10 +285,7 @@ def _has_state(p: Tensor, wanted: Sequence[State], values: Values, slots: states
         return False
     dtype = arithmetic_dtype(p.dtype)
     present = [(slot.get(state.key), state) for state in wanted if states.exists(state, values, p)]
-    return all(
-        isinstance(entry, Tensor) and (state.host or (entry.shape == p.shape and layout.arranged(entry, p, dtype) is entry))
-        for entry, state in present
-    )
+    return all(isinstance(entry, Tensor) and states.fits(entry, state, p, dtype) for entry, state in present)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@
 //   OPTC_MATH_T                                             fp32, or fp64 where the parameters are
 //   OPTC_VARIANT                                            the static flags, one bit each
 //   OPTC_KEY                                                the identity of this build, exported to be checked after loading
+//   OPTC_PASSES                                             defined where `reductions.hpp` follows, with another loop over chunks
 //   OPTC_VECTOR_MATH                                        defined where glibc's vector mathematics (libmvec) is linked
 // A plain C ABI and no torch headers. <cmath> is left out on purpose: the vector forms can only be declared here.
 
@@ -127,6 +128,58 @@ OPTC_INLINE math_t sin(math_t x) { return is_double ? math_t(::sin(double(x))) :
 OPTC_INLINE math_t cos(math_t x) { return is_double ? math_t(::cos(double(x))) : math_t(::cosf(float(x))); }
 OPTC_INLINE math_t tanh(math_t x) { return is_double ? math_t(::tanh(double(x))) : math_t(::tanhf(float(x))); }
 OPTC_INLINE double pow(double x, double y) { return ::pow(x, y); }
+#ifdef __FP_FAST_FMAF
+// C's powf to 0.97 units in the last place (measured), in every special case too; vector code wherever there are vectors of
+// floats. |x|^y = 2^t with t = y·log2|x| in pairs of floats. Every sum of products that could be contracted is an explicit
+// fma, so vector bodies and scalar tails agree to the bit whatever the compiler contracts.
+// The polynomials are minimax (on the float coefficients); their errors are given beside them.
+OPTC_INLINE float pow(float x, float y) {
+    constexpr float inf = __builtin_inff();
+    const auto fma = [](float a, float b, float c) { return __builtin_fmaf(a, b, c); };
+    // |x| = m·2^i, with m from 2^-¼ to 2^¾, on the bits; denormals are scaled up first. Above 2^¼, m is compared with
+    // c = 2^0.50015…, which is a float to 2^-35, and that exponent is added to i: e = i + log2(c), exactly.
+    const float size = __builtin_fabsf(x);
+    const bool finite = size < inf, denormal = size < 0x1p-126f;
+    const uint32_t least = 0x3f5747e7;
+    const uint32_t above = bits_of(where(denormal, size * 0x1p24f, size)) - least;
+    const float m = float_of((above & 0x7fffff) + least);
+    const bool upper = m > 0x1.3074p+0f;
+    const float c = where(upper, 0x1.6a13b4p+0f, 1.0f);
+    const float scale = (float(int32_t(above) >> 23) + where(upper, 0x1.0014p-1f, 0.0f)) - where(denormal, 24.0f, 0.0f);
+    const float e = where(x == 0, -inf, where(finite, scale, size));
+    // log2(m/c) = 2/ln 2·artanh(s), s = (m - c)/(m + c) with its rest: s times a polynomial in s² ≤ 0.0075, good to 2^-37
+    const float difference = m - c, sum = m + c, rest_of_sum = m - (sum - c), s = difference / sum, w = s * s;
+    const float rest_of_s = fma(-s, rest_of_sum, fma(-s, sum, difference)) * (1 / sum);
+    constexpr float two_by_ln2 = 0x1.715476p+1f, rest_of_two_by_ln2 = 0x1.4ae0cp-25f;
+    const float tail = fma(fma(0x1.aa357cp-2f, w, 0x1.277508p-1f), w, 0x1.ec709ep-1f);
+    const float factor = fma(w, tail, two_by_ln2), rest_of_factor = fma(w, tail, two_by_ln2 - factor) + rest_of_two_by_ln2;
+    const float slope = fma(w, two_by_ln2, two_by_ln2);  // of the logarithm, for the rest of s
+    const float log2_x = fma(s, factor, e);
+    const float rest_of_log2_x = fma(rest_of_s, slope, fma(s, rest_of_factor, fma(s, factor, e - log2_x)));
+    // t = n + r with |r| ≤ ½. The sum leaves n in the low bits. A plain product could be contracted with t - n.
+    const float t = fma(y, log2_x, 0.0f);
+    const float shifted = fma(y, log2_x, 0x1.8p23f), n = shifted - 0x1.8p23f;
+    const float r = (t - n) + fma(y, rest_of_log2_x, fma(y, log2_x, -t));
+    // 2^r = 1 + r·q(r), by a polynomial: 2^-28.3 of the value. 2^n, which may be no float, is two factors.
+    const float q = fma(fma(fma(fma(fma(0x1.417abp-13f, r, 0x1.5f095p-10f), r, 0x1.3b2dd2p-7f), r, 0x1.c6af7ap-5f), r,
+                            0x1.ebfbdcp-3f), r, 0x1.62e43p-1f);
+    // 16-bit numbers in the loop make GCC work on two vectors at a time, which hides the latency of these long chains.
+    const int32_t exponent = int16_t(bits_of(shifted)), half = exponent >> 1;
+    const float one_half = float_of((uint32_t(half) << 23) + 0x3f800000);
+    const float other_half = float_of((uint32_t(exponent - half) << 23) + 0x3f800000);
+    const float power = fma(q, r * one_half, one_half) * other_half;
+    // That holds for |t| ≤ 200. Beyond, and where x is 0 or inf, the result is inf or 0. 1^inf, 0^0 and inf^0 are 1.
+    const float far = where(__builtin_fabsf(t) > 200, where(t > 0, inf, 0.0f), power);
+    const float magnitude = where((size == 1) | (y == 0), 1.0f, far);
+    // An odd y keeps the sign of x; a negative number to a y that is no integer is undefined. NaN has come through by itself.
+    const float half_y = y * 0.5f;
+    const bool integer = __builtin_floorf(y) == y, odd = integer & (__builtin_floorf(half_y) != half_y);
+    const float sign_of_x = __builtin_copysignf(0.0f, x);  // unlike the bits of x, known to the compiler where x is an abs
+    const float signed_power = float_of(bits_of(magnitude) ^ (bits_of(sign_of_x) & (odd ? ~0u : 0u)));
+    return where((x < 0) & finite & !integer, __builtin_nanf(""), signed_power);
+}
+#else
+// The same where there is no fast fma.
 // C's powf to 0.54 units in the last place, in every special case too; vector code wherever there are vectors of floats and
 // doubles. |x|^y = 2^t with t = y·log2|x| in double, which is rounded to float once (so denormal results are right as well).
 // The polynomials are minimax (Remez exchange in 60 digits, then rounded to double); their errors are given beside them.
@@ -172,6 +225,7 @@ OPTC_INLINE float pow(float x, float y) {
     const bool undefined = ((x < 0) & finite & !integer) | __builtin_isunordered(x, y);
     return where((x == 1) | (y == 0), 1.0f, where(undefined, __builtin_nanf(""), signed_power));
 }
+#endif
 OPTC_INLINE math_t atan2(math_t y, math_t x) {
     return is_double ? math_t(::atan2(double(y), double(x))) : math_t(::atan2f(float(y), float(x)));
 }
@@ -189,21 +243,23 @@ struct Chunk {
     }
 };
 
+#ifndef OPTC_PASSES
 using Update = void (*)(const Chunk& chunk, const double* scalars, const uint8_t* flags, double factor);
 
 // The update for these host flags; defined by the kernel.
 static Update select_update(const uint8_t* flags);
+#endif
 
 // Starting a chunk costs about as much as this many elements.
 constexpr int64_t CHUNK_COST = 128;
 
 // The first chunk of `share` of `shares`: equal numbers of elements, bar one chunk.
 static int64_t first_chunk(const int64_t* begin, int64_t chunks, int64_t share, int64_t shares) {
-    const double goal = double(begin[chunks] + chunks * CHUNK_COST) * double(share) / double(shares);
+    const double goal = double(begin[chunks] - begin[0] + chunks * CHUNK_COST) * double(share) / double(shares);
     int64_t low = 0, high = chunks;
     while (low < high) {
         const int64_t middle = low + (high - low) / 2;
-        if (double(begin[middle] + middle * CHUNK_COST) < goal) low = middle + 1; else high = middle;
+        if (double(begin[middle] - begin[0] + middle * CHUNK_COST) < goal) low = middle + 1; else high = middle;
     }
     return low;
 }
@@ -215,6 +271,7 @@ static int64_t first_chunk(const int64_t* begin, int64_t chunks, int64_t share, 
 OPTC_EXPORT const char optc_key[65];
 const char optc_key[65] = OPTC_KEY;
 
+#ifndef OPTC_PASSES
 // Runs the kernel once over all chunks. Chunk `c` is `begin[c + 1] - begin[c]` elements of tensor `chunk_tensor[c]`, starting at
 // `chunk_offset[c]`. Chunks do not depend on the number of threads, so neither do the results.
 OPTC_EXPORT void optc_run(
@@ -237,3 +294,4 @@ OPTC_EXPORT void optc_run(
 #endif
     work(0, 1);
 }
+#endif

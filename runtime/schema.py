@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -53,8 +53,9 @@ class State:
     """What is kept per parameter under `key`.
 
     `initial(theta, g, *hypers)` gets θ and g in the arithmetic dtype (g with its sign and scale already applied; both None for
-    a host state) and the hypers named in `arguments`, and returns a float or a new tensor shaped like θ.
-    `host`: a carried scalar, float64 on the host. `exists` is None for a state that is always there.
+    a number) and the hypers named in `arguments`, and returns a float or a new tensor shaped like θ.
+    `host`: a carried scalar, float64 on the host. `number`: one number per tensor, 0-dim float64 on the parameter's device.
+    `exists` is None for a state that is always there.
     """
 
     name: str
@@ -62,26 +63,66 @@ class State:
     initial: Callable[..., Any]
     arguments: tuple[str, ...] = ()
     host: bool = False
+    number: bool = False
     exists: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One tensor per parameter that a kernel reads or writes; `name` is `theta`, `g`, an input or a state's name."""
+    """One tensor per parameter that a kernel reads or writes; `name` is `theta`, `g`, an input or a state's name.
+
+    `number`: a 0-dim float64 tensor, which code per tensor reads and writes. `read_if`: a condition on static flags without
+    which the code that reads the stream has no effect, so that compilers leave the reads out; None where it always has.
+    """
 
     name: str
     role: Literal["theta", "gradient", "input", "state"]
     reads: bool
     writes: bool
+    number: bool = False
+    read_if: Condition | None = None
+
+    def is_read(self, variant: Mapping[str, bool]) -> bool:
+        """Whether its old value is read in a variant."""
+        return self.reads and (self.read_if is None or _holds(self.read_if, variant))
+
+
+def _holds(condition: Condition, variant: Mapping[str, bool]) -> bool:
+    return condition.function(*(variant[name] for name in condition.arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass of a kernel that reduces.
+
+    `needs` are the statistics its code per element reads, `measures` the ones that it leaves (name -> `sum`, `mean`, `largest`
+    or `smallest`). `stage` is the Triton function that runs before it, once per tensor (None where there is nothing to do): it
+    combines what the pass before measured, then runs code per tensor. `triton` is the pass. `exists` is a condition on static
+    flags; in other variants the pass has nothing to do and may be left out (its measures are then those of no elements).
+    """
+
+    streams: tuple[Stream, ...]
+    needs: tuple[str, ...]
+    measures: tuple[tuple[str, str], ...]
+    stage: Any
+    triton: Any
+    exists: Condition | None = None
+
+    def runs(self, variant: Mapping[str, bool]) -> bool:
+        """Whether it has something to do in a variant."""
+        return self.exists is None or _holds(self.exists, variant)
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One pass over memory, in three forms with the same lines.
+    """What runs over all tensors of a batch, in three forms with the same lines.
 
     `torch(*streams, *scalars, *static_flags, *host_flags)`: tensors of one parameter in the arithmetic dtype (None for a stream
     the variant lacks), floats, bools; updates the written streams in place; the gradient factor is already applied.
     `native`: C++ text for `optc.runtime.native`. `triton`: a function for `optc.runtime.triton_launch`.
+
+    A kernel that reduces has `passes`, no `triton` function, and `statistics`: the float64 numbers kept per tensor from pass to
+    pass, first those that the passes measure, in order. `finish` is its last stage.
     """
 
     name: str
@@ -92,6 +133,13 @@ class Kernel:
     torch: Callable[..., None]
     native: str
     triton: Any
+    passes: tuple[Pass, ...] = ()
+    statistics: tuple[str, ...] = ()
+    finish: Any = None
+
+    def sweeps(self, variant: Mapping[str, bool]) -> tuple[tuple[Stream, ...], ...]:
+        """The streams of each pass over memory that has something to do in a variant."""
+        return tuple(p.streams for p in self.passes if p.runs(variant)) if self.passes else (self.streams,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,11 @@ def host_scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
+def device_scalar(value: float, device: torch.device) -> Tensor:
+    """A new number per tensor: float64, 0-dim, on the parameter's device."""
+    return torch.tensor(value, dtype=torch.float64, device=device)
+
+
 def number(entry: Any) -> float:
     """The value of a step count or host state, whatever it was loaded as."""
     return float(entry.item() if isinstance(entry, Tensor) else entry)
@@ -108,6 +113,8 @@ def prepare(
             if exists(state, values, p):
                 created.add(state.name)
                 edits.put(p, state.key, _initial(state, values, theta, dtype, gradient))
+        elif state.number:
+            edits.put(p, state.key, _as_number(entry, state, theta))
         elif not state.host:
             if entry.shape != p.shape:
                 raise ValueError(
@@ -118,11 +125,32 @@ def prepare(
     return frozenset(created)
 
 
+def fits(entry: Tensor, state: State, p: Tensor, dtype: torch.dtype) -> bool:
+    """Whether kernels can take an entry of a dense parameter's state as it is; `dtype` is that of states shaped like it."""
+    if state.host:
+        return True
+    if state.number:
+        return not entry.ndim and entry.dtype == torch.float64 and entry.device == p.device and not entry.requires_grad
+    return entry.shape == p.shape and layout.arranged(entry, p, dtype) is entry
+
+
+def _as_number(entry: Any, state: State, p: Tensor) -> Tensor:
+    """A number per tensor as kernels want it; itself, if it is one already."""
+    if not isinstance(entry, Tensor):
+        return device_scalar(float(entry), p.device)
+    if fits(entry, state, p, torch.float64):
+        return entry
+    if entry.numel() != 1:
+        raise ValueError(f"state {state.key!r} has shape {tuple(entry.shape)}, but it is one number per parameter")
+    return entry.detach().reshape(()).to(p.device, torch.float64)
+
+
 def _initial(state: State, values: Values, theta: Tensor, dtype: torch.dtype, gradient: Callable[[], Tensor | None]) -> Tensor:
     """The first value of a state, in memory of its own."""
     hypers = [values[name] for name in state.arguments]
-    if state.host:
-        return host_scalar(float(state.initial(None, None, *hypers)))
+    if state.host or state.number:
+        value = float(state.initial(None, None, *hypers))
+        return host_scalar(value) if state.host else device_scalar(value, theta.device)
     tensor = torch.empty_like(theta, dtype=dtype, requires_grad=False)
     g = gradient()
     try:

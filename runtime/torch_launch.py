@@ -15,7 +15,7 @@ from optc.runtime.schema import Kernel
 
 @dataclass(frozen=True, slots=True)
 class TorchLauncher:
-    """One batch; `kernel.torch` is called with each parameter's tensors in the arithmetic dtype."""
+    """One batch; `kernel.torch` is called with each parameter's tensors in the arithmetic dtype; numbers stay as they are."""
 
     kernel: Kernel
     residents: Residents
@@ -37,11 +37,13 @@ class TorchLauncher:
         streams = self.kernel.streams
         tensors = self.residents.tensors
         columns = [tensors.get(s.name) if s.role in ("theta", "state") else varying[s.name] for s in streams]
-        dtypes = [arithmetic_dtype(x.dtype) for x in next(c for c in (*tensors.values(), *varying.values()))]
+        numbers = {s.name for s in streams if s.number}
+        elements = [column for name, column in tensors.items() if name not in numbers]
+        dtypes = [arithmetic_dtype(x.dtype) for x in next(c for c in (*elements, *varying.values(), *tensors.values()))]
         for index, dtype in enumerate(dtypes):
             given = [None if column is None else column[index] for column in columns]
             used = [
-                None if x is None else _decoded(x, dtype, gradient_factor if stream.role == "gradient" else 1.0)
+                x if x is None or stream.number else _decoded(x, dtype, gradient_factor if stream.role == "gradient" else 1.0)
                 for stream, x in zip(streams, given, strict=True)
             ]
             self.kernel.torch(*used, *scalars, *static, *flags)

@@ -1,4 +1,4 @@
-"""The Triton backend: every tensor of a batch in one launch per kernel, and the host program on the device for `capturable`.
+"""The Triton backend: every tensor of a batch in one launch per pass, and the host program on the device for `capturable`.
 
 Nothing here waits for the device or reads from it. There is no autotuning: it would apply an in-place update several times.
 """
@@ -6,7 +6,6 @@ Nothing here waits for the device or reads from it. There is no autotuning: it w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,44 +15,22 @@ from torch import Tensor
 from optc.runtime.backend import BackendUnavailable, Residents, arithmetic_dtype
 from optc.runtime.columns import Columns
 from optc.runtime.schema import Kernel, Procedure
+from optc.runtime.triton_device import (
+    WARPS,
+    Geometry,
+    geometry,
+    on_device,
+    require_triton,
+    stream_dtypes,
+    triton_dtype,
+    warp_size,
+)
 from optc.runtime.triton_kernel import LazyKernel
-from optc.runtime.triton_tables import ALIGNMENT, Chunks, VaryingTable, capturing, resident_table, upload
+from optc.runtime.triton_passes import ReducingLauncher, prepare_reducing
+from optc.runtime.triton_tables import Chunks, VaryingTable, capturing, resident_table, upload
 
-WARPS = 4
 LANES_PER_PROGRAM = 128
 """Tensors per program of the scalars kernel."""
-_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Compile-time constants that follow from dtypes: elements per 16-byte access, per block, per masked block."""
-
-    lanes: int
-    block: int
-    tail: int
-
-
-def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32) -> Geometry:
-    """The shape of a block for streams of these dtypes: one access per thread and stream, which keeps registers below 64.
-
-    One dtype: 16-byte accesses. Mixed: four elements per access in every stream, so that no layout is converted through shared
-    memory.
-    """
-    itemsizes = {dtype.itemsize for dtype in dtypes}
-    threads = WARPS * warp_size
-    lanes = ALIGNMENT // itemsizes.pop() if len(itemsizes) == 1 else 4
-    return Geometry(lanes, threads * lanes, threads)
-
-
-def arguments(
-    kernel: Kernel, dtypes: Mapping[str, torch.dtype], variant: Mapping[str, bool], flags: Sequence[bool]
-) -> list[Any]:
-    """The dtypes and flags of a launch, as the kernel's compile-time parameters want them; absent streams as if float32."""
-    import triton.language as tl
-
-    types = [getattr(tl, _NAMES[dtypes.get(s.name, torch.float32)]) for s in kernel.streams]
-    return [*types, *(bool(variant[f]) for f in kernel.static_flags), *flags]
 
 
 @dataclass(slots=True)
@@ -99,8 +76,6 @@ class TritonLauncher:
         """One launch. With `memory` ([rows][scalars + flags]) scalars, flags and g's factor are read from the device."""
         if not self.chunks.count:
             return
-        import triton.language as tl
-
         columns = [varying[s.name] for s in self.kernel.streams if s.role in ("gradient", "input")]
         for stream in self.kernel.streams:
             if stream.role in ("gradient", "input"):
@@ -117,8 +92,10 @@ class TritonLauncher:
                 memory,
                 rows,
                 *scalars,
-                *arguments(self.kernel, self.dtypes, self.variant, flags),
-                getattr(tl, _NAMES[self.real]),
+                *stream_dtypes(self.kernel.streams, self.dtypes),
+                *(bool(self.variant[f]) for f in self.kernel.static_flags),
+                *flags,
+                triton_dtype(self.real),
                 self.geometry.lanes,
                 self.geometry.block,
                 self.geometry.tail,
@@ -130,11 +107,11 @@ class TritonLauncher:
 
 @dataclass(slots=True)
 class CapturableLauncher:
-    """A procedure bound to a batch that counts on the device: one launch for the scalars, one per kernel."""
+    """A procedure bound to a batch that counts on the device: one launch for the scalars, then those of its kernels."""
 
     procedure: Procedure
     function: LazyKernel
-    launchers: tuple[TritonLauncher, ...]
+    launchers: tuple[TritonLauncher | ReducingLauncher, ...]
     counters: Tensor
     carried: Tensor
     shapes: Tensor
@@ -198,8 +175,10 @@ class TritonBackend:
 
     name = "triton"
 
-    def prepare(self, kernel: Kernel, residents: Residents) -> TritonLauncher:
+    def prepare(self, kernel: Kernel, residents: Residents) -> TritonLauncher | ReducingLauncher:
         """Binds a kernel to a batch. Raises BackendUnavailable without Triton, and for CPU tensors without its interpreter."""
+        if kernel.passes:
+            return prepare_reducing(kernel, residents)
         present = [(s.name, residents.tensors.get(s.name)) for s in kernel.streams if s.role in ("theta", "state")]
         first = next(column for _, column in present if column is not None)
         device = first[0].device
@@ -245,7 +224,7 @@ def prepare_capturable(
     launchers = tuple(TRITON.prepare(kernel, _only(kernel, residents)) for kernel in procedure.kernels)
     device, n = launchers[0].device, counters.numel()
     function = require_triton(procedure.triton_scalars, device)
-    column = next(iter(residents.tensors.values()))
+    every = residents.shapes or [p.shape for p in next(iter(residents.tensors.values()))]
     known: dict[str, Any] = {**residents.variant, **(choices or {})}
     known |= {f"at_{name}": index for index, name in enumerate(hyper_names)}
     wanted = [name for name in function.constants if name not in ("LANES", "HAS_FOUND_INF")]
@@ -253,38 +232,14 @@ def prepare_capturable(
     if missing := [name for name in wanted if name not in known and name not in news]:
         raise BackendUnavailable(f"the scalars of {procedure.name} need {', '.join(missing)}: not available on the device")
     with on_device(device):
-        shapes = upload(torch.tensor([[p.numel(), p.ndim] for p in column], dtype=torch.int64), device)
+        shapes = upload(torch.tensor([[shape.numel(), len(shape)] for shape in every], dtype=torch.int64), device)
         width = sum(len(k.scalars) + len(k.host_flags) for k in procedure.kernels)
-        memory = torch.empty(max(1, width * n), dtype=launchers[0].real, device=device)
+        exact = any(k.passes for k in procedure.kernels)  # code per tensor is float64
+        memory = torch.empty(max(1, width * n), dtype=torch.float64 if exact else launchers[0].real, device=device)
     constants = {name: known[name] for name in wanted if name not in news}
     return CapturableLauncher(procedure, function, launchers, counters, carried, shapes, memory, constants, news)
 
 
-def require_triton(function: Any, device: torch.device) -> LazyKernel:
-    """The kernel, after making sure that it can run on the device."""
-    if not isinstance(function, LazyKernel):
-        raise BackendUnavailable("this optimizer was generated without Triton kernels: build it again with `optc build`")
-    try:
-        interpreted = function.interpreted
-    except ImportError as error:
-        raise BackendUnavailable(f"Triton cannot be imported ({error}): pip install triton, or use another backend") from error
-    if device.type == "cpu" and not interpreted:
-        raise BackendUnavailable("Triton needs a GPU; for CPU tensors set TRITON_INTERPRET=1 before Triton is imported")
-    if device.type not in ("cpu", "cuda"):
-        raise BackendUnavailable(f"the Triton backend runs on CUDA and ROCm devices, not on {device.type!r}")
-    return function
-
-
-def warp_size(device: torch.device) -> int:
-    """Threads per warp: 32, or 64 on AMD's data-centre GPUs."""
-    return int(torch.cuda.get_device_properties(device).warp_size) if device.type == "cuda" else 32
-
-
-def on_device(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def _only(kernel: Kernel, residents: Residents) -> Residents:
     names = {s.name for s in kernel.streams}
-    return Residents({k: v for k, v in residents.tensors.items() if k in names}, residents.gradient_dtype, residents.variant)
+    return replace(residents, tensors={k: v for k, v in residents.tensors.items() if k in names})

@@ -62,6 +62,11 @@ class Chunks:
         """The chunks of tensors of these sizes."""
         return Chunks._cut(sizes, range(len(sizes)), choose_chunk(sizes, block), device)
 
+    @staticmethod
+    def of_length(sizes: Sequence[int], length: int, device: torch.device) -> Chunks:
+        """The chunks of tensors of these sizes, all of one length."""
+        return Chunks._cut(sizes, range(len(sizes)), length, device)
+
     def only(self, members: Sequence[int]) -> Chunks:
         """Those of some tensors."""
         return Chunks._cut(self.sizes, members, self.length, self.tensors.device)
@@ -76,14 +81,20 @@ class Chunks:
 
 
 def resident_table(
-    columns: Sequence[Sequence[Tensor] | None], sizes: Sequence[int], device: torch.device
+    columns: Sequence[Sequence[Tensor] | None],
+    sizes: Sequence[int],
+    device: torch.device,
+    numbers: Sequence[Sequence[Tensor] | None] = (),
 ) -> tuple[Tensor, Tensor]:
-    """(table int64 [n][columns + 1], aligned bool [n] on the host): pointers, 0 where a stream is absent, then the length."""
-    rows = np.zeros((len(sizes), len(columns) + 1), dtype=np.int64)
-    for index, column in enumerate(columns):
+    """(table int64 [n][columns + numbers + 1], aligned bool [n] on the host): pointers, 0 where a stream is absent, the length.
+
+    `numbers` are columns of single numbers, whose alignment does not count.
+    """
+    rows = np.zeros((len(sizes), len(columns) + len(numbers) + 1), dtype=np.int64)
+    for index, column in enumerate((*columns, *numbers)):
         if column is not None:
             rows[:, index] = [tensor.data_ptr() for tensor in column]
-    aligned = ~(rows % ALIGNMENT != 0).any(axis=1)
+    aligned = ~(rows[:, : len(columns)] % ALIGNMENT != 0).any(axis=1)
     rows[:, -1] = sizes
     return upload(torch.from_numpy(rows), device), torch.from_numpy(aligned)
 

@@ -16,6 +16,9 @@ from tests.references import Hypers, Problem, Trace
 
 SPECS_FOLDER = Path(__file__).parents[1] / "specs"
 
+WRITTEN_OUT = tuple(p for p in sorted(SPECS_FOLDER.rglob("*.opt")) if p.parent.name not in ("modifiers", "composed"))
+"""The spec files of optimizers that are not composed of others."""
+
 
 def spec_path(spec: str) -> Path:
     """The file of a shipped spec (`adam/adamw`)."""

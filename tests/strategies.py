@@ -148,3 +148,53 @@ optimizers = st.builds(
 )
 specs: st.SearchStrategy[nodes.Spec] = st.builds(nodes.Spec, optimizers, st.lists(defines, max_size=2).map(tuple))
 """Random specs, as the parser could return them."""
+
+_points: st.SearchStrategy[tuple[nodes.Stage, str, str | None]] = st.sampled_from(
+    [
+        ("clip", "g", None),
+        ("project", "g", None),
+        ("couple", "g", None),
+        ("mix", "m_hat", None),
+        ("mask", "m_hat", "u"),
+        ("mask", "u", None),
+        ("trust", "u", None),
+        ("decay", "theta", None),
+        ("constrain", "theta", None),
+        ("average", "theta", None),
+    ]
+)
+_hooks = st.builds(
+    lambda place, alias, body: nodes.Hook(place[0], place[1], place[2], alias, body), _points, st.none() | identities, blocks
+) | st.builds(nodes.Rewrite, st.lists(identities, min_size=1, max_size=3).map(tuple), expressions, expressions)
+modifiers = st.builds(
+    nodes.Modifier,
+    name=identities,
+    text=st.none() | texts,
+    cites=st.lists(references, max_size=2).map(tuple),
+    notes=st.lists(texts, max_size=2).map(tuple),
+    hypers=st.lists(hypers, max_size=3).map(tuple),
+    requires=st.lists(requires, max_size=1).map(tuple),
+    states=st.lists(_states, max_size=2).map(tuple),
+    defines=st.lists(defines, max_size=1).map(tuple),
+    hooks=st.lists(_hooks, min_size=1, max_size=3).map(tuple),
+)
+_arguments = st.lists(
+    st.builds(nodes.Argument, st.none() | identities, literals | st.lists(literals, min_size=2, max_size=3).map(tuple)),
+    max_size=3,
+).map(tuple)
+deriveds = st.builds(
+    nodes.Derived,
+    name=identities,
+    base=st.builds(nodes.Term, identities, _arguments, st.lists(names, max_size=2).map(tuple)),
+    modifiers=st.lists(st.builds(nodes.Term, identities, _arguments), max_size=3).map(tuple),
+    text=st.none() | texts,
+    cites=st.lists(references, max_size=2).map(tuple),
+    notes=st.lists(texts, max_size=2).map(tuple),
+)
+compositions: st.SearchStrategy[nodes.Composition] = st.builds(
+    nodes.Composition,
+    st.none() | deriveds,
+    st.lists(modifiers, max_size=2).map(tuple),
+    st.lists(defines, max_size=1).map(tuple),
+).filter(lambda file: file.optimizer is not None or bool(file.modifiers))
+"""Random files of modifiers and compositions, as the parser could return them."""

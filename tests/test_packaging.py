@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_the_wheel_holds_every_source_file_of_every_folder(wheel: list[str]) -> None:
-    suffixes = {".py", ".lark", ".opt", ".j2", ".hpp", ".cpp"}
+    suffixes = {".py", ".lark", ".opt", ".j2", ".hpp", ".cpp", ".css", ".js"}
     expected = {
         f"optc/{path.relative_to(ROOT).as_posix()}"
         for name in LINKS

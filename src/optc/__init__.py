@@ -3,12 +3,14 @@
     from optc.generated import AdamW            # a shipped optimizer: a torch.optim.Optimizer
     optimizer = optc.create("adamw", model.parameters(), lr=3e-4)
     MyOptimizer = optc.compile("my.opt")        # your own, from a spec file or its text
+    Cautious = optc.compile("adamw", modifiers=["cautious"])    # a shipped or own one, changed by modifiers
 
 Importing `optc` is cheap: PyTorch and the compiler are imported when they are first used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +24,19 @@ __version__ = "0.1.0"
 __all__ = ["OptcError", "SpecError", "__version__", "available", "compile", "create"]
 
 
-def compile(spec: str | Path) -> type[Any]:
-    """The optimizer class of a spec: a path to an `.opt` file, or the text itself (anything with a newline).
+def compile(spec: str | Path, modifiers: Sequence[str] = ()) -> type[Any]:
+    """The optimizer class of a spec: a path to an `.opt` file, a shipped name, or the text itself (anything with a newline).
 
-    A subclass of `optc.runtime.Optimizer` that takes the parameters and, by keyword, the spec's hypers.
-    Raises SpecError with every mistake in the spec, OptcError where the file cannot be read.
+    `modifiers` are added to it, each written as in a composition: `"cautious"`, `"lookahead(k = 6)"`. Their stages settle the
+    order of what they do; the class is called after them (`CautiousAdamW`).
+
+    A subclass of `optc.runtime.Optimizer` that takes the parameters and, by keyword, the hypers of the spec and the modifiers.
+    Raises SpecError with every mistake in the spec and for modifiers that cannot be combined, OptcError where the file cannot
+    be read.
     """
     from optc.compiler.instant import compile_class
 
-    return compile_class(spec)
+    return compile_class(spec, modifiers)
 
 
 def available() -> tuple[str, ...]:

@@ -169,14 +169,15 @@ def test_fmt_of_a_shipped_name_does_not_touch_it(optc: Command, folder: Path) ->
 
 
 def test_list_names_every_shipped_spec(optc: Command, folder: Path) -> None:
-    shipped = {path.stem: path for path in (ROOT / "specs").rglob("*.opt")}
+    shipped = {path.stem: path for path in (ROOT / "specs").rglob("*.opt") if path.parent.name != "modifiers"}
     found = {entry["name"]: entry for entry in json.loads(optc("list", "--json")[1])["optimizers"]}
     assert set(found) == set(shipped)
     assert (found["adamw"]["state_bytes"], found["sgd"]["state_bytes"], found["lion"]["state_bytes"]) == (8, 0, 4)
     assert (ROOT / found["adamw"]["file"]) == shipped["adamw"]
-    first, *rest = optc("list")[1].splitlines()
-    assert first.split()[:3] == ["name", "state", "B"]
-    assert {line.split()[0] for line in rest} == set(shipped)
+    optimizers, modifiers = (part.splitlines() for part in optc("list")[1].split("\n\n"))
+    assert optimizers[0].split()[:3] == ["name", "state", "B"]
+    assert {line.split()[0] for line in optimizers[1:]} == set(shipped)
+    assert {line.split()[0] for line in modifiers[1:]} == {p.stem for p in (ROOT / "specs/modifiers").glob("*.opt")}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_explain_shows_every_stage(optc: Command, folder: Path, stage: str, show
 
 def test_explain_prints_plan_and_cost_as_json(optc: Command, folder: Path) -> None:
     plan = json.loads(optc("explain", "adamw", "-s", "plan", "--json")[1])["plan"]
-    assert {s["name"] for s in plan["procedures"][0]["kernels"][0]["streams"]} >= {"theta", "g", "m", "v"}
+    assert {s["name"] for s in plan["procedures"][0]["kernels"][0]["passes"][0]["streams"]} >= {"theta", "g", "m", "v"}
     rows = json.loads(optc("explain", "adamw", "-s", "cost", "--json")[1])["cost"]
     (row,) = [r for r in rows if r["default"] and r["theta"] == "float32"]
     assert (row["bytes_read"], row["bytes_written"], row["state_bytes"]) == (16, 12, 8)
@@ -273,8 +274,8 @@ def test_an_error_of_the_system_is_json_too(folder: Path, optc: Command) -> None
 
 def test_list_has_the_same_shape(folder: Path, optc: Command) -> None:
     status, out, _ = optc("list", "--json")
-    assert (status, list(json.loads(out))) == (0, ["errors", "optimizers"])
-    assert "errors, optimizers" in optc("list", "--help")[1]
+    assert (status, list(json.loads(out))) == (0, ["errors", "optimizers", "modifiers"])
+    assert "errors, optimizers, modifiers" in optc("list", "--help")[1]
 
 
 def test_every_command_with_json_is_tried() -> None:

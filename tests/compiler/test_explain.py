@@ -14,8 +14,9 @@ from optc.dsl.errors import SpecError
 from optc.dsl.parse import parse
 from optc.dsl.read import read
 from optc.dsl.source import Source
+from tests.oracle import WRITTEN_OUT
 
-SPECS = sorted((Path(__file__).resolve().parents[2] / "specs").rglob("*.opt"))
+SPECS = WRITTEN_OUT
 
 MOMENTUM = Source(
     "momentum.opt",

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from optc.compiler.compose.expand import expand
+from optc.compiler.compose.library import named, shipped
 from optc.compiler.digest import compiler_digest, text_digest
 from optc.compiler.module import edited_by_hand
 from optc.compiler.pipeline import compile_source
 from optc.compiler.write import why_stale, write_module
 from optc.dsl.read import read
 from optc.dsl.source import Source
-from tests.oracle import SPECS_FOLDER
 from tests.references import SPECS as NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,5 +134,5 @@ def test_compiler_and_triton_stay_out_of_training() -> None:
 
 
 def test_shipped_modules_are_up_to_date() -> None:
-    stale = [why_stale(ROOT / "generated" / f"{p.stem}.py", read(p)) for p in sorted(SPECS_FOLDER.rglob("*.opt"))]
+    stale = [why_stale(ROOT / "generated" / f"{name}.py", expand(named(path)).source) for name, path in shipped().items()]
     assert stale and not any(stale)

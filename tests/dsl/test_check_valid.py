@@ -15,6 +15,7 @@ from optc.dsl.parse import parse
 from optc.dsl.program import (
     BINARY,
     GRADIENT,
+    REDUCTIONS,
     TERNARY,
     THETA,
     TRUE,
@@ -36,8 +37,9 @@ from optc.dsl.semantics import OPERATIONS, evaluate_static, reads
 from optc.dsl.source import Source
 from tests.dsl.programs import body, program, spec, text, value_of
 from tests.dsl.texts import ADAMW, SGD
+from tests.oracle import WRITTEN_OUT
 
-SPECS = sorted((Path(__file__).parents[2] / "specs").glob("**/*.opt"))
+SPECS = WRITTEN_OUT
 
 
 def test_adamw() -> None:
@@ -276,13 +278,14 @@ def test_lines_after_the_write_to_theta_may_read_it() -> None:
 
 
 def test_every_primitive_has_a_meaning_and_every_function_a_description() -> None:
-    assert set(OPERATIONS) == UNARY | BINARY | TERNARY
+    assert set(OPERATIONS) == UNARY | BINARY | TERNARY | REDUCTIONS
     for name, builtin in BUILTINS.items():
         kinds = [k for k in (builtin.operation, builtin.formula, builtin.refused) if k is not None]
         assert len(kinds) == (0 if name in ("where", "new") else 1), name
         assert builtin.doc, name
         if builtin.operation is not None:
-            assert len(builtin.parameters) == (1 if builtin.operation in UNARY else 2), name
+            assert builtin.reduces == (builtin.operation in REDUCTIONS), name
+            assert len(builtin.parameters) == (1 if builtin.operation in UNARY | REDUCTIONS else 2), name
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from optc.dsl.parse import parse
 from optc.dsl.program import Program, Scalar
 from optc.dsl.show import show
 from optc.dsl.source import Source
+from tests.oracle import WRITTEN_OUT
 from tests.strategies import specs
 
-TEXTS = [p.read_text(encoding="utf-8") for p in sorted((Path(__file__).parents[2] / "specs").glob("**/*.opt"))]
+TEXTS = [p.read_text(encoding="utf-8") for p in WRITTEN_OUT]
 MUTATIONS = 100
 """Per kind and seed; a few hundredths of a second each at most."""
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from optc.dsl import nodes
-from optc.dsl.parse import parse
+from optc.dsl.parse import parse, parse_file
 from optc.dsl.show import format_text, show, show_expression
 from optc.dsl.source import Source
 from tests.dsl.texts import ADAMW, ADOPT, SGD
-from tests.strategies import expressions, specs
+from tests.strategies import compositions, expressions, specs
 
 _QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -28,6 +28,17 @@ def test_a_shown_spec_reads_back_and_shows_itself_again(mathematical: bool, spec
     assert read == spec
     assert show(read, mathematical) == text
     assert mathematical or not any(character in text for character in "√·←≤≥≠∧∨⟨⌊‖ᵀ²")
+
+
+@pytest.mark.parametrize("mathematical", [False, True])
+@_QUICK
+@given(file=compositions)
+def test_a_shown_composition_reads_back_and_shows_itself_again(mathematical: bool, file: nodes.Composition) -> None:
+    text = show(file, mathematical)
+    read = parse_file(Source("<text>", text))
+    assert read == file
+    assert show(read, mathematical) == text
+    assert mathematical or not any(character in text for character in "√·←→≤≥≠∧∨⟨⌊‖ᵀ²")
 
 
 @pytest.mark.parametrize("mathematical", [False, True])
@@ -144,6 +155,46 @@ def test_comments_stay_where_they_were() -> None:
     assert format_text(Source("<text>", COMMENTED)) == CANONICAL
     assert format_text(Source("<text>", CANONICAL)) == CANONICAL
     assert format_text(Source("<text>", format_text(Source("<text>", COMMENTED), mathematical=True))) == CANONICAL
+
+
+COMPOSED = """\
+modifier scaled(c = 0.5 in (0, 1), k = 2 as every_k in int [1, inf)):   # on the head
+    # before the state
+    state: slow = 0 # on the state
+    mask m_hat else u as z:  # on the stage
+        z = c*z + slow #on the line
+    # before the rule
+    rewrite (a, b): a/(b + c) -> a*b # on the rule
+    decay theta: theta = k*theta
+"""
+
+
+def test_the_layout_of_compositions_is_canonical() -> None:
+    text = COMPOSED + (
+        "optimizer Long = (AdamW(betas = (0.95, 0.999), eps = 1e-5) without amsgrad, weight_decay\n"
+        "+ scaled(0.25) + lookahead(k = 6)):\n"
+        '    note "n"\n'
+    )
+    shown = (
+        "modifier scaled(c = 0.5 in (0, 1), k = 2 as every_k in int [1, ∞)):  # on the head\n"
+        "    # before the state\n"
+        "    state:\n"
+        "        slow = 0  # on the state\n"
+        "    mask m̂ else u as z:  # on the stage\n"
+        "        z = c·z + slow  # on the line\n"
+        "    # before the rule\n"
+        "    rewrite (a, b): a/(b + c) → a·b  # on the rule\n"
+        "    decay θ:\n"
+        "        θ = k·θ\n"
+        "\n"
+        "optimizer Long = (AdamW(betas = (0.95, 0.999), ε = 1e-5) without amsgrad, weight_decay\n"
+        "        + scaled(0.25)\n"
+        "        + lookahead(k = 6)):\n"
+        '    note "n"\n'
+    )
+    assert format_text(Source("<text>", text), mathematical=True) == shown
+    assert format_text(Source("<text>", shown), mathematical=True) == shown
+    assert format_text(Source("<text>", "optimizer A = (B\n + c)\n")) == "optimizer A = B + c\n"
 
 
 def test_the_layout_is_canonical() -> None:

@@ -19,6 +19,8 @@ class _Writer:
     locals: list[str] = field(default_factory=list)
     host_locals: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    reducing: bool = False
+    numbers: list[str] = field(default_factory=list)  # of one number per tensor
 
     def pick(self, options: tuple[str, ...] | list[str]) -> str:
         return self.draw(st.sampled_from(options))
@@ -63,6 +65,19 @@ class _Writer:
         x = self.element(depth - 1)
         y = self.element(depth - 1)
         h = self.host(self.draw(st.integers(0, 1)))
+        if self.reducing and self.draw(st.integers(0, 3)) == 0:
+            n = self.number(depth - 1)
+            return self.pick(
+                [
+                    f"{x}*tanh({n})",
+                    f"{x}/(1 + abs({n}))",
+                    f"{h}*{x}*{n}/(1 + abs({n}))",
+                    f"where({n} > {h}, {x}, {y})",
+                    f"where({n} > 0 and {x} < 1, {x}, tanh({n}))",
+                    f"clamp({x}, -abs({n}), 1 + abs({n}))",
+                    f"({x} - tanh({n}))",
+                ]
+            )
         return self.pick(
             [
                 f"({x} + {y})",
@@ -97,11 +112,36 @@ class _Writer:
             ]
         )
 
+    # --- one number per tensor ------------------------------------------------------------------------------------------------
+
+    def number(self, depth: int) -> str:
+        if self.numbers and (depth <= 0 or self.draw(st.booleans())):
+            return self.pick(self.numbers)
+        x, y = self.element(max(depth - 1, 0)), self.element(0)
+        h = self.host(self.draw(st.integers(0, 1)))
+        return self.pick(
+            [
+                f"norm({x})",
+                f"rms({x})",
+                f"mean({x})",
+                f"sum({x})/numel",
+                f"norm1({x})/(1 + {h})",
+                f"dot({x}, {y})/numel",
+                f"count({x} > {h})/(1 + numel)",
+                f"max(abs({x}))",
+                f"min({x})",
+                f"where(any({x} > {h}), {h}, mean({y}))",
+                f"norm({x})/(0.1 + norm({y}))",
+                f"{h}*tanh(sum({x}))",
+            ]
+        )
+
     # --- lines ----------------------------------------------------------------------------------------------------------------
 
     def block(self, indent: str, budget: int, depth: int) -> None:
         for _ in range(budget):
-            kind = self.pick(["local", "local", "state", "state", "host", "carried", "branch", "rebind"])
+            kinds = ["local", "local", "state", "state", "host", "carried", "branch", "rebind"]
+            kind = self.pick([*kinds, "number", "number", "measured", "measured branch"] if self.reducing else kinds)
             if kind == "local" and depth == 0:
                 name = f"x{len(self.locals)}"
                 self.lines.append(f"{indent}{name} = {self.element(2)}")
@@ -114,8 +154,17 @@ class _Writer:
                 self.lines.append(f"{indent}k <- k/(1 + k) + {self.host(1)}/(1 + {self.host(1)})")
             elif kind == "rebind" and self.locals:
                 self.lines.append(f"{indent}{self.pick(self.locals)} = tanh({self.element(1)})")
-            elif kind == "branch" and depth < 2:
-                self.lines.append(f"{indent}if {self.condition()}:")
+            elif kind == "number" and depth == 0:
+                name = f"n{len(self.numbers)}"
+                self.lines.append(f"{indent}{name} = {self.number(1)}")
+                self.numbers.append(name)
+            elif kind == "number" and len(self.numbers) > 1:
+                self.lines.append(f"{indent}{self.pick(self.numbers[1:])} = tanh({self.number(1)})")
+            elif kind == "measured":
+                self.lines.append(f"{indent}s <- tanh({self.number(1)})")
+            elif kind in ("branch", "measured branch") and depth < 2:
+                condition = self.condition() if kind == "branch" else f"{self.number(0)} > {self.host(0)}"
+                self.lines.append(f"{indent}if {condition}:")
                 self.block(indent + "    ", 2, depth + 1)
                 if self.draw(st.booleans()):
                     self.lines.append(f"{indent}else:")
@@ -125,9 +174,10 @@ class _Writer:
 
 
 @st.composite
-def specs(draw: st.DrawFn) -> str:
-    """The text of a random optimizer called `Random`, with hypers lr, h1, h2 and perhaps flag."""
-    writer = _Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()))
+def specs(draw: st.DrawFn, reducing: bool = False) -> str:
+    """The text of a random optimizer `Random`, with hypers lr, h1, h2 and perhaps flag; `reducing`: it measures tensors."""
+    writer = _Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)
+    writer.numbers = ["s"] if reducing else []
     initial = {"a": draw(st.sampled_from(["0", "0.5", "h1"])), "b": draw(st.sampled_from(["0", "θ", "g", "g² + h2"]))}
     if draw(st.booleans()):
         writer.lines.append(f"        g = g + {writer.host(1)}*θ/(1 + h2)")
@@ -135,9 +185,14 @@ def specs(draw: st.DrawFn) -> str:
         writer.lines.append("        if t == 2:\n            a <- g\n            stop")
     if draw(st.booleans()):
         writer.lines.append("        if new(b): b <- 0.25*g")
+    if reducing:
+        writer.lines.append("        s <- 0.5*s + 0.1*tanh(mean(g))")
+        if draw(st.booleans()):
+            writer.lines.append("        if max(abs(g)) > 2:\n            a <- 0.5*a\n            stop")
     writer.block("        ", draw(st.integers(2, 6)), 0)
     # every name is read, so that no line is dead
     sums = " + ".join(f"0.1*{n}" for n in [*writer.locals, *writer.states])
+    sums += "".join(f" + 0.01*tanh({n})" for n in writer.numbers)
     hosts = "".join(f" + 0.01*{c}/(1 + {c})" for c in [*writer.host_locals, *(["k"] if writer.carried else [])])
     flag = " + where(flag, 0.1, 0)" if writer.flag else ""
     writer.lines.append(f"        u = {writer.element(1)} + {sums}{hosts}{flag} + h1*h2*g")
@@ -153,6 +208,7 @@ def specs(draw: st.DrawFn) -> str:
             "    state:",
             *(f"        {name} = {value}" for name, value in initial.items()),
             *(["        k = h1 per tensor"] if writer.carried else []),
+            *(["        s = h2 per tensor"] if reducing else []),
             "    step:",
             *writer.lines,
             "",

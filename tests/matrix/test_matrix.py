@@ -1,7 +1,8 @@
 """Every spec × backend × dtype against the oracle, on every number of dimensions, with exact zeros and a changing lr.
 
 float64 and float32 run free for 30 steps; bfloat16 and float16 parameters are put back on the backend's θ after every step, so
-that each step is held to its own rounding. Triton runs in its interpreter, on a sample unless `--full` is given.
+that each step is held to its own rounding. Triton runs in its interpreter, on a sample unless `--full` is given; so do the
+specs that are not in `tests.references.CORE`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from optc.compiler.interpret import Oracle
 from tests.matrix.runners import float64, optimizer_class, rounded_problem, run_compiled
 from tests.oracle import program_of, run_program
 from tests.problems import PROBLEMS, random_problem
-from tests.references import CASES, SPECS, Case, cases_of, difference
+from tests.references import CASES, SPECS, Case, cases_of, difference, rest
 
 FREE = {torch.float64: 2e-12, torch.float32: 2e-5}
 """Largest |found − oracle|/(1 + |oracle|) over 30 steps. float32: 30 steps of relative error 6e-8 each, times the condition of
@@ -33,8 +34,13 @@ def chosen(case: Case, index: int) -> list[str]:
     return [NAMES[index % len(NAMES)], NAMES[(index * 3 + 1) % len(NAMES)]]
 
 
-PAIRS = [pytest.param(c, name, id=f"{c.label} {name}") for i, c in enumerate(CASES) for name in chosen(c, i)]
+PAIRS = [
+    pytest.param(c, name, id=f"{c.label} {name}", marks=rest(c.spec) if index or c is not cases_of(c.spec)[-1] else ())
+    for i, c in enumerate(CASES)
+    for index, name in enumerate(chosen(c, i))
+]
 SAMPLE = [pytest.param(cases_of(s)[-1], NAMES[i % len(NAMES)], id=f"{s} {NAMES[i % len(NAMES)]}") for i, s in enumerate(SPECS)]
+CORE_SAMPLE = [pytest.param(*p.values, id=p.id, marks=rest(s)) for p, s in zip(SAMPLE, SPECS, strict=True)]
 
 
 def free_run(case: Case, problem_name: str, backend: str, dtype: torch.dtype, layout: str = "contiguous") -> None:
@@ -85,7 +91,7 @@ def test_native(case: Case, problem: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("backend", ["torch", "native"])
-@pytest.mark.parametrize(("case", "problem"), SAMPLE)
+@pytest.mark.parametrize(("case", "problem"), CORE_SAMPLE)
 def test_low_precision(case: Case, problem: str, backend: str, dtype: torch.dtype) -> None:
     step_by_step(case, problem, backend, dtype)
 
@@ -103,7 +109,7 @@ def test_triton_all(case: Case, problem: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(("case", "problem"), SAMPLE)
+@pytest.mark.parametrize(("case", "problem"), CORE_SAMPLE)
 def test_triton_low_precision(case: Case, problem: str, dtype: torch.dtype) -> None:
     step_by_step(case, problem, "triton", dtype)
 
@@ -116,7 +122,7 @@ def test_layouts(spec: str, layout: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["torch", "native", "triton"])
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [pytest.param(s, marks=rest(s)) for s in SPECS])
 def test_empty(spec: str, backend: str) -> None:
     """An empty parameter beside a full one: no crash, and the full one moves as if it were alone."""
     case = cases_of(spec)[0]

@@ -92,10 +92,29 @@ def test_triton(text: str, flag: bool, seed: int) -> None:
     compare(text, "triton", flag, seed)
 
 
+@given(specs(reducing=True), st.booleans(), st.integers(0, 1000))
+@bounded(60)
+def test_pytorch_that_reduces(text: str, flag: bool, seed: int) -> None:
+    compare(text, "torch", flag, seed)
+
+
+@given(specs(reducing=True), st.booleans(), st.integers(0, 1000))
+@bounded(30)
+def test_native_that_reduces(text: str, flag: bool, seed: int) -> None:
+    compare(text, "native", flag, seed)
+
+
+@given(specs(reducing=True), st.booleans(), st.integers(0, 1000))
+@bounded(25)
+def test_triton_that_reduces(text: str, flag: bool, seed: int) -> None:
+    compare(text, "triton", flag, seed)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("reducing", [False, True], ids=["elementwise", "reducing"])
 @pytest.mark.parametrize("backend", ["torch", "native", "triton"])
-def test_many(backend: str) -> None:
-    @given(specs(), st.booleans(), st.integers(0, 1000))
+def test_many(backend: str, reducing: bool) -> None:
+    @given(specs(reducing=reducing), st.booleans(), st.integers(0, 1000))
     @bounded(1000)
     def run(text: str, flag: bool, seed: int) -> None:
         compare(text, backend, flag, seed)

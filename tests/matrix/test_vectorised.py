@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from optc.runtime.backend import BackendUnavailable
-from optc.runtime.native_build import LADDER, OPTIONS, find_compiler, prelude
+from optc.runtime.native_build import LADDER, OPTIONS, find_compiler, kernel_source
 from optc.runtime.schema import Kernel, Schema
-from tests.references import SPECS
+from tests.references import SPECS, rest
 
 TYPES = {
     "float32": ("fp32", "fp32", "float"),
@@ -29,7 +29,7 @@ def shipped(spec: str) -> Schema:
     return found
 
 
-KERNELS = [pytest.param(k, id=f"{s} {k.name}") for s in SPECS for p in shipped(s).procedures for k in p.kernels]
+KERNELS = [pytest.param(k, id=f"{s} {k.name}", marks=rest(s)) for s in SPECS for p in shipped(s).procedures for k in p.kernels]
 
 
 @cache
@@ -53,7 +53,7 @@ def vectorised(kernel: Kernel, dtype: str, variant: int, folder: Path) -> bool:
         "OPTC_VARIANT": str(variant), "OPTC_KEY": '"vectorised"',
     }  # fmt: skip
     source = folder / "kernel.cpp"
-    source.write_text(prelude() + kernel.native, encoding="utf-8")
+    source.write_text(kernel_source(kernel.native, bool(kernel.passes)), encoding="utf-8")
     options = [o for o in (*OPTIONS, *LADDER[0]) if not o.startswith(("-l", "-Wl"))]
     options += [f"-D{k}={v}" for k, v in macros.items()]
     command = [*gcc(), *options, "-fopt-info-vec-optimized", "-shared", "-fPIC", "-o", "kernel.so", "kernel.cpp"]

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from optc.compiler.ir import expressions, walk
+from optc.dsl.program import REDUCTIONS, Apply
 from tests.matrix.runners import optimizer_class, rounded_problem, run_compiled
 from tests.oracle import program_of, run_oracle, run_program
 from tests.problems import random_problem
-from tests.references import CASES, Array, Case, Problem, Trace, difference
+from tests.references import CASES, Array, Case, Problem, Trace, difference, rest
 
 INF, NAN = np.inf, np.nan
 STEPS = 9
@@ -73,6 +75,19 @@ EXPLAINED: dict[str, tuple[str, ...]] = {
     "adam/adopt": (LERP,),
     "adam/ademamix": (LERP,),
     "adaptive/rmsprop": (LERP,),
+    **dict.fromkeys(("adam/grams", "adam/exadam", "adam/grokfast_adamw", "adam/ano", "adam/dual_adam", "adam/adamg"), (LERP,)),
+    **dict.fromkeys(("adam/spam", "adaptive/bcos", "second_order/sophia_h"), (LERP,)),
+    **dict.fromkeys(("adam/stable_adamw", "adam/adanorm"), (LERP,)),
+    **dict.fromkeys(("momentum/sgdsai", "adam/aida", "adam/adamw_sn", "adam/adashift", "adam/adagc"), (LERP,)),
+    "adam/yogi": (LERP,),
+    "adam/adabound": (LERP,),
+    "adam/qhadam": (LERP,),
+    "adam/padam": (LERP,),
+    "adam/diffgrad": (LERP,),
+    "adam/adamod": (LERP,),
+    "adaptive/msvag": (LERP,),
+    "momentum/qhm": (LERP,),
+    "momentum/pnm": (LERP,),
     "second_order/sophia": (LERP,),
     "sign/tiger": (LERP, SIGN),
     "sign/lion": (LERP, SIGN),
@@ -146,6 +161,13 @@ def known(found: Trace, expected: Trace) -> Trace:
 
 # --- tests --------------------------------------------------------------------------------------------------------------------
 
+
+def reduces(number: int) -> bool:
+    """Whether a case's spec reduces over the tensor, so that one gradient that is not finite reaches all elements."""
+    body = program_of(CASES[number].spec).procedures[0].body
+    return any(isinstance(e, Apply) and e.operation in REDUCTIONS for value in expressions(body) for e in walk(value))
+
+
 every_case = pytest.mark.parametrize("number", range(len(CASES)), ids=[case.label for case in CASES])
 
 
@@ -175,14 +197,14 @@ def test_nan_is_never_hidden(number: int) -> None:
     assert np.isnan(oracle(number).thetas[-1][HAS_BEEN_NAN[-1]]).all()
 
 
-@every_case
+@pytest.mark.parametrize("number", [n for n in range(len(CASES)) if not reduces(n)], ids=lambda n: CASES[n].label)
 def test_oracle_keeps_to_the_element(number: int) -> None:
     clean = run_oracle(CASES[number].spec, CASES[number].hypers, PLAIN)
     assert_same_beside(oracle(number), clean)
 
 
 @pytest.mark.parametrize(("backend", "dtype"), [("torch", torch.float32), ("native", torch.float32), ("native", torch.float64)])
-@every_case
+@pytest.mark.parametrize("number", [pytest.param(n, id=c.label, marks=rest(c.spec)) for n, c in enumerate(CASES)])
 def test_backends_give_what_the_oracle_gives(number: int, backend: str, dtype: torch.dtype) -> None:
     case, program = CASES[number], program_of(CASES[number].spec)
 
@@ -192,7 +214,8 @@ def test_backends_give_what_the_oracle_gives(number: int, backend: str, dtype: t
     found = run(SPOILED)
     expected = oracle(number) if dtype is torch.float64 else run_program(program, case.hypers, rounded_problem(SPOILED, dtype))
     assert difference(found, expected) <= (2e-12 if dtype is torch.float64 else 2e-5)
-    assert_same_beside(found, run(PLAIN))
+    if not reduces(number):
+        assert_same_beside(found, run(PLAIN))
 
 
 def assert_same_beside(found: Trace, clean: Trace) -> None:

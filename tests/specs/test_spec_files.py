@@ -13,9 +13,9 @@ from optc.dsl.program import HyperKind
 from optc.dsl.read import read
 from optc.dsl.show import format_text, show
 from optc.dsl.source import Source
-from tests.oracle import SPECS_FOLDER, program_of
+from tests.oracle import SPECS_FOLDER, WRITTEN_OUT, program_of
 
-FILES = sorted(SPECS_FOLDER.glob("*/*.opt"))
+FILES = WRITTEN_OUT
 SPECS = [str(path.relative_to(SPECS_FOLDER).with_suffix("")) for path in FILES]
 IN_TORCH = ("SGD", "ASGD", "Rprop", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop")
 MAX_LINES = 60

@@ -1,12 +1,21 @@
-"""Expressions as PyTorch method chains, in place where storage is free."""
+"""Expressions as PyTorch method chains, in place where storage is free.
+
+Only memory of values per element is ever overwritten: a number of the tensor costs nothing to make anew, and may still be
+read as an old value. Such numbers are 0-dim and float64, so PyTorch rounds them to the dtype of the elements that they meet;
+they are cast by hand where no operand says that dtype. In a 0-dim parameter elements are like numbers, and what meets a number
+is computed in float64.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 from optc.compiler.backends.exprs import python_number
-from optc.dsl.program import COMPARISONS, LOGIC, Apply, Constant, Expression, Read, Role
+from optc.compiler.backends.pytorch import reductions
+from optc.dsl.kinds import Extent, Sort
+from optc.dsl.program import COMPARISONS, LOGIC, REDUCTIONS, Apply, Constant, Expression, Read, Role
 
 _SYMBOL = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "add": "+", "sub": "-", "mul": "*", "div": "/"}
 _METHOD = {"neg", "sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "floor"}
@@ -14,24 +23,40 @@ _LOOSE, _SUM, _PRODUCT, _ATOM = 1, 50, 60, 100
 _PRECEDENCE = {**dict.fromkeys(COMPARISONS, 30), "add": _SUM, "sub": _SUM, "mul": _PRODUCT, "div": _PRODUCT}
 
 
+_NUMBERS = (Role.SCALAR, Role.FLAG, Role.HYPER, Role.SHAPE)
+_OF_NUMBERS = {"min": "minimum", "max": "maximum"}
+
+
+class Kind(IntEnum):
+    """What a printed value is; an operation gives the greatest kind of its operands."""
+
+    NUMBER = 0  # a Python number or bool
+    TENSOR = 1  # one number or condition of the tensor: 0-dim, float64 or bool
+    ELEM = 2  # a value per element
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Printed text of a value.
 
-    `tensor`: a tensor, else a Python number or bool. `fresh`: new memory nobody else holds. `root`: the name whose memory the
-    result lies in, where that may be overwritten.
+    `fresh`: new memory nobody else holds. `root`: the name whose memory the result lies in, where that may be overwritten.
     """
 
     text: str
     precedence: int = _ATOM
-    tensor: bool = True
+    kind: Kind = Kind.ELEM
     fresh: bool = False
     root: str | None = None
 
     @property
+    def tensor(self) -> bool:
+        """Whether it has a tensor's methods."""
+        return self.kind is not Kind.NUMBER
+
+    @property
     def free(self) -> bool:
         """Whether an in-place operation may overwrite it."""
-        return self.tensor and (self.fresh or self.root is not None)
+        return self.kind is Kind.ELEM and (self.fresh or self.root is not None)
 
     @property
     def atom(self) -> str:
@@ -45,26 +70,67 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Printer:
-    """Prints with the spec's names (through `name`); names in `free` may be overwritten at their only read."""
+    """Prints with the spec's names (through `name`); names in `free` may be overwritten at their only read.
+
+    `like`: a stream with the shape, dtype and device of values per element. `numbers`: locals that hold Python numbers or
+    bools. `whole`: a value per element must have memory, or a view, of that shape, since reductions count its elements.
+    """
 
     name: Callable[[str], str]
     free: frozenset[str] = field(default=frozenset())
+    like: str = "theta"
+    numbers: frozenset[str] = field(default=frozenset())
+    whole: bool = False
+
+    def kind(self, value: Expression) -> Kind:
+        """What the value is when it is printed."""
+        match value:
+            case Constant():
+                return Kind.NUMBER
+            case Read(symbol=symbol):
+                if symbol.role in _NUMBERS or (symbol.role is Role.LOCAL and symbol.name in self.numbers):
+                    return Kind.NUMBER
+                narrow = symbol.role in (Role.LOCAL, Role.STATE) and value.type.extent.within(Extent.TENSOR)
+                return Kind.TENSOR if narrow else Kind.ELEM
+            case Apply(operation=operation, arguments=arguments):
+                return Kind.TENSOR if operation in REDUCTIONS else max(self.kind(a) for a in arguments)
 
     def piece(self, value: Expression) -> Piece:
         """The printed form of a value."""
         match value:
             case Constant(value=bool() as literal):
-                return Piece(str(literal), tensor=False)
+                return Piece(str(literal), kind=Kind.NUMBER)
             case Constant(value=int() | float() as literal):
-                return Piece(python_number(float(literal)), tensor=False)
+                return Piece(python_number(float(literal)), kind=Kind.NUMBER)
+            case Read(symbol=symbol) if symbol.role is Role.SHAPE:
+                return Piece(f"float({self.name(self.like)}.{symbol.name}())", kind=Kind.NUMBER)
             case Read(symbol=symbol):
-                tensor = symbol.role not in (Role.SCALAR, Role.FLAG, Role.HYPER)
-                return Piece(self.name(symbol.name), tensor=tensor, root=symbol.name if symbol.name in self.free else None)
+                root = symbol.name if symbol.name in self.free else None
+                return Piece(self.name(symbol.name), kind=self.kind(value), root=root)
             case Apply(operation=operation, arguments=arguments):
-                return self._apply(operation, arguments)
+                return self._apply(operation, arguments, value.type.sort)
         raise TypeError(f"not a value: {value!r}")
 
-    def _apply(self, operation: str, arguments: tuple[Expression, ...]) -> Piece:
+    def widened(self, piece: Piece, kind: Kind, sort: Sort) -> Piece:
+        """The value as one of a greater kind; a view, where the value is one for many elements."""
+        if piece.kind is kind:
+            return piece
+        like = self.name(self.like)
+        if not piece.tensor:
+            dtype = ", dtype=torch.bool" if sort is Sort.BOOL else ", dtype=torch.float64" if kind is Kind.TENSOR else ""
+            piece = Piece(f"{like}.new_full((), {piece.text}{dtype})", kind=kind)
+            return replace(piece, text=f"{piece.text}.expand_as({like})") if kind is Kind.ELEM and self.whole else piece
+        return Piece(f"{self._rounded(piece, sort).atom}.expand_as({like})")
+
+    def _rounded(self, piece: Piece, sort: Sort) -> Piece:
+        """A number of the tensor in the dtype of elements."""
+        real = piece.kind is Kind.TENSOR and sort is Sort.REAL
+        return replace(piece, text=f"{piece.atom}.to({self.name(self.like)}.dtype)", precedence=_ATOM) if real else piece
+
+    def _apply(self, operation: str, arguments: tuple[Expression, ...], sort: Sort) -> Piece:
+        reduced = reductions.recognised(operation, arguments)
+        if reduced is not None:
+            return self._reduced(reduced)
         if operation in ("add", "sub"):
             scaled = self._scaled_sum(operation, arguments[0], arguments[1])
             if scaled is not None:
@@ -75,7 +141,7 @@ class Printer:
                 return self._chain(base, "square", "")
         pieces = tuple(self.piece(a) for a in arguments)
         if operation == "where":
-            return self._where(*pieces)
+            return self._where(sort, *pieces)
         if not any(p.tensor for p in pieces):
             return self._numbers(operation, pieces)
         if operation in _METHOD:
@@ -86,17 +152,21 @@ class Printer:
             return self._logic(operation, pieces)
         if operation in COMPARISONS:
             text = f"{pieces[0].within(31)} {_SYMBOL[operation]} {pieces[1].within(31)}"
-            return Piece(text, _PRECEDENCE[operation], fresh=True)
+            return Piece(text, _PRECEDENCE[operation], _widest(pieces), fresh=True)
         if operation in ("min", "max"):
             return self._bound(operation, *pieces)
         if operation in _PRECEDENCE:
             return self._arithmetic(operation, *pieces)
         return self._function({"mod": "remainder"}.get(operation, operation), pieces)
 
+    def _reduced(self, reduced: reductions.Reduced) -> Piece:
+        text = reduced.template.format(self.piece(reduced.value).text, numel=f"{self.name(self.like)}.numel()")
+        return Piece(text, _PRODUCT if reduced.divides else _ATOM, Kind.TENSOR, fresh=True)
+
     # --- sums of scaled terms -------------------------------------------------------------------------------------------------
 
     def _scaled_sum(self, operation: str, left: Expression, right: Expression) -> Piece | None:
-        """`x + s*y`, `x + s*(y*z)` and `x + s*(y/z)` without a temporary for the term."""
+        """`x + s*y`, `x + s*(y*z)` and `x + s*(y/z)` without a temporary for the term; x, y and z vary over elements."""
         start, term = left, right
         if operation == "add" and self._factor(right) is None and self._factor(left) is not None:
             start, term = right, left
@@ -105,54 +175,58 @@ class Printer:
             return None
         scale, inner = factor
         first = self.piece(start)
-        if not first.tensor or (operation == "add" and not first.free and self.piece(term).free):
+        if first.kind is not Kind.ELEM or (operation == "add" and not first.free and self.piece(term).free):
             return None
+        if scale.tensor:
+            sign = ", value=-1.0" if operation == "sub" else ""
+            return self._chain(first, "addcmul", f"{scale.text}, {self.piece(inner).text}{sign}")
         method, minus = operation, "-" if operation == "sub" else ""
         match inner:
             case Apply(operation="mul", arguments=(y, z)):
                 a, b = self.piece(y), self.piece(z)
             case Apply(operation="pow", arguments=(Read() as y, Constant(value=2))):
-                a = b = Piece(self.piece(y).text, tensor=True)
+                a = b = Piece(self.piece(y).text)
             case Apply(operation="div", arguments=(y, z)):
                 a, b = self.piece(y), self.piece(z)
                 if a.tensor and b.tensor:
                     return self._chain(first, "addcdiv", f"{a.text}, {b.text}, value={minus}{scale.atom}")
-                a = b = Piece("", tensor=False)
+                a = b = Piece("", kind=Kind.NUMBER)
             case _:
-                a = b = Piece("", tensor=False)
+                a = b = Piece("", kind=Kind.NUMBER)
         if a.tensor and b.tensor:
             return self._chain(first, "addcmul", f"{a.text}, {b.text}, value={minus}{scale.atom}")
         return self._chain(first, method, f"{self.piece(inner).text}, alpha={scale.text}")
 
     def _factor(self, term: Expression) -> tuple[Piece, Expression] | None:
-        """(scalar, tensor expression) of a product of the two."""
+        """(one number, value per element) of a product of the two."""
         if isinstance(term, Apply) and term.operation == "mul":
             for scale, inner in (term.arguments, term.arguments[::-1]):
-                if not self.piece(scale).tensor and self.piece(inner).tensor:
+                if self.kind(scale) is not Kind.ELEM and self.kind(inner) is Kind.ELEM:
                     return self.piece(scale), inner
         return None
 
     # --- operations -----------------------------------------------------------------------------------------------------------
 
     def _chain(self, start: Piece, method: str, arguments: str) -> Piece:
+        """What a method gives; it is of the kind of `start`."""
         if start.free:
             return Piece(f"{start.atom}.{method}_({arguments})", fresh=start.fresh, root=start.root)
-        return Piece(f"{start.atom}.{method}({arguments})", fresh=True)
+        return Piece(f"{start.atom}.{method}({arguments})", kind=start.kind, fresh=True)
 
     def _arithmetic(self, operation: str, left: Piece, right: Piece) -> Piece:
         if left.free:
             return self._chain(left, operation, right.text)
         if right.free and operation in ("add", "mul"):
             return self._chain(right, operation, left.text)
-        if right.free and left.tensor:
+        if right.free and left.tensor and (left.kind is Kind.ELEM or operation == "div"):
             return self._function(operation, (left, right))
         if right.free:
             inverse = "neg_" if operation == "sub" else "reciprocal_"
-            inverted = Piece(f"{right.atom}.{inverse}()", _ATOM, True, right.fresh, right.root)
+            inverted = Piece(f"{right.atom}.{inverse}()", _ATOM, Kind.ELEM, right.fresh, right.root)
             return self._chain(inverted, "add" if operation == "sub" else "mul", left.text)
         level = _PRECEDENCE[operation]
         joint = _SYMBOL[operation] if level == _PRODUCT else f" {_SYMBOL[operation]} "
-        return Piece(f"{left.within(level)}{joint}{right.within(level + 1)}", level, fresh=True)
+        return Piece(f"{left.within(level)}{joint}{right.within(level + 1)}", level, _widest((left, right)), fresh=True)
 
     def _function(self, function: str, pieces: tuple[Piece, ...]) -> Piece:
         listed = ", ".join(p.text for p in pieces)
@@ -162,7 +236,7 @@ class Printer:
         if function == "atan2" and not all(p.tensor for p in pieces):
             other = next(p for p in pieces if p.tensor)
             listed = ", ".join(p.text if p.tensor else f"torch.full_like({other.text}, {p.text})" for p in pieces)
-        return Piece(f"torch.{function}({listed})", fresh=True)
+        return Piece(f"torch.{function}({listed})", kind=_widest(pieces), fresh=True)
 
     def _bound(self, operation: str, left: Piece, right: Piece) -> Piece:
         if left.tensor and right.tensor:
@@ -173,31 +247,41 @@ class Printer:
     def _sign(self, piece: Piece) -> Piece:
         # torch.sign(NaN) is 0; the language keeps NaN. x/|x| would need a guard at 0, so: sign(x) + (x - x) is wrong at inf;
         # copying NaN back is exact everywhere.
-        return Piece(f"sign({piece.text})", fresh=True)
+        return Piece(f"sign({piece.text})", kind=piece.kind, fresh=True)
 
     def _logic(self, operation: str, pieces: tuple[Piece, ...]) -> Piece:
         if operation == "not":
-            return Piece(f"~{pieces[0].atom}", fresh=True)
+            return Piece(f"~{pieces[0].atom}", kind=pieces[0].kind, fresh=True)
         word = " & " if operation == "and" else " | "
-        return Piece(word.join(p.atom for p in pieces), _LOOSE, fresh=True)
+        return Piece(word.join(p.atom for p in pieces), _LOOSE, _widest(pieces), fresh=True)
 
-    def _where(self, condition: Piece, yes: Piece, no: Piece) -> Piece:
+    def _where(self, sort: Sort, condition: Piece, yes: Piece, no: Piece) -> Piece:
         if not condition.tensor:
-            if yes.tensor != no.tensor:  # both sides must answer to tensor methods
-                yes, no = (p if p.tensor else Piece(f"{self.name('theta')}.new_full((), {p.text})") for p in (yes, no))
-            text = f"({yes.text} if {condition.text} else {no.text})"
-            return Piece(text, tensor=yes.tensor or no.tensor)
+            kind = max(yes.kind, no.kind)  # both sides must answer to tensor methods
+            yes, no = self.widened(yes, kind, sort), self.widened(no, kind, sort)
+            return Piece(f"({yes.text} if {condition.text} else {no.text})", kind=kind)
+        kind = _widest((condition, yes, no))
         if not yes.tensor and not no.tensor:
-            return Piece(f"torch.where({condition.text}, {self.name('theta')}.new_full((), {yes.text}), {no.text})", fresh=True)
-        return Piece(f"torch.where({condition.text}, {yes.text}, {no.text})", fresh=True)
+            yes = replace(self, whole=False).widened(yes, kind, sort)
+        elif kind is Kind.ELEM and Kind.ELEM not in (yes.kind, no.kind):
+            yes, no = self._rounded(yes, sort), self._rounded(no, sort)
+        return Piece(f"torch.where({condition.text}, {yes.text}, {no.text})", kind=kind, fresh=True)
 
     def _numbers(self, operation: str, pieces: tuple[Piece, ...]) -> Piece:
-        """Flags combined; arithmetic on host values never reaches a kernel."""
+        """Flags combined, and arithmetic on the number of elements; other arithmetic on host values never reaches a kernel."""
         if operation == "not":
-            return Piece(f"not {pieces[0].atom}", _LOOSE, tensor=False)
+            return Piece(f"not {pieces[0].atom}", _LOOSE, Kind.NUMBER)
         if operation in LOGIC:
-            return Piece(f" {operation} ".join(p.atom for p in pieces), _LOOSE, tensor=False)
-        if operation in _PRECEDENCE:
+            return Piece(f" {operation} ".join(p.atom for p in pieces), _LOOSE, Kind.NUMBER)
+        if operation == "neg":
+            return Piece(f"-{pieces[0].atom}", _PRODUCT, Kind.NUMBER)
+        if operation in _PRECEDENCE and operation != "div":
             left, right = pieces
-            return Piece(f"{left.atom}{_SYMBOL[operation]}{right.atom}", _PRECEDENCE[operation], tensor=False)
-        return Piece(f"ieee.{operation}({', '.join(p.text for p in pieces)})", tensor=False)
+            joint = "*" if operation == "mul" else f" {_SYMBOL[operation]} "
+            return Piece(f"{left.atom}{joint}{right.atom}", _PRECEDENCE[operation], Kind.NUMBER)
+        function = "abs" if operation == "abs" else f"ieee.{_OF_NUMBERS.get(operation, operation)}"
+        return Piece(f"{function}({', '.join(p.text for p in pieces)})", kind=Kind.NUMBER)
+
+
+def _widest(pieces: tuple[Piece, ...]) -> Kind:
+    return max(p.kind for p in pieces)

@@ -2,34 +2,57 @@
 
 Values are method chains. A chain grows in place (`m.mul_(beta1).add_(g, alpha=one_minus_beta1)`) wherever its start may be
 overwritten: the stream being stored, a fresh temporary, or a local at its only use. `alpha=`, `addcmul` and `addcdiv` save the
-temporaries of scaled terms. The gradient is never overwritten.
+temporaries of scaled terms. The gradient is never overwritten. A name holds a value per element, a number of the tensor (0-dim,
+float64) or a Python number, and is given what its later reads take it for.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from optc.compiler.backends.host import INDENT, line_comment
 from optc.compiler.backends.names import PYTHON, Namer
-from optc.compiler.backends.pytorch.chains import Piece, Printer
-from optc.compiler.ir import expressions, reads, statements
+from optc.compiler.backends.pytorch.chains import Kind, Piece, Printer
+from optc.compiler.backends.pytorch.reductions import FUNCTIONS
+from optc.compiler.ir import expressions, reads, statements, walk
 from optc.compiler.plan import Kernel
-from optc.dsl.program import Branch, Expression, Let, Read, Role, Statement, Store
+from optc.dsl.kinds import Extent, Sort
+from optc.dsl.program import REDUCTIONS, TRUE, Apply, Branch, Expression, Let, Read, Role, Statement, Store
 from optc.dsl.source import Source
 
 
 def emit_kernel(kernel: Kernel, source: Source) -> str:
     """`def {name}_torch(streams, scalars, flags) -> None`."""
-    namer = Namer(PYTHON | {"torch", "Tensor", "ieee"})
-    emitter = _Emitter(namer, source, _read_once(kernel.body))
+    namer = Namer(PYTHON | {"torch", "Tensor", "ieee", "sign"} | FUNCTIONS)
+    reduces = any(isinstance(e, Apply) and e.operation in REDUCTIONS for value in expressions(kernel.body) for e in walk(value))
+    printer = Printer(namer, like=_like(kernel), numbers=_numbers(kernel.body), whole=reduces)
+    emitter = _Emitter(printer, source, _read_once(kernel.body))
     lines = list(emitter.block(kernel.body, kernel.body, INDENT))
     parameters = [f"{namer(s.name)}: Tensor" for s in kernel.streams]
     parameters += [f"{namer(n)}: float" for n in kernel.scalars]
     parameters += [f"{namer(n)}: bool" for n in (*kernel.static_flags, *kernel.host_flags)]
     head = [f"def {kernel.name}_torch(", *(f"{INDENT}{p}," for p in parameters), ") -> None:"]
     return "\n".join([*head, *lines])
+
+
+def _like(kernel: Kernel) -> str:
+    """A stream with one value per element that is always there: θ if it can be."""
+    streams = sorted(kernel.streams, key=lambda s: (s.role is not Role.THETA, s.extent is Extent.TENSOR, s.exists != TRUE))
+    return streams[0].name if streams else "theta"
+
+
+def _numbers(body: tuple[Statement, ...]) -> frozenset[str]:
+    """Locals that every line gives a Python number or bool."""
+    lines = [s for s in statements(body) if isinstance(s, Let) and s.target.role is Role.LOCAL]
+    found = frozenset(s.target.name for s in lines)
+    size = -1
+    while size != len(found):
+        size = len(found)
+        printer = Printer(str, numbers=found)
+        found -= {s.target.name for s in lines if printer.kind(s.value) is not Kind.NUMBER}
+    return found
 
 
 def emit_initial(value: Expression) -> str:
@@ -48,7 +71,7 @@ def _read_once(body: tuple[Statement, ...]) -> frozenset[str]:
 
 @dataclass
 class _Emitter:
-    namer: Namer
+    printer: Printer
     source: Source
     read_once: frozenset[str]
     owned: set[str] = field(default_factory=set)
@@ -62,11 +85,11 @@ class _Emitter:
             comment = line_comment(statement, self.source)
             match statement:
                 case Let():
-                    yield f"{indent}{self.namer(statement.target.name)} = {self._bound(statement, later)}{comment}"
+                    yield f"{indent}{self.printer.name(statement.target.name)} = {self._bound(statement, later)}{comment}"
                 case Store():
                     yield f"{indent}{self._store(statement)}{comment}"
                 case Branch():
-                    condition = Printer(self.namer).piece(statement.condition).text
+                    condition = self.printer.piece(statement.condition).text
                     yield f"{indent}if {_unbracketed(condition)}:{comment}"
                     yield from self.block(statement.then, later, indent + INDENT)
                     if statement.otherwise:
@@ -74,9 +97,15 @@ class _Emitter:
                         yield from self.block(statement.otherwise, later, indent + INDENT)
 
     def _bound(self, statement: Let, later: tuple[Statement, ...]) -> str:
-        piece = self._piece(statement.value, None)
-        if not piece.tensor:
-            return f"torch.full_like({self.namer('theta')}, {piece.text})"
+        piece, sort = self._piece(statement.value, None), statement.value.type.sort
+        kind = self._kind(statement, piece.kind, later)
+        if kind is not piece.kind:
+            if kind is Kind.ELEM and not piece.tensor:
+                dtype = ", dtype=torch.bool" if sort is Sort.BOOL else ""
+                return f"torch.full_like({self.printer.name(self.printer.like)}, {piece.text}{dtype})"
+            if piece.fresh or not piece.tensor:
+                return self.printer.widened(piece, kind, sort).text
+            piece = self.printer.widened(piece, kind, sort)
         if piece.fresh or piece.root is not None:
             self.owned.add(statement.target.name)
             return _unbracketed(piece.text)
@@ -88,14 +117,23 @@ class _Emitter:
             return f"{piece.atom}.clone()"
         return _unbracketed(piece.text)
 
+    def _kind(self, statement: Let, kind: Kind, later: tuple[Statement, ...]) -> Kind:
+        """What the reads of this binding take the name for; `kind` is what it is given."""
+        if statement.target.role is not Role.LOCAL:
+            return Kind.ELEM
+        if kind is Kind.ELEM or statement.target.name in self.printer.numbers:
+            return kind
+        found = {self.printer.kind(r) for r in _reached(statement.target.name, later)[0]}
+        return Kind.ELEM if Kind.ELEM in found or (kind is Kind.NUMBER and not found) else Kind.TENSOR
+
     def _store(self, statement: Store) -> str:
         target = statement.target.name
         piece = self._piece(statement.value, target)
         if piece.root == target:
             return piece.text
         if not piece.tensor:
-            return f"{self.namer(target)}.fill_({_unbracketed(piece.text)})"
-        return f"{self.namer(target)}.copy_({_unbracketed(piece.text)})"
+            return f"{self.printer.name(target)}.fill_({_unbracketed(piece.text)})"
+        return f"{self.printer.name(target)}.copy_({_unbracketed(piece.text)})"
 
     def _piece(self, value: Expression, target: str | None) -> Piece:
         """`target` may be overwritten while the value is computed if it is read once, and not only to be kept."""
@@ -103,7 +141,25 @@ class _Emitter:
         free = {n for n in self.owned if n in self.read_once}
         if target is not None and count[target] == 1 and not isinstance(value, Read):
             free.add(target)
-        return Printer(self.namer, frozenset(free)).piece(value)
+        return replace(self.printer, free=frozenset(free)).piece(value)
+
+
+def _reached(name: str, body: tuple[Statement, ...]) -> tuple[list[Read], bool]:
+    """The reads of a name that see its present value, and whether every path ends with another one."""
+    found: list[Read] = []
+    for statement in body:
+        match statement:
+            case Let(target=target, value=value) | Store(target=target, value=value):
+                found += [r for r in reads(value) if r.symbol.name == name]
+                if target.name == name:
+                    return found, True
+            case Branch(condition=condition, then=then, otherwise=otherwise):
+                sides = _reached(name, then), _reached(name, otherwise)
+                found += [r for r in reads(condition) if r.symbol.name == name]
+                found += sides[0][0] + sides[1][0]
+                if sides[0][1] and sides[1][1]:
+                    return found, True
+    return found, False
 
 
 def _unbracketed(text: str) -> str:
@@ -115,4 +171,3 @@ def _unbracketed(text: str) -> str:
         if depth == 0 and index < len(text) - 1:
             return text
     return text[1:-1]
-

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def spec(name: str) -> Path:
-    return next(SPECS.rglob(f"{name}.opt"))
+    return next(path for path in SPECS.rglob(f"{name}.opt") if path.parent.name != "modifiers")
 
 
 def compilation(name: str) -> Compilation:
@@ -75,4 +75,6 @@ def runnable(kernel: Kernel, source: Source) -> schema.Kernel:
 def bind(
     kernel: Kernel, tensors: Mapping[str, Sequence[Tensor]], gradient_dtype: torch.dtype, source: Source, **variant: bool
 ) -> TritonLauncher:
-    return TRITON.prepare(runnable(kernel, source), Residents(tensors, gradient_dtype, variant))
+    launcher = TRITON.prepare(runnable(kernel, source), Residents(tensors, gradient_dtype, variant))
+    assert isinstance(launcher, TritonLauncher)
+    return launcher

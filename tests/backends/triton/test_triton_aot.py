@@ -27,7 +27,7 @@ MOST_REGISTERS = {"float32": 64, "float64": 80}
 
 def request(kernel: Kernel, precision: Precision, target: str, flags: dict[str, bool], in_memory: bool = False) -> Request:
     of_role = {Role.THETA: precision.theta, Role.STATE: precision.state}
-    dtypes = {name: of_role.get(role, precision.gradient) for name, role, _, _ in streams_in(kernel, flags)}
+    dtypes = {name: of_role.get(role, precision.gradient) for name, role, _, _ in streams_in(kernel.sweeps[0], flags)}
     double = precision.theta == "float64"
     real = "float64" if double else "float32"
     return Request(f"{kernel.name}_triton", target, dtypes, flags, in_memory or double, in_memory, real)
@@ -37,14 +37,14 @@ def planned(kernel: Kernel, precision: Precision, flags: dict[str, bool]) -> tup
     """Bytes read and written per element; float64 kernels learn their host flags from memory, and take either path."""
     if precision.theta == "float64":
         flags = {name: value for name, value in flags.items() if name not in kernel.host_flags}
-    moved = list(streams_in(kernel, flags))
+    moved = list(streams_in(kernel.sweeps[0], flags))
     return sum(precision.size(r) for _, r, read, _ in moved if read), sum(precision.size(r) for _, r, _, w in moved if w)
 
 
 def check(report: AotReport, kernel: Kernel, precision: Precision, flags: dict[str, bool]) -> None:
     check_resources(report, "float64" if precision.theta == "float64" else "float32")
     assert (report.bytes_loaded, report.bytes_stored) == planned(kernel, precision, flags), report
-    sizes = {precision.size(role) for _, role, _, _ in streams_in(kernel, flags)}
+    sizes = {precision.size(role) for _, role, _, _ in streams_in(kernel.sweeps[0], flags)}
     assert min(report.load_widths + report.store_widths) >= min(16, 4 * min(sizes)), report
     assert max(report.load_widths + report.store_widths) == 16, report
     if not report.target.startswith("gfx"):  # masks are registers there: its tail cannot be told from other loops

@@ -1,0 +1,192 @@
+"""Kernels of several passes: a function per pass over elements, a function per stage over tensors, and their order.
+
+The text needs `runtime/reductions.hpp` before it. A pass that reduces is the loop of an elementwise kernel, cut into short
+pieces: in each, the terms of its reductions are written to the stack, then joined in double.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from optc.compiler.backends.native.flow import bound_when, locals_bound, names_in, reads_in
+from optc.compiler.backends.native.lines import Lines, Names
+from optc.compiler.backends.native.loop import Streams, flag_constants, instance_of, scalar_constants, static_flags, template_of
+from optc.compiler.ir import reads
+from optc.compiler.plan import Kernel, Pass
+from optc.dsl.kinds import Extent, Sort
+from optc.dsl.program import TRUE, Role, Statement, Symbol
+from optc.dsl.source import Source
+
+_REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor Pass Stage Share per_tensor LANES TERMS BLOCK
+run_all run_share optc_run_passes share statistics partials tensor first end"""
+REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
+"""What `reductions.hpp` and the text of several passes mean something else by."""
+
+_KINDS = {"sum": "Sum", "mean": "Sum", "largest": "Largest", "smallest": "Smallest"}
+_COUNTS = ("No", "One pass", "Two passes", "Three passes", "Four passes", "Five passes", "Six passes")
+
+
+def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int) -> dict[str, Any]:
+    """What the template is filled with. `taken`: names of the prelude; `most_flags`: host flags with instances of a pass."""
+    count = len(kernel.passes)
+    functions = [n for k in range(count + 1) for n in (f"pass_{k}", f"select_pass_{k}", f"stage_{k}")]
+    emitter = _Emitter(kernel, source, taken | REDUCTION_NAMES | set(functions), most_flags)
+    parts, order = [], []
+    for k in range(count + 1):
+        if kernel.has_stage(k):
+            parts.append(emitter.stage(k))
+            order.append(f"share.run(per_tensor::stage_{k});")
+        if k < count:
+            parts.append(emitter.pass_over_elements(k))
+            order.append(f"share.run({parts[-1]['chosen']});")
+    return {
+        "passes_in_words": _COUNTS[count] if count < len(_COUNTS) else f"{count} passes",
+        "variant": static_flags(kernel, emitter.names()),
+        "parts": parts,
+        "order": [line for at, run in enumerate(order) for line in (["share.wait();", run] if at else [run])],
+    }
+
+
+class _Emitter:
+    """Prints the functions of one kernel. Each has names of its own; flags have the same in all."""
+
+    def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int) -> None:
+        self._kernel = kernel
+        self._source = source
+        self._taken = taken
+        self._most_flags = most_flags
+        bound = [s for p in kernel.passes for s in locals_bound((*p.prepare, *p.body)).items()]
+        self._sorts = {symbol: sort for symbol, sort in bound if symbol.role is Role.STATISTIC}
+        self._row = {s.name: row for row, s in enumerate(kernel.streams)}
+
+    def names(self) -> Names:
+        """Names of a function: flags first."""
+        names = Names(self._taken)
+        for flag in (*self._kernel.static_flags, *self._kernel.host_flags):
+            names.flag(flag)
+        return names
+
+    def pass_over_elements(self, k: int) -> dict[str, Any]:
+        """The function of pass `k`, and how it is chosen for a call's flags."""
+        one, kernel = self._kernel.passes[k], self._kernel
+        names = self.names()
+        lines = Lines(names, self._source)
+        used = _used(one.body)
+        scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
+        needs = [n for n in kernel.statistics if n in one.needs]
+        flags = [f for f in kernel.host_flags if Symbol(Role.FLAG, f) in used]
+        constants = flag_constants(kernel, names, flags[self._most_flags :])
+        constants += scalar_constants(kernel, names, scalars)
+        constants += [self._statistic(names, lines, name, "math_t") for name in needs]
+        if any(s.role is Role.GRADIENT for s in one.streams):
+            constants.append("const math_t gradient_factor = math_t(factor);")
+        streams = Streams(names, lines, {self._row[s.name]: s for s in one.streams}, one.body)
+        templated = flags[: self._most_flags]
+        return {
+            "elements": True,
+            "index": k,
+            "template": template_of(names, templated),
+            "constants": constants,
+            "pointers": streams.pointers(),
+            "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
+            **self._measured(one, names, lines),
+            "selection": instance_of(kernel, f"pass_{k}", "Pass", templated) if templated else [],
+            "chosen": f"select_pass_{k}(share.flags)" if templated else f"pass_{k}",
+        }
+
+    def _measured(self, one: Pass, names: Names, lines: Lines) -> dict[str, list[str]]:
+        """Accumulators, the terms of a piece, how they are joined, and what the chunk leaves."""
+        found: dict[str, list[str]] = {"accumulators": [], "terms": [], "joins": [], "partials": []}
+        for at, (name, operation) in enumerate(one.measures):
+            symbol = Symbol(Role.STATISTIC, name)
+            variable, terms = names(symbol), names.beside(name, "terms")
+            found["accumulators"].append(f"{_KINDS[operation]} {variable};")
+            found["terms"].append(f"math_t {terms}[TERMS];")
+            when = bound_when(one.body, symbol)
+            guard = "" if when in (TRUE, None) else f"if ({lines.expression(when)}) "
+            found["joins"].append(f"{guard}{variable}.add({terms}, end - first);")
+            found["partials"].append(f"partials[{at}] = {variable}.total();")
+        return found
+
+    def stage(self, k: int) -> dict[str, Any]:
+        """The function that runs per tensor before pass `k`."""
+        kernel = self._kernel
+        body = kernel.passes[k].prepare if k < len(kernel.passes) else kernel.finish
+        before = kernel.passes[k - 1] if k else None
+        names = self.names()
+        lines = Lines(names, self._source, "double")
+        used = _used(body)
+        scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
+        bound = {symbol.name for symbol in locals_bound(body) if symbol.role is Role.STATISTIC}
+        measured = [name for name, _ in before.measures] if before else []
+        wanted = _statistics(used) - bound
+        kept = [n for n in kernel.statistics if n in self._wanted_from(k) and (n in bound or n in measured)]
+        numbers = {row: s for row, s in enumerate(kernel.streams) if s.extent is Extent.TENSOR and s.name in names_in(body)}
+        streams = Streams(names, lines, numbers, body)
+        combined, tested = self._combined(before, names, lines, wanted.union(kept)) if before else ([], set())
+        flags = [f for f in kernel.host_flags if Symbol(Role.FLAG, f) in used | tested]
+        constants = flag_constants(kernel, names, flags) + scalar_constants(kernel, names, scalars, "double")
+        if Symbol(Role.SHAPE, "numel") in used:
+            constants.append(f"const double {names(Symbol(Role.SHAPE, 'numel'))} = tensor.numel;")
+        constants += [self._statistic(names, lines, n, "double") for n in kernel.statistics if n in wanted.difference(measured)]
+        constants += combined
+        writes = [f"statistics[{kernel.statistics.index(n)}] = {names(Symbol(Role.STATISTIC, n))};" for n in kept]
+        return {
+            "elements": False,
+            "index": k,
+            "when": f"Before pass {k}" if k < len(kernel.passes) else "After the last pass",
+            "lines": _paragraphs(
+                [*constants, *streams.pointers(), *streams.loads()],
+                lines.block(body, frozenset(kept)),
+                [*streams.stores(), *writes],
+            ),
+        }
+
+    def _wanted_from(self, k: int) -> set[str]:
+        """The statistics that are read after stage `k`."""
+        later = self._kernel.passes[k:]
+        found = {name for one in later for name in one.needs}
+        for body in (*(one.prepare for one in later[1:]), *((self._kernel.finish,) if later else ())):
+            found |= _statistics(_used(body))
+        return found
+
+    def _combined(self, before: Pass, names: Names, lines: Lines, wanted: set[str]) -> tuple[list[str], set[Symbol]]:
+        """What all chunks left of the pass before, and the flags that this asks for."""
+        found: list[str] = []
+        tested: set[Symbol] = set()
+        for at, (name, operation) in enumerate(before.measures):
+            symbol = Symbol(Role.STATISTIC, name)
+            value = f"tensor.{operation}({at})"
+            when = bound_when(before.body, symbol)
+            if operation == "mean" and when is not None and when != TRUE:  # where it was not measured, it is of no elements
+                value = f"{lines.expression(when, 11)} ? {value} : not_a_number"
+                tested |= {read.symbol for read in reads(when)}
+            if name in wanted:
+                found.append(f"const double {names(symbol)} = {value};")
+        return found, tested
+
+    def _statistic(self, names: Names, lines: Lines, name: str, real: str) -> str:
+        """A number that an earlier stage left."""
+        symbol = Symbol(Role.STATISTIC, name)
+        value = f"statistics[{self._kernel.statistics.index(name)}]"
+        sort = self._sorts[symbol]
+        if sort is Sort.BOOL:
+            return f"const bool {names(symbol)} = {value} != 0;"
+        return f"const {real} {names(symbol)} = {value if real == 'double' else f'{real}({value})'};"
+
+
+def _paragraphs(*parts: list[str]) -> list[str]:
+    """Lines of several parts, set off by empty ones."""
+    lines: list[str] = []
+    for part in parts:
+        lines += ["", *part] if lines and part else part
+    return lines
+
+
+def _statistics(symbols: set[Symbol]) -> set[str]:
+    return {symbol.name for symbol in symbols if symbol.role is Role.STATISTIC}
+
+
+def _used(body: Iterable[Statement]) -> set[Symbol]:
+    return {read.symbol for read in reads_in(tuple(body))}

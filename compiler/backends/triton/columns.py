@@ -1,0 +1,37 @@
+"""The tables of a kernel: where a pass or a stage finds the pointers of its streams, and what a column of statistics holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optc.compiler.ir import statements
+from optc.compiler.plan import Kernel
+from optc.dsl.kinds import Extent, Sort
+from optc.dsl.program import Let, Role, Symbol
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumns:
+    """Streams by column, in the order that `optc.runtime.triton_launch` fills them in.
+
+    The table of residents ends with a tensor's length, the one of what varies with whether all addresses are aligned.
+    """
+
+    resident: tuple[str, ...]
+    varying: tuple[str, ...]
+
+    @staticmethod
+    def of(kernel: Kernel) -> TableColumns:
+        """θ and states, then numbers; the gradient and inputs."""
+        stays = [s for s in kernel.streams if s.role in (Role.THETA, Role.STATE)]
+        numbers = [s.name for s in stays if s.extent is Extent.TENSOR]
+        resident = (*(s.name for s in stays if s.name not in numbers), *numbers)
+        return TableColumns(resident, tuple(s.name for s in kernel.streams if s.role not in (Role.THETA, Role.STATE)))
+
+
+def sort_of(statistic: str, kernel: Kernel) -> Sort:
+    """Whether a statistic is a number or a condition, which the table keeps as 1 or 0."""
+    symbol = Symbol(Role.STATISTIC, statistic)
+    bodies = [body for one in kernel.passes for body in (one.prepare, one.body)]
+    lines = (s for body in (*bodies, kernel.finish) for s in statements(body))
+    return next((s.value.type.sort for s in lines if isinstance(s, Let) and s.target == symbol), Sort.REAL)

@@ -1,0 +1,227 @@
+"""Text to text: a file with a composition to the spec of the optimizer that comes out, written out.
+
+Every later stage reads the text that comes out: its lines are what diagnostics, generated files and their digests speak of, and
+behind a line that a modifier has added stands the modifier's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from optc.compiler.compose.arguments import Parts, configured, with_arguments
+from optc.compiler.compose.library import Library, library_of, parts_of, shipped_modifiers, shipped_parts
+from optc.compiler.compose.modifier import mistakes_of
+from optc.compiler.compose.stages import Applied, Composed, Report, compose
+from optc.compiler.compose.tree import called
+from optc.dsl import nodes
+from optc.dsl.check import check
+from optc.dsl.errors import Diagnostic, OptcError, SpecError
+from optc.dsl.parse import parse, parse_file
+from optc.dsl.scope import nearest
+from optc.dsl.show import show
+from optc.dsl.source import Source, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """A spec that is written out, and its text: the file's own, or what its composition comes to.
+
+    `file` is the name of the file that was read, empty where the composition stands in none. `derived` is the composition and
+    `library` where its names are found; None where the spec was written out already.
+    """
+
+    spec: nodes.Spec
+    source: Source
+    file: str
+    derived: nodes.Derived | None = None
+    library: Library | None = None
+
+
+def expand(source: Source) -> Expanded:
+    """The optimizer of a file, written out. Raises SpecError for what cannot be read or combined."""
+    file = parse_file(source)
+    if isinstance(file, nodes.Spec):
+        return Expanded(file, source, source.name)
+    for modifier in file.modifiers:
+        check_modifier(modifier, source)
+    if file.optimizer is None:
+        names = " + ".join(modifier.name for modifier in file.modifiers)
+        hint = f"write `optimizer NAME = AdamW + {names}`, or give it to a command with `--with`"
+        head = Span(file.modifiers[0].span.start, file.modifiers[0].span.start + len("modifier"))
+        raise SpecError(source, [Diagnostic("no-optimizer", "the file holds no optimizer, only modifiers", head, hint)])
+    return expand_derived(file.optimizer, source, library_of(source, file))
+
+
+def expand_derived(derived: nodes.Derived, source: Source, library: Library) -> Expanded:
+    """A composition, written out. Raises SpecError for what cannot be combined, and for mistakes in the parts."""
+    parts = _gather(derived, source, library, ())
+    composed = compose(parts.base, parts.modifiers, source, parts.defines)
+    defines = _called_by(parts.defines, composed.optimizer)
+    optimizer = _documented(composed.optimizer, derived, [applied.term.name for applied in parts.modifiers])
+    return _written_out(replace(composed, optimizer=optimizer), defines, source.name, derived, library)
+
+
+def with_modifiers(source: Source, modifiers: Sequence[str]) -> Expanded:
+    """The optimizer of a spec with modifiers as a composition would write them (`cautious`, `lookahead(k = 6)`), in any order.
+
+    Its name is theirs before the optimizer's: CautiousLookaheadAdamW. Raises SpecError for what cannot be combined.
+    """
+    found = parts_of(source)
+    name = next((name for name, part in found.items() if not isinstance(part.node, nodes.Modifier)), None)
+    if name is None:
+        raise OptcError(f"{source.name}: holds no optimizer that modifiers could change, only modifiers")
+    terms = [term for text in modifiers for term in split_terms(text)]
+    head = "".join(_camel(re.split(r"\W", term, maxsplit=1)[0]) for term in terms)
+    text = " + ".join((f"optimizer {head}{name} = {name}", *terms)) + "\n"
+    derived_source = Source("<with>", text)
+    file = parse_file(derived_source)
+    if not isinstance(file.optimizer, nodes.Derived):
+        raise OptcError(f"{' '.join(modifiers)!r}: is no list of modifiers, such as `cautious,lookahead(k = 6)`")
+    around = library_of(source, parse_file(source))
+    return expand_derived(file.optimizer, derived_source, around)
+
+
+def split_terms(text: str) -> list[str]:
+    """The modifiers in a list with commas or `+` between them, those inside brackets left alone."""
+    terms, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character in ",+" and depth == 0:
+            terms.append("")
+        else:
+            terms[-1] += character
+    return [term.strip() for term in terms if term.strip()]
+
+
+def _camel(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def check_modifier(modifier: nodes.Modifier, source: Source) -> None:
+    """Raises SpecError where the form of a modifier is wrong, whatever it is added to."""
+    diagnostics = mistakes_of(modifier)
+    if diagnostics:
+        raise SpecError(source, diagnostics)
+
+
+# --- parts --------------------------------------------------------------------------------------------------------------------
+
+
+def _gather(derived: nodes.Derived, source: Source, library: Library, path: tuple[str, ...]) -> Parts:
+    """The innermost base of a composition, with all that it, and what it stands on, adds."""
+    diagnostics: list[Diagnostic] = []
+
+    def report(code: str, message: str, span: Span, hint: str) -> None:
+        diagnostics.append(Diagnostic(code, message, span, hint))
+
+    found = None if derived.base.name in (derived.name, *path) else library.find(derived.base.name)
+    added = list(_modifiers(derived.modifiers, library, report))
+    if derived.base.name in (derived.name, *path):
+        hint = "a composition starts with an optimizer that is written out, or with another composition"
+        report("circular", f"`{derived.base.name}` is composed of itself", _head(derived.base), hint)
+    elif found is None:
+        _unknown(derived.base, "optimizer", library, report)
+    elif isinstance(found.node, nodes.Modifier):
+        hint = f"write `AdamW + {derived.base.name}`: a modifier has no modifiers of its own"
+        report("modifier-as-base", f"`{derived.base.name}` is a modifier, not an optimizer", _head(derived.base), hint)
+    if diagnostics or found is None or isinstance(found.node, nodes.Modifier):
+        raise SpecError(source, diagnostics)
+    if isinstance(found.node, nodes.Derived):
+        around = library_of(found.source, parse_file(found.source)) if found.source is not source else library
+        parts = _gather(found.node, found.source, around, (*path, derived.name))
+        parts = replace(parts, modifiers=tuple(_at(applied, derived.base) for applied in parts.modifiers))
+    else:
+        check(nodes.Spec(found.node, found.defines), found.source)
+        parts = Parts(found.node, found.defines)
+    parts = configured(parts, derived.base, report)
+    if diagnostics:
+        raise SpecError(source, diagnostics)
+    return replace(parts, modifiers=(*parts.modifiers, *added))
+
+
+def _at(applied: Applied, base: nodes.Term) -> Applied:
+    """A modifier of the base, whose place in this text is the base's."""
+    return replace(applied, term=replace(applied.term, span=base.span))
+
+
+def _modifiers(terms: Iterable[nodes.Term], library: Library, report: Report) -> Iterator[Applied]:
+    for term in terms:
+        found = library.find(term.name)
+        if found is None:
+            _unknown(term, "modifier", library, report)
+        elif not isinstance(found.node, nodes.Modifier):
+            hint = "the optimizer stands first, and modifiers behind it"
+            report("optimizer-as-modifier", f"`{term.name}` is an optimizer, not a modifier", _head(term), hint)
+        else:
+            check_modifier(found.node, found.source)
+            yield Applied(term, with_arguments(_self_contained(found.node, found.defines), term, report))
+
+
+def _self_contained(modifier: nodes.Modifier, beside: tuple[nodes.Define, ...]) -> nodes.Modifier:
+    """The modifier with the functions beside it in its file that it calls."""
+    own = {define.name for define in modifier.defines}
+    taken = _called_by(tuple(define for define in beside if define.name not in own), modifier)
+    return replace(modifier, defines=(*taken, *modifier.defines)) if taken else modifier
+
+
+def _called_by(defines: tuple[nodes.Define, ...], part: nodes.Optimizer | nodes.Modifier) -> tuple[nodes.Define, ...]:
+    """The functions that a part calls, directly or through others."""
+    known = {define.name: define for define in defines}
+    wanted: set[str] = set()
+    pending = called(part)
+    while pending:
+        name = pending.pop()
+        if name in known and name not in wanted:
+            wanted.add(name)
+            pending |= called(known[name])
+    return tuple(define for define in defines if define.name in wanted)
+
+
+def _head(term: nodes.Term) -> Span:
+    return Span(term.span.start, term.span.start + len(term.name))
+
+
+def _unknown(term: nodes.Term, what: str, library: Library, report: Report) -> None:
+    near = nearest(term.name, library.names())
+    others = shipped_modifiers() if what == "modifier" else [n for n in shipped_parts() if n not in shipped_modifiers()]
+    hint = f"did you mean `{near}`?" if near else "known are " + ", ".join(others)
+    report(f"unknown-{what}", f"there is no {what} `{term.name}`", _head(term), hint)
+
+
+# --- the result ---------------------------------------------------------------------------------------------------------------
+
+
+def _documented(optimizer: nodes.Optimizer, derived: nodes.Derived, modifiers: list[str]) -> nodes.Optimizer:
+    """With the name and the texts of the composition."""
+    text = optimizer.text
+    if text is not None and modifiers:
+        listed = f"{', '.join(modifiers[:-1])} and {modifiers[-1]}" if len(modifiers) > 1 else modifiers[0]
+        text = f"{text.removesuffix('.')}; with {listed}."
+    cites = (*derived.cites, *(cite for cite in optimizer.cites if cite not in derived.cites))
+    notes = (*derived.notes, *optimizer.notes)
+    return replace(optimizer, name=derived.name, text=derived.text or text, cites=cites, notes=notes)
+
+
+def _written_out(
+    composed: Composed, defines: tuple[nodes.Define, ...], file: str, derived: nodes.Derived, library: Library
+) -> Expanded:
+    """The composed spec as a text of its own, with every node's place in it."""
+    name = f"<composed {derived.name}>"
+    spec = nodes.Spec(composed.optimizer, defines)
+    plain = parse(Source(name, show(spec, mathematical=True)))
+    comments = tuple(_comments(composed.optimizer.step, plain.optimizer.step, composed.origins))
+    source = Source(name, show(replace(plain, comments=comments), mathematical=True))
+    return Expanded(parse(source), source, file, derived, library)
+
+
+def _comments(
+    lines: Sequence[nodes.Statement], shown: Sequence[nodes.Statement], origins: Mapping[int, str]
+) -> Iterator[nodes.Comment]:
+    """Behind each line that a modifier has added or changed: its name."""
+    for line, place in zip(lines, shown, strict=True):
+        if id(line) in origins:
+            yield nodes.Comment(origins[id(line)], False, span=Span(place.span.start, place.span.start))
+        for body in ("then", "otherwise", "body"):
+            yield from _comments(getattr(line, body, ()), getattr(place, body, ()), origins)

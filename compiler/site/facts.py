@@ -1,0 +1,238 @@
+"""What a page tells of a spec, as values: taken from the nodes, the checked program and the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from optc.compiler.plan import Plan, ProcedurePlan
+from optc.compiler.show_program import show_expression
+from optc.compiler.site.equations import formula, symbol
+from optc.compiler.traffic import PRECISIONS, Precision, default_variant, state_bytes, streams_in, traffic, variants
+from optc.dsl import nodes
+from optc.dsl.kinds import Extent
+from optc.dsl.names import pretty
+from optc.dsl.program import Bounds, Hyper, HyperKind, Program, Scalar
+from optc.dsl.show import show_expression as show_node
+
+_MOST_OPTIONS = 12
+_MEASURES = {"sum": "sums", "mean": "means", "largest": "maxima", "smallest": "minima"}
+
+
+@dataclass(frozen=True, slots=True)
+class HyperRow:
+    """One argument of the constructor."""
+
+    key: str
+    symbols: tuple[Markup, ...]
+    default: str
+    allowed: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """What is kept for a parameter; `bytes` are of float32, per element of the parameter, None for one number per tensor."""
+
+    key: str
+    symbol: Markup
+    start: Markup
+    where: Markup | None
+    bytes: int | None
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassRow:
+    """One pass over memory of the default variant."""
+
+    procedure: str
+    number: int
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    measures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """Bytes and operations per element of θ of one procedure, for one precision, default hypers."""
+
+    procedure: str
+    precision: Precision
+    passes: int
+    read: int
+    written: int
+    operations: int
+    state: int
+
+    @property
+    def moved(self) -> int:
+        return self.read + self.written
+
+
+@dataclass(frozen=True, slots=True)
+class OptionRow:
+    """What a step costs more or less where one static condition is not as the defaults have it (float32)."""
+
+    condition: str
+    default: bool
+    moved: int
+    state: int
+    operations: int
+    passes: int
+
+
+def hyper_rows(program: Program) -> tuple[HyperRow, ...]:
+    """The hypers in the order of the constructor."""
+    rows: list[HyperRow] = []
+    for hyper in program.hypers:
+        shown = hyper.is_tuple or hyper.names != (hyper.key,) or pretty(hyper.key) != hyper.key
+        values = [scalar_text(v) for v in hyper.defaults]
+        default = f"({', '.join(values)})" if hyper.is_tuple else values[0]
+        symbols = tuple(symbol(name) for name in hyper.names) if shown else ()
+        rows.append(HyperRow(hyper.key, symbols, default, allowed(hyper), hyper.text or ""))
+    return tuple(rows)
+
+
+def modifier_hyper_rows(modifier: nodes.Modifier) -> tuple[HyperRow, ...]:
+    """The hypers of a modifier by the names that they have in an optimizer: its own before theirs, where they have no other."""
+    rows: list[HyperRow] = []
+    for hyper in modifier.hypers:
+        elements: tuple[nodes.Element, ...] = ()
+        if isinstance(hyper.default, tuple):
+            elements = hyper.default
+            default = f"({', '.join(show_node(e.default) for e in elements)})"
+        else:
+            default = show_node(hyper.default)
+        names = tuple(e.name for e in elements) or (hyper.name,)
+        key = hyper.outside or f"{modifier.name}_{hyper.name}"
+        symbols = () if names == (key,) else tuple(symbol(name) for name in names)
+        rows.append(HyperRow(key, symbols, default, _domain(hyper), hyper.text or ""))
+    return tuple(rows)
+
+
+def scalar_text(value: Scalar) -> str:
+    """A default as Python writes it."""
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short.replace("e-0", "e-").replace("e+0", "e") if float(short) == value else repr(value)
+    return repr(value) if isinstance(value, str | bool | None) else str(value)
+
+
+def allowed(hyper: Hyper) -> str:
+    """The range or choices of a hyper."""
+    if hyper.choices:
+        text = ", ".join(f'"{c}"' for c in hyper.choices)
+    elif hyper.kind is HyperKind.FLAG:
+        text = "True, False"
+    else:
+        whole = "whole, " if hyper.kind is HyperKind.INTEGER else ""
+        text = f"{whole}{_bounds(hyper.bounds)}" if hyper.bounds else whole.removesuffix(", ") or "any number"
+    return f"{text} or None" if hyper.optional else text
+
+
+def _bounds(bounds: Bounds) -> str:
+    low = f"{'[' if bounds.low_closed else '('}{bounds.low:g}"
+    return f"{low}, {bounds.high:g}{']' if bounds.high_closed else ')'}".replace("inf", "∞")
+
+
+def _domain(hyper: nodes.Hyper) -> str:
+    match hyper.domain:
+        case nodes.Choice(values=values):
+            return ", ".join(f'"{v}"' for v in values)
+        case nodes.Interval() as i:
+            low, high = (show_node(e, mathematical=True) for e in (i.low, i.high))
+            inside = f"{'[' if i.low_closed else '('}{low}, {high}{']' if i.high_closed else ')'}"
+            return f"whole, {inside}" if i.integer else inside
+    return "True, False" if isinstance(hyper.default, nodes.Boolean) else "any number"
+
+
+def state_rows(items: Sequence[nodes.StateItem], program: Program | None, prefix: str = "") -> tuple[StateRow, ...]:
+    """The states in the order of the spec. A modifier has no program; `prefix` stands before its names outside."""
+    rows: list[StateRow] = []
+    for state, where in _states(items, None):
+        known = next((s for s in program.states if s.name == state.name), None) if program else None
+        host = known is not None and known.host
+        per_tensor = state.extent == "tensor" if known is None else known.extent is Extent.TENSOR
+        place = "one number per tensor" + (", on the host" if host else "") if per_tensor else "one number per element"
+        rows.append(
+            StateRow(
+                state.outside or prefix + state.name,
+                symbol(state.name),
+                formula(state.initial),
+                formula(where) if where is not None else None,
+                None if per_tensor else 4,
+                place,
+            )
+        )
+    return tuple(rows)
+
+
+def _states(
+    items: Sequence[nodes.StateItem], where: nodes.Expression | None
+) -> Iterator[tuple[nodes.State, nodes.Expression | None]]:
+    for item in items:
+        if isinstance(item, nodes.State):
+            yield item, where
+        else:
+            yield from _states(item.then, _and(where, item.condition))
+            yield from _states(item.otherwise, _and(where, nodes.Unary("not", item.condition)))
+
+
+def _and(first: nodes.Expression | None, second: nodes.Expression) -> nodes.Expression:
+    return second if first is None else nodes.Binary("and", first, second)
+
+
+def pass_rows(plan: Plan) -> tuple[PassRow, ...]:
+    """The passes of all procedures, as the defaults have them."""
+    return tuple(row for procedure in plan.procedures for row in _passes(procedure, default_variant(plan)))
+
+
+def _passes(procedure: ProcedurePlan, variant: dict[str, bool]) -> Iterator[PassRow]:
+    number = 0
+    for sweep in (sweep for kernel in procedure.kernels for sweep in kernel.sweeps):
+        moved = list(streams_in(sweep, variant))
+        if moved:
+            number += 1
+            reads = tuple(pretty(name) for name, _, read, _ in moved if read)
+            writes = tuple(pretty(name) for name, _, _, written in moved if written)
+            measures = tuple(_MEASURES[how] for _, how in sweep.measures)
+            yield PassRow(procedure.name, number, reads, writes, tuple(dict.fromkeys(measures)))
+
+
+def cost_rows(plan: Plan) -> tuple[CostRow, ...]:
+    """The default variant, all procedures and precisions; `step` in float32 first."""
+    variant = default_variant(plan)
+    rows: list[CostRow] = []
+    for procedure in plan.procedures:
+        for precision in PRECISIONS:
+            cost = traffic(procedure, variant, precision)
+            kept = state_bytes(plan, variant, precision)
+            rows.append(
+                CostRow(procedure.name, precision, cost.passes, cost.bytes_read, cost.bytes_written, cost.operations, kept)
+            )
+    return tuple(rows)
+
+
+def option_rows(plan: Plan) -> tuple[OptionRow, ...]:
+    """What each static flag, turned alone, changes in a step's cost; flags that change nothing are left out."""
+    default = default_variant(plan)
+    before = _measure(plan, default)
+    rows: list[OptionRow] = []
+    known = list(variants(plan)) if len(plan.flags) <= _MOST_OPTIONS else []
+    for flag in plan.flags:
+        turned = {**default, flag.name: not default[flag.name]}
+        if turned not in known:
+            continue
+        after = _measure(plan, turned)
+        if after != before:
+            change = [new - old for new, old in zip(after, before, strict=True)]
+            rows.append(OptionRow(show_expression(flag.condition), default[flag.name], *change))
+    return tuple(rows)
+
+
+def _measure(plan: Plan, variant: dict[str, bool]) -> tuple[int, int, int, int]:
+    cost = traffic(plan.procedures[0], variant, PRECISIONS[0])
+    return cost.total, state_bytes(plan, variant, PRECISIONS[0]), cost.operations, cost.passes

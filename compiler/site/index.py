@@ -1,0 +1,49 @@
+"""The rows of the index, and what they are found by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from optc.compiler.site.gather import Modifier, Optimizer
+from optc.compiler.site.references import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class ModifierLine:
+    """A modifier in the index. `added` are bytes of state, bytes moved and passes in float32; None without an example."""
+
+    slug: str
+    name: str
+    text: str
+    stage_names: tuple[str, ...]
+    references: tuple[Reference, ...]
+    year: int | None
+    added: tuple[int | None, int | None, int | None]
+
+
+def in_order(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """By name, as the index lists them first."""
+    return sorted(optimizers, key=lambda o: o.name.lower())
+
+
+def lines_of(modifiers: Iterable[Modifier]) -> list[ModifierLine]:
+    """The modifiers as the index lists them."""
+    return [
+        ModifierLine(m.slug, m.name, m.text, m.stage_names, m.references, m.year, _added(m))
+        for m in sorted(modifiers, key=lambda m: m.name)
+    ]
+
+
+def search_text(part: Optimizer | ModifierLine) -> str:
+    """What a row is found by, in lower case: names, text, family or stages, references, year."""
+    kind = (part.family_title, *part.parts) if isinstance(part, Optimizer) else ("modifier", *part.stage_names)
+    words = [part.name, part.slug, part.text, *kind, *(r.text for r in part.references), str(part.year or "")]
+    return " ".join(words).lower()
+
+
+def _added(modifier: Modifier) -> tuple[int | None, int | None, int | None]:
+    if modifier.example is None:
+        return None, None, None
+    new, old = modifier.example.cost, modifier.example.without
+    return new.state - old.state, new.moved - old.moved, new.passes - old.passes

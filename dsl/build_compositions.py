@@ -1,0 +1,115 @@
+"""Nodes of the rules for modifiers and compositions, from the parts that the rules inside have made."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from optc.dsl import nodes
+from optc.dsl.names import pretty
+from optc.dsl.rules import Clause, Rules
+from optc.dsl.source import Span
+
+POINTS: dict[nodes.Stage, tuple[str, ...]] = {
+    "clip": ("g",),
+    "project": ("g",),
+    "couple": ("g",),
+    "mix": ("m_hat",),
+    "mask": ("m_hat", "u"),
+    "trust": ("u",),
+    "decay": ("theta",),
+    "constrain": ("theta",),
+    "average": ("theta",),
+}
+"""The stages in the order of their effects, and the points that each may act on."""
+
+
+class CompositionRules(Rules):
+    """One method per rule, `on_RULE(parts, span)`."""
+
+    def on_modifier(self, parts: list[Any], span: Span) -> nodes.Modifier:
+        name, parameters = parts[0].value
+        kinds = self.members(parts[1:], "modifier")
+        section = [item for items in kinds.get("hyper", []) for item in items]
+        if parameters and any(isinstance(item, nodes.Hyper) for item in section):
+            hint = "put all of them in brackets behind the name, or all under `hyper:`"
+            self.report("duplicate-section", "hypers both in brackets and in a section", parts[0].span, hint)
+        hooks = [*kinds.get("Hook", []), *kinds.get("Rewrite", [])]
+        if not hooks and not self.diagnostics:
+            hint = "add a stage: `mask m_hat: …`, `decay theta: …`, `rewrite (a, b): a/b -> …`"
+            self.report("no-hook", f"the modifier `{name}` changes nothing", parts[0].span, hint)
+        return nodes.Modifier(
+            name=name,
+            text=next(iter(kinds.get("doc", [])), None),
+            cites=tuple(kinds.get("cite", [])),
+            notes=tuple(kinds.get("note", [])),
+            hypers=(*parameters, *(item for item in section if isinstance(item, nodes.Hyper))),
+            requires=tuple(item for item in section if isinstance(item, nodes.Require)),
+            states=tuple(item for items in kinds.get("state", []) for item in items),
+            defines=tuple(kinds.get("Define", [])),
+            hooks=tuple(sorted(hooks, key=lambda hook: hook.span.start)),
+            span=span,
+        )
+
+    def on_modifier_head(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("modifier", span)
+        return Clause("head", (parts[0].id, tuple(parts[1:])), span)
+
+    def on_hook_head(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("hook", span)
+        return Clause("hook_head", parts, span)
+
+    def on_else_point(self, parts: list[Any], span: Span) -> Clause:
+        return Clause("else", parts[1], span)
+
+    def on_hook(self, parts: list[Any], span: Span) -> nodes.Hook:
+        token, point, *clauses = parts[0].value
+        stage = cast(nodes.Stage, str(token))
+        otherwise: nodes.Name | None = next((clause.value for clause in clauses if clause.kind == "else"), None)
+        alias: str | None = next((clause.value for clause in clauses if clause.kind == "as"), None)
+        allowed = POINTS[stage]
+        for name in (point, otherwise):
+            if name is not None and name.id not in allowed:
+                known = " and ".join(f"`{p}`" for p in allowed)
+                message = f"the stage `{stage}` does not act on `{name.id}`"
+                self.report("wrong-point", message, name.span, f"it acts on {known} ({', '.join(map(pretty, allowed))})")
+        return nodes.Hook(stage, point.id, None if otherwise is None else otherwise.id, alias, parts[1], span=span)
+
+    def on_rewrite_head(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("rewrite", span)
+        return Clause("rewrite_head", tuple(part.id for part in parts), span)
+
+    def on_rewrite(self, parts: list[Any], span: Span) -> nodes.Rewrite:
+        return nodes.Rewrite(parts[0].value, parts[1], parts[2], span=span)
+
+    # --- compositions ---------------------------------------------------------------------------------------------------------
+
+    def on_derived_head(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("derived", span)
+        terms = [part for part in parts[1:] if isinstance(part, nodes.Term)]
+        return Clause("head", (parts[0].id, terms), span)
+
+    def on_derived(self, parts: list[Any], span: Span) -> nodes.Derived:
+        name, (base, *modifiers) = parts[0].value
+        kinds = self.members(parts[1:], "optimizer")
+        return nodes.Derived(
+            name=name,
+            base=base,
+            modifiers=tuple(modifiers),
+            text=next(iter(kinds.get("doc", [])), None),
+            cites=tuple(kinds.get("cite", [])),
+            notes=tuple(kinds.get("note", [])),
+            span=span,
+        )
+
+    def on_base(self, parts: list[Any], span: Span) -> nodes.Term:
+        arguments = tuple(part for part in parts[1:] if isinstance(part, nodes.Argument))
+        without = tuple(part for part in parts[1:] if isinstance(part, nodes.Name))
+        return nodes.Term(parts[0].id, arguments, without, span=span)
+
+    on_term = on_base
+
+    def on_argument(self, parts: list[Any], span: Span) -> nodes.Argument:
+        value = parts[-1]
+        for single in value if isinstance(value, tuple) else (value,):
+            self.constant(single, "an argument", texts=True)
+        return nodes.Argument(parts[0].id if len(parts) > 1 else None, value, span=span)

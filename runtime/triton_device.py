@@ -1,0 +1,76 @@
+"""What launches must know of a device and of dtypes: whether Triton runs there, and the shape of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from optc.runtime.backend import BackendUnavailable
+from optc.runtime.schema import Stream
+from optc.runtime.triton_kernel import LazyKernel
+from optc.runtime.triton_tables import ALIGNMENT
+
+WARPS = 4
+_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Compile-time constants that follow from dtypes: elements per 16-byte access, per block, per masked block."""
+
+    lanes: int
+    block: int
+    tail: int
+
+
+def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32) -> Geometry:
+    """The shape of a block for streams of these dtypes: one access per thread and stream, which keeps registers below 64.
+
+    One dtype: 16-byte accesses. Mixed: four elements per access in every stream, so that no layout is converted through shared
+    memory.
+    """
+    itemsizes = {dtype.itemsize for dtype in dtypes}
+    threads = WARPS * warp_size
+    lanes = ALIGNMENT // itemsizes.pop() if len(itemsizes) == 1 else 4
+    return Geometry(lanes, threads * lanes, threads)
+
+
+def triton_dtype(dtype: torch.dtype) -> Any:
+    """A dtype as Triton calls it."""
+    import triton.language as tl
+
+    return getattr(tl, _NAMES[dtype])
+
+
+def stream_dtypes(streams: Sequence[Stream], dtypes: Mapping[str, torch.dtype]) -> list[Any]:
+    """The dtypes of a launch, as the kernel's compile-time parameters want them; absent streams as if float32."""
+    return [triton_dtype(dtypes.get(s.name, torch.float32)) for s in streams]
+
+
+def require_triton(function: Any, device: torch.device) -> LazyKernel:
+    """The kernel, after making sure that it can run on the device."""
+    if not isinstance(function, LazyKernel):
+        raise BackendUnavailable("this optimizer was generated without Triton kernels: build it again with `optc build`")
+    try:
+        interpreted = function.interpreted
+    except ImportError as error:
+        raise BackendUnavailable(f"Triton cannot be imported ({error}): pip install triton, or use another backend") from error
+    if device.type == "cpu" and not interpreted:
+        raise BackendUnavailable("Triton needs a GPU; for CPU tensors set TRITON_INTERPRET=1 before Triton is imported")
+    if device.type not in ("cpu", "cuda"):
+        raise BackendUnavailable(f"the Triton backend runs on CUDA and ROCm devices, not on {device.type!r}")
+    return function
+
+
+def warp_size(device: torch.device) -> int:
+    """Threads per warp: 32, or 64 on AMD's data-centre GPUs."""
+    return int(torch.cuda.get_device_properties(device).warp_size) if device.type == "cuda" else 32
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -53,7 +53,8 @@ def build(
 
     from optc.compiler.write import write_index, write_module
 
-    compiled = _compile(_written_out(sources, modifiers), target, force)
+    pending = sources if modifiers or force else [source for source in sources if not _untouched(source, target)]
+    compiled = _compile(_written_out(pending, modifiers), _names(sources, modifiers), target, force)
     written: list[Path] = []
     for compilation in compiled.values():
         path = target / f"{compilation.module_name}.py"
@@ -69,6 +70,27 @@ def build(
     if len(written) < len(sources):
         output.say(output.dim(f"{len(sources) - len(written)} unchanged in {target}"))
     return 0
+
+
+def _untouched(source: Source, target: Path) -> bool:
+    """Whether a spec's module is up to date; found out without parsing. Never so of compositions, which other files make up."""
+    from optc.compiler.module import file_module_name
+    from optc.compiler.write import up_to_date
+
+    name = file_module_name(source.name)
+    return name is not None and up_to_date(target / f"{name}.py", source)
+
+
+def _names(sources: list[Source], modifiers: tuple[str, ...]) -> dict[str, str]:
+    """The files of modules by their names, as far as these come from the files. Raises OptcError where two are the same."""
+    from optc.compiler.module import file_module_name
+
+    by_module: dict[str, str] = {}
+    for source in sources if not modifiers else ():
+        name = file_module_name(source.name)
+        if name is not None:
+            _no_clash(by_module, name, source.name)
+    return by_module
 
 
 def _written_out(sources: list[Source], modifiers: tuple[str, ...]) -> list[Expanded]:
@@ -103,17 +125,14 @@ def _check(expanded: list[Expanded], target: Path, as_json: bool) -> int:
     return 1 if problems else 0
 
 
-def _compile(expanded: list[Expanded], target: Path, force: bool) -> dict[str, Compilation]:
+def _compile(expanded: list[Expanded], by_module: dict[str, str], target: Path, force: bool) -> dict[str, Compilation]:
     """What has to be written, by module name: everything is compiled before anything is written."""
     from optc.compiler.module import file_module_name
     from optc.compiler.write import up_to_date
 
-    by_module: dict[str, str] = {}
     wanted: dict[str, Expanded] = {}
     for one in expanded:
         name = file_module_name(one.file)
-        if name is not None:
-            _no_clash(by_module, name, one.file)
         if name is None or force or not up_to_date(target / f"{name}.py", one.source):
             wanted[one.file or one.source.name] = one
     compiled: dict[str, Compilation] = {}

@@ -24,6 +24,7 @@ REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
 """What `reductions.hpp` and the text of several passes mean something else by."""
 
 _KINDS = {"sum": "Sum", "mean": "Sum", "largest": "Largest", "smallest": "Smallest"}
+_OF_NOTHING = {"sum": "0.0", "mean": "not_a_number", "largest": "-infinity", "smallest": "infinity"}
 _COUNTS = ("No", "One pass", "Two passes", "Three passes", "Four passes", "Five passes", "Six passes")
 
 
@@ -39,7 +40,7 @@ def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], most_flag
             order.append(f"share.run(per_tensor::stage_{k});")
         if k < count:
             parts.append(emitter.pass_over_elements(k))
-            order.append(f"share.run({parts[-1]['chosen']});")
+            order.append(f"{emitter.guard(k)}share.run({parts[-1]['chosen']});")
     return {
         "passes_in_words": _COUNTS[count] if count < len(_COUNTS) else f"{count} passes",
         "variant": static_flags(kernel, emitter.names()),
@@ -66,6 +67,11 @@ class _Emitter:
         for flag in (*self._kernel.static_flags, *self._kernel.host_flags):
             names.flag(flag)
         return names
+
+    def guard(self, k: int) -> str:
+        """What stands before the run of pass `k`: nothing, or the condition for variants in which it has something to do."""
+        exists = self._kernel.passes[k].exists
+        return "" if exists == TRUE else f"if ({Lines(self.names(), self._source).expression(exists)}) "
 
     def pass_over_elements(self, k: int) -> dict[str, Any]:
         """The function of pass `k`, and how it is chosen for a call's flags."""
@@ -159,8 +165,9 @@ class _Emitter:
             symbol = Symbol(Role.STATISTIC, name)
             value = f"tensor.{operation}({at})"
             when = bound_when(before.body, symbol)
-            if operation == "mean" and when is not None and when != TRUE:  # where it was not measured, it is of no elements
-                value = f"{lines.expression(when, 11)} ? {value} : not_a_number"
+            left_out = before.exists != TRUE  # then no chunk leaves anything
+            if (operation == "mean" or left_out) and when is not None and when != TRUE:
+                value = f"{lines.expression(when, 11)} ? {value} : {_OF_NOTHING[operation]}"
                 tested |= {read.symbol for read in reads(when)}
             if name in wanted:
                 found.append(f"const double {names(symbol)} = {value};")

@@ -109,7 +109,7 @@ def _sample(hyper: Hyper, rng: np.random.Generator) -> Any:
             return str(rng.choice(hyper.choices))
         case HyperKind.INTEGER:
             return None if hyper.optional and rng.random() < 0.5 else int(rng.integers(3, 20))
-    values = tuple(_number(default, hyper.bounds, rng) for default in hyper.defaults)
+    values = tuple(None if default is None else _number(default, hyper.bounds, rng) for default in hyper.defaults)
     return values if hyper.is_tuple else values[0]
 
 

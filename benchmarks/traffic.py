@@ -51,14 +51,14 @@ def step_passes(schema: Schema, hypers: Mapping[str, object], precision: Precisi
         values |= zip(hyper.names, chosen if isinstance(chosen, tuple) else (chosen,), strict=True)
 
     def holds(condition: Condition | None) -> bool:
-        return condition is None or bool(condition.function(*(values[name] for name in condition.arguments)))
+        return condition is None or condition.holds(values)
 
     absent = {state.name for state in schema.states if not holds(state.exists)}
     variant = {name: holds(condition) for name, condition in schema.flags}
     passes = []
     for kernel in schema.procedure("step").kernels:
         for streams in kernel.sweeps(variant):
-            present = [s for s in streams if s.name not in absent and not s.number]
+            present = [s for s in streams if s.name not in absent and s.extent == "elem"]
             read = sum(precision.size(s) for s in present if s.is_read(variant))
             passes.append(Traffic(read, sum(precision.size(s) for s in present if s.writes)))
     return tuple(passes)

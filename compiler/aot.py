@@ -28,7 +28,9 @@ _SHORT = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "
 _KERNEL_POINTERS = {"residents": "*i64", "varying": "*i64", "chunk_tensors": "*i32", "chunk_offsets": "*i64"}
 _SCALARS_POINTERS = {"hypers": "*fp64", "counters": "*fp32", "carried": "*fp64", "shapes": "*i64"}
 _REDUCING_POINTERS = {"first_partials": "*i32", "members": "*i32", "statistics": "*fp64"}
-_INTEGERS = ("chunk", "scalar_rows", "n", "partials_each")
+_VALUE_POINTERS = dict.fromkeys(("row_values", "col_values", "matrix_values", "reduced"), "*fp64")
+_PARTIALS = ("partials", "row_partials", "col_partials")
+_INTEGERS = ("chunk", "scalar_rows", "n", "partials_each", "measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +132,13 @@ def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[st
 
     from optc.runtime.triton_device import geometry
     from optc.runtime.triton_launch import LANES_PER_PROGRAM
+    from optc.runtime.triton_matrices import DEPTH, LANES, PANEL, tile_rows
     from optc.runtime.triton_passes import PARTIALS_PER_TURN, with_equal_lanes
 
     constexprs = set(function.constants)
     real = "*" + _SHORT[request.real]
-    pointers = {**_KERNEL_POINTERS, **_SCALARS_POINTERS, **_REDUCING_POINTERS, "partials": real, "found_inf": "*fp32"}
+    pointers = {**_KERNEL_POINTERS, **_SCALARS_POINTERS, **_REDUCING_POINTERS, **_VALUE_POINTERS, "found_inf": "*fp32"}
+    pointers |= dict.fromkeys(_PARTIALS, real)
     stage = "members" in function.parameters
     pointers["scalars"] = "*fp64" if stage or request.reducing else real
     streams = [name.removesuffix("_type") for name in function.parameters if name in constexprs and name.endswith("_type")]
@@ -146,7 +150,11 @@ def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[st
         "real": getattr(tl, request.real), "LANES": shape.lanes, "BLOCK": shape.block, "TAIL": shape.tail,
         "SCALARS_IN_MEMORY": request.in_memory, "HAS_FOUND_INF": request.found_inf,
     }  # fmt: skip
-    if "LANES" in constexprs and "BLOCK" not in constexprs:
+    if "ROWS" in constexprs:
+        known |= {"ROWS": tile_rows(shape, warp_size), "COLUMNS": PANEL, "PANEL": PANEL}
+    elif function.over:
+        known |= {"LANES": LANES[function.over], "DEPTH": DEPTH[function.over]}
+    elif "LANES" in constexprs and "BLOCK" not in constexprs:
         known["LANES"] = PARTIALS_PER_TURN if stage else LANES_PER_PROGRAM
     places = iter(range(len(function.parameters)))
     signature: dict[str, str] = {}
@@ -192,8 +200,8 @@ def _nvidia_report(request: Request, ptx: str, cubin: bytes, constants: Mapping[
         return int(re.search(rf"\b{what}:(\d+)", usage)[1])  # type: ignore[index]
 
     loops = ptx_loops(ptx)
-    whole = [loop for loop in loops if not loop.guarded]
-    tail = [loop for loop in loops if loop.guarded]
+    whole = [loop for loop in loops if not _masked(loop)]
+    tail = [loop for loop in loops if _masked(loop)]
     return _summary(
         request, constants, 32, max(whole, key=_moved, default=None), tail,
         registers=used("REG"), stack=used("STACK"), local=used("LOCAL"), shared=shared,
@@ -220,7 +228,8 @@ def _summary(
     from optc.runtime.triton_device import WARPS
 
     accesses = whole.accesses if whole else ()
-    per_thread = constants.get("BLOCK", WARPS * warp) // (WARPS * warp)
+    block = constants["ROWS"] * constants["COLUMNS"] if "ROWS" in constants else constants.get("BLOCK", WARPS * warp)
+    per_thread = block // (WARPS * warp)
     return AotReport(
         request.function,
         request.target,
@@ -233,9 +242,14 @@ def _summary(
     )
 
 
-def _moved(loop: Loop) -> tuple[int, int]:
-    """Bytes, and how wide the widest access is."""
-    return loop.bytes(False) + loop.bytes(True), max((a.bytes for a in loop.accesses), default=0)
+def _masked(loop: Loop) -> bool:
+    """Whether its elements are; what a block leaves of each row is stored by some threads only, in any loop."""
+    return any(a.guarded for a in loop.accesses if not a.store) if loop.bytes(False) else loop.guarded
+
+
+def _moved(loop: Loop) -> tuple[int, int, int]:
+    """Bytes, how wide the widest access is, and how few there are (counted below 0)."""
+    return loop.bytes(False) + loop.bytes(True), max((a.bytes for a in loop.accesses), default=0), -len(loop.accesses)
 
 
 def _cuobjdump(option: str, path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optc.dsl.source import Source
 
 if TYPE_CHECKING:
-    from optc.compiler.plan import Plan
+    from optc.compiler.plan import Kernel, Plan
     from optc.dsl.program import Program
 
 # Every stage imports what it needs and no more: the tree of a spec is shown without loading the compiler.
@@ -64,25 +64,37 @@ def _cost(source: Source) -> str:
 def _torch(source: Source) -> str:
     from optc.compiler.backends.pytorch.emit import emit_kernel
 
-    return _kernels(source, emit_kernel)
+    return _kernels(source, lambda kernel, exports: emit_kernel(kernel, source, exports))
 
 
 def _native(source: Source) -> str:
     from optc.compiler.backends.native.emit import emit_kernel
 
-    return _kernels(source, emit_kernel)
+    return _kernels(source, lambda kernel, _: emit_kernel(kernel, source))
 
 
 def _triton(source: Source) -> str:
     from optc.compiler.backends.triton.emit import emit_kernel
 
-    return _kernels(source, emit_kernel)
+    return _kernels(source, lambda kernel, _: emit_kernel(kernel, source))
 
 
-def _kernels(source: Source, emit: Callable[..., str]) -> str:
-    plan = _plan_of(source)
-    kernels = [kernel for procedure in plan.procedures for kernel in procedure.kernels]
-    return "\n\n\n".join(emit(kernel, source).strip("\n") for kernel in kernels)
+def _kernels(source: Source, emit: Callable[[Kernel, frozenset[str]], str]) -> str:
+    """What is generated for one backend; `emit` is given the scalars that the program of the model exports.
+
+    Programs of the model are PyTorch code for all backends.
+    """
+    from optc.compiler.backends.pytorch.model import emit_model
+
+    texts: list[str] = []
+    for procedure in _plan_of(source).procedures:
+        for number, phase in enumerate(procedure.phases, 1):
+            if phase.model is not None:
+                texts.append(emit_model(phase.model, f"{procedure.name}_model_{number}", source))
+            if phase.kernel is not None:
+                exports = phase.model.exports if phase.model is not None else ()
+                texts.append(emit(phase.kernel, frozenset(exports)))
+    return "\n\n\n".join(text.strip("\n") for text in texts)
 
 
 def _latex(source: Source) -> str:

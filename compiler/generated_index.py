@@ -42,7 +42,7 @@ def index_text(directory: Path) -> str:
         "from typing import TYPE_CHECKING, Any",
         "",
         "if TYPE_CHECKING:",
-        *(f"    from .{classes[n]} import {n} as {n}" for n in names),
+        *(f"    from .{classes[n]} import {n} as {n}" for n in sorted(names, key=classes.__getitem__)),
         *([] if names else ["    pass"]),
         "",
         "OPTIMIZERS = {",

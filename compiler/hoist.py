@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from optc.compiler.describe import describe
-from optc.compiler.ir import InternalError, UpdateProcedure, expressions, reads, statements, walk
+from optc.compiler.ir import UpdateProcedure, expressions, reads, statements, value_number, walk
 from optc.compiler.plan import Flag, HostProgram
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.program import (
@@ -234,7 +234,7 @@ class _Hoister:
 
     def _number(self, expression: Expression, fallback: str, host: list[Statement]) -> tuple[str, bool]:
         """The exported name of a host value, binding it if it is new; and whether that binding is on every path."""
-        key = self._key(expression)
+        key = value_number(expression, self._version)
         for depth, scope in enumerate(self.numbers):
             if key in scope:
                 return scope[key], depth == 0
@@ -267,15 +267,8 @@ class _Hoister:
         self.names[name] = key
         return name
 
-    def _key(self, expression: Expression) -> object:
-        match expression:
-            case Constant(value=value):
-                return ("constant", type(value).__name__, repr(value))
-            case Read(symbol=symbol):
-                return (symbol, self.versions.get(symbol.name, 0) if symbol.role in (Role.LOCAL, Role.STATE) else 0)
-            case Apply(operation=operation, arguments=arguments):
-                return (operation, *(self._key(a) for a in arguments))
-        raise InternalError(f"no value number for {expression!r}")
+    def _version(self, symbol: Symbol) -> int:
+        return self.versions.get(symbol.name, 0) if symbol.role in (Role.LOCAL, Role.STATE) else 0
 
 
 def _stores(name: str, statement: Statement) -> bool:

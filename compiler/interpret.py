@@ -1,21 +1,25 @@
 """The oracle: runs a checked program as it is written, statement by statement, in float64. It is the meaning of the language.
 
-Nothing is simplified, shared or reordered. What an operation does is said in `optc.dsl.semantics.OPERATIONS`.
+Nothing is simplified, shared or reordered. What an operation does is said in `optc.dsl.semantics.OPERATIONS`. All parameters of
+a step run side by side, as a `total` waits for every one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from optc.dsl.errors import OptcError
-from optc.dsl.kinds import Extent
+from optc.dsl.kinds import SCALARS, Extent
 from optc.dsl.program import (
+    TOTAL,
+    Apply,
     Branch,
+    Constant,
     Expression,
     Let,
     Procedure,
@@ -32,14 +36,22 @@ from optc.dsl.semantics import Value, evaluate, evaluate_static, reads
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
+_Result = TypeVar("_Result")
+_Steps: TypeAlias = Generator[np.float64, float | None, _Result]
+"""A run that stops at totals: it yields its part and is sent the total."""
+
 
 @dataclass(slots=True)
 class ParameterState:
-    """One parameter and what is kept for it: arrays shaped like θ, and float64 scalars for states per tensor."""
+    """One parameter and what is kept for it: arrays with the dimensions of θ, and float64 scalars for states per tensor.
+
+    `model` holds the states of the whole model; parameters of one model share the dictionary.
+    """
 
     theta: Array
     states: dict[str, Array | np.float64] = field(default_factory=dict)
     t: int = 0
+    model: dict[str, np.float64] = field(default_factory=dict)
 
 
 class Oracle:
@@ -54,13 +66,32 @@ class Oracle:
         self._hypers({})
 
     def new_parameter(self, theta: npt.ArrayLike) -> ParameterState:
-        """A parameter before its first step; `theta` is copied."""
+        """A parameter before its first step, and a model by itself; `theta` is copied."""
         return ParameterState(np.array(theta, dtype=np.float64))
 
+    def new_parameters(self, thetas: Iterable[npt.ArrayLike]) -> list[ParameterState]:
+        """The parameters of one model before its first step; the arrays are copied."""
+        model: dict[str, np.float64] = {}
+        return [ParameterState(np.array(theta, dtype=np.float64), model=model) for theta in thetas]
+
     def step(self, param: ParameterState, gradient: npt.ArrayLike, hypers: Mapping[str, Any] | None = None) -> None:
-        """One step: θ, the states and `t` change. `hypers` are in force for this step only."""
-        param.t += 1
-        _Run(self.program, self.program.procedures[0], self._hypers(hypers or {}), param, {"g": gradient}).run()
+        """One step in which this parameter alone takes part: θ, the states and `t` change. `hypers` hold for this step only."""
+        self.step_together([param], [gradient], [hypers or {}])
+
+    def step_together(
+        self,
+        params: Sequence[ParameterState],
+        gradients: Sequence[npt.ArrayLike],
+        hypers: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """One step of parameters of one model; `hypers` are those of each parameter, in force for this step only."""
+        runs: list[_Run] = []
+        for param, gradient, changes in zip(params, gradients, hypers or [{}] * len(params), strict=True):
+            param.t += 1
+            runs.append(_Run(self.program, self.program.procedures[0], self._hypers(changes), param, {"g": gradient}))
+        _together([run.run() for run in runs])
+        for run in runs:
+            run.keep()
 
     def enter(
         self,
@@ -75,7 +106,9 @@ class Oracle:
             raise OptcError(f"{self.program.name} has no entry `{name}`")
         if set(inputs) != set(procedure.inputs):
             raise OptcError(f"`{name}` takes the inputs {', '.join(procedure.inputs)}")
-        _Run(self.program, procedure, self._hypers(hypers or {}), param, inputs).run()
+        run = _Run(self.program, procedure, self._hypers(hypers or {}), param, inputs)
+        _together([run.run()])
+        run.keep()
 
     def _hypers(self, changes: Mapping[str, Any]) -> dict[str, Scalar]:
         """The values of all hypers by their names inside."""
@@ -113,15 +146,27 @@ class _Run:
         self._param = param
         self._tensors: dict[str, Value] = {name: np.array(value, dtype=np.float64) for name, value in tensors.items()}
         self._locals: dict[str, Value] = {}
+        self._model = dict(param.model)
+        self._shape = program.view(param.theta.shape)
         self._new: set[str] = set()
         for name, value in self._tensors.items():
             if value.shape != param.theta.shape:
                 raise OptcError(f"`{name}` has the shape {value.shape}, θ has {param.theta.shape}")
 
-    def run(self) -> None:
-        """Creates the states that are due, all from values before this run; then runs the body."""
-        self._param.states.update({s.name: self._shaped(s, self._value(s.initial)) for s in self._due()})
-        self._block(self._procedure.body)
+    def run(self) -> _Steps[None]:
+        """Creates the states that are due, all from values before this run; then runs the body.
+
+        Yields this parameter's part of each total, and is sent the total.
+        """
+        due = self._due()
+        values = {s.name: self._shaped(s, evaluate(s.initial, self._read, self._shape)) for s in due}
+        for state in due:
+            self._states_of(state.extent)[state.name] = values[state.name]
+        yield from self._block(self._procedure.body)
+
+    def keep(self) -> None:
+        """Hands the model's states on: all parameters of a step have computed the same."""
+        self._param.model.update(self._model)
 
     def _due(self) -> list[State]:
         """States to be created: in `step` all whose conditions hold, in an entry those of them that it names."""
@@ -129,44 +174,69 @@ class _Run:
         due = [
             s
             for s in self._program.states
-            if s.name not in self._param.states and evaluate_static(s.exists, self._hypers, theta.ndim, theta.size)
+            if s.name not in self._states_of(s.extent) and evaluate_static(s.exists, self._hypers, theta.ndim, theta.size)
         ]
         if self._procedure is not self._program.procedures[0]:
             due = [s for s in due if s.name in states_of(self._procedure.body)]
         self._new = {s.name for s in due}
         return due
 
-    def _block(self, body: Iterable[Statement]) -> bool:
+    def _block(self, body: Iterable[Statement]) -> _Steps[bool]:
         """Runs statements in order; False once the step has stopped."""
         for statement in body:
             match statement:
                 case Let(target=target, value=value):
-                    names = self._tensors if target.role is Role.GRADIENT else self._locals
-                    names[target.name] = self._value(value)
+                    result = yield from self._value(value)
+                    if target.role is Role.GRADIENT:
+                        self._tensors[target.name] = self._array(result)
+                    else:
+                        self._locals[target.name] = result
                 case Store(target=target, value=value) if target.role is Role.THETA:
-                    self._param.theta = self._array(self._value(value))
+                    self._param.theta = self._array((yield from self._value(value)))
                 case Store(target=target, value=value):
-                    self._param.states[target.name] = self._shaped(self._program.state(target.name), self._value(value))
+                    state = self._program.state(target.name)
+                    self._states_of(state.extent)[state.name] = self._shaped(state, (yield from self._value(value)))
                 case Branch(condition=condition, then=then, otherwise=otherwise):
-                    if not self._block(then if self._value(condition) else otherwise):
+                    holds = yield from self._value(condition)
+                    if not (yield from self._block(then if holds else otherwise)):
                         return False
                 case Stop():
                     return False
         return True
 
-    def _value(self, expression: Expression) -> Value:
-        return evaluate(expression, self._read, self._param.theta.shape)
+    def _value(self, expression: Expression) -> _Steps[Value]:
+        """The value of an expression; totals in it, innermost first, are waited for."""
+        while (waited := self._next_total(expression)) is not None:
+            total = yield evaluate(waited.arguments[0], self._read, self._shape)
+            expression = _replaced(expression, waited, Constant(total, waited.type))
+        return evaluate(expression, self._read, self._shape)
+
+    def _next_total(self, expression: Expression) -> Apply | None:
+        """The first total that is evaluated: a static condition selects one side."""
+        match expression:
+            case Apply(operation="where", arguments=(condition, then, otherwise)) if condition.type.static:
+                chosen = evaluate(condition, self._read, self._shape)
+                return self._next_total(then if chosen else otherwise)
+            case Apply(operation="and" | "or" as operation, arguments=(left, right)) if left.type.static:
+                settled = bool(evaluate(left, self._read, self._shape))
+                return None if settled == (operation == "or") else self._next_total(right)
+            case Apply(operation=operation, arguments=arguments):
+                inner = next((t for a in arguments if (t := self._next_total(a)) is not None), None)
+                return inner if inner is not None or operation != TOTAL else expression
+        return None
 
     def _read(self, symbol: Symbol) -> Value:
         match symbol.role:
             case Role.HYPER:
                 return self._hypers[symbol.name]
             case Role.THETA:
-                return self._param.theta
+                return self._param.theta.reshape(self._shape)
             case Role.STATE:
-                return self._param.states[symbol.name]
+                extent = self._program.state(symbol.name).extent
+                value = self._states_of(extent)[symbol.name]
+                return value.reshape(self._shape) if extent is Extent.ELEM else value
             case Role.GRADIENT | Role.INPUT:
-                return self._tensors[symbol.name]
+                return self._tensors[symbol.name].reshape(self._shape)
             case Role.LOCAL:
                 return self._locals[symbol.name]
             case Role.STEP:
@@ -179,10 +249,40 @@ class _Run:
 
     def _array(self, value: Value) -> Array:
         """A copy with the shape of θ."""
-        return np.array(np.broadcast_to(value, self._param.theta.shape), dtype=np.float64)
+        return np.array(np.broadcast_to(value, self._shape), dtype=np.float64).reshape(self._param.theta.shape)
+
+    def _states_of(self, extent: Extent) -> dict[str, Any]:
+        """Where states of an extent are kept."""
+        return self._model if extent is Extent.MODEL else self._param.states
 
     def _shaped(self, state: State, value: Value) -> Array | np.float64:
-        return np.float64(value) if state.extent is Extent.TENSOR else self._array(value)
+        if state.extent in SCALARS:
+            return np.float64(value)
+        if state.extent is Extent.ELEM:
+            return self._array(value)
+        return np.array(np.broadcast_to(value, state.extent.shape(self._shape)), dtype=np.float64)
+
+
+def _together(runs: Sequence[_Steps[None]]) -> None:
+    """Runs side by side: each waits at a total until all have given their part. They wait at the same ones."""
+    waiting = list(runs)
+    total: float | None = None
+    while waiting:
+        parts: list[np.float64] = []
+        for run in tuple(waiting):
+            try:
+                parts.append(np.float64(run.send(total)))
+            except StopIteration:
+                waiting.remove(run)
+        total = float(np.sum(np.array(parts)))
+
+
+def _replaced(expression: Expression, old: Apply, new: Expression) -> Expression:
+    if expression is old:
+        return new
+    if isinstance(expression, Apply):
+        return replace(expression, arguments=tuple(_replaced(a, old, new) for a in expression.arguments))
+    return expression
 
 
 def states_of(body: Iterable[Statement]) -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from optc.dsl.program import Apply, Branch, Expression, Let, Program, Read, Statement, Stop, Store
+from optc.dsl.program import REDUCTIONS, Apply, Branch, Constant, Expression, Let, Program, Read, Statement, Stop, Store, Symbol
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,25 @@ def map_statements(body: tuple[Statement, ...], function: Callable[[Expression],
     return tuple(result)
 
 
+def map_symbols(body: tuple[Statement, ...], function: Callable[[Symbol], Symbol]) -> tuple[Statement, ...]:
+    """Apply `function` to every name that a block reads or gives a value."""
+
+    def renamed(expression: Expression) -> Expression:
+        return replace(expression, symbol=function(expression.symbol)) if isinstance(expression, Read) else expression
+
+    def retargeted(lines: tuple[Statement, ...]) -> Iterator[Statement]:
+        for statement in lines:
+            match statement:
+                case Let() | Store():
+                    yield replace(statement, target=function(statement.target))
+                case Branch(then=then, otherwise=otherwise):
+                    yield replace(statement, then=tuple(retargeted(then)), otherwise=tuple(retargeted(otherwise)))
+                case Stop():
+                    yield statement
+
+    return tuple(retargeted(map_statements(body, lambda value: map_expression(value, renamed))))
+
+
 def walk(expression: Expression) -> Iterator[Expression]:
     """The expression and everything in it."""
     yield expression
@@ -94,3 +113,25 @@ def expressions(body: tuple[Statement, ...]) -> Iterator[Expression]:
 def reads(expression: Expression) -> Iterator[Read]:
     """Every read in an expression."""
     return (e for e in walk(expression) if isinstance(e, Read))
+
+
+def value_number(expression: Expression, version_of: Callable[[Symbol], int]) -> object:
+    """A key that two expressions share exactly when they are the same one of the same versions of the same names."""
+    match expression:
+        case Constant(value=value):
+            return ("constant", type(value).__name__, repr(value))
+        case Read(symbol=symbol):
+            return (symbol, version_of(symbol))
+        case Apply(operation=operation, arguments=arguments):
+            kind = expression.type.extent if operation in REDUCTIONS else None  # a mean of rows is no mean of columns
+            return (operation, kind, *(value_number(a, version_of) for a in arguments))
+    raise InternalError(f"no value number for {expression!r}")
+
+
+def fresh_name(wish: str, taken: set[str]) -> str:
+    """The wish, with a number if it is taken; it is taken from now on."""
+    name, index = wish, 2
+    while name in taken:
+        name, index = f"{wish}_{index}", index + 1
+    taken.add(name)
+    return name

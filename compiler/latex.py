@@ -24,8 +24,14 @@ _FENCED = {
     "abs": (r"\left|", r"\right|"),
     "norm": (r"\left\Vert ", r"\right\Vert "),
     "norm1": (r"\left\Vert ", r"\right\Vert _1"),
+    "total_norm": (r"\left\Vert ", r"\right\Vert _{\mathrm{model}}"),
     "floor": (r"\left\lfloor ", r"\right\rfloor "),
     "dot": (r"\left\langle ", r"\right\rangle "),
+}
+_ALONG = {
+    f"{along}{what}": (r"\max" if what == "max" else r"\min" if what == "min" else rf"\operatorname{{{what}}}", along)
+    for along in ("row", "col")
+    for what in ("sum", "mean", "max", "min")
 }
 _FUNCTIONS = frozenset({"exp", "ln", "log", "sin", "cos", "tanh", "min", "max"})
 
@@ -234,9 +240,16 @@ def _call(function: str, arguments: tuple[nodes.Expression, ...]) -> tuple[str, 
         case "where", (condition, a, b):
             rows = rf"{expression(a)} & \text{{if }} {expression(condition)} \\ {expression(b)} & \text{{otherwise}}"
             return rf"\begin{{cases}} {rows} \end{{cases}}", _CASES
+        case "outer", (row, column):
+            return rf"{_at(row, _PRODUCT)}\,{_at(column, _ATOM)}^{{\top}}", _PRODUCT
+        case "total", (x,):
+            return r"\sum_{\mathrm{model}} " + _at(x, _PRODUCT), _MOD
     inside = ", ".join(expression(a) for a in arguments)
     if function in _FENCED:
         opening, closing = _FENCED[function]
         return opening + inside + closing, _ATOM
+    if function in _ALONG:
+        head, along = _ALONG[function]
+        return rf"{head}_{{\mathrm{{{along}}}}}\left({inside}\right)", _FRACTION
     head = "\\" + function if function in _FUNCTIONS else rf"\operatorname{{{_escape(function)}}}"
     return rf"{head}\left({inside}\right)", _FRACTION

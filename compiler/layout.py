@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 WIDTH = 120
@@ -82,3 +82,30 @@ def without_unused_imports(body: str) -> str:
         kept = [alias.name for alias in node.names if alias.name in used]
         lines[node.lineno - 1] = f"{head} {', '.join(kept)}" if kept else None
     return "\n".join(line for line in lines if line is not None)
+
+
+def without_unused_names(body: str) -> str:
+    """Drop the lines of Triton functions that give a name a value which nothing reads: what one needs, another may not."""
+    while True:
+        lines = body.split("\n")
+        functions = [node for node in ast.parse(body).body if isinstance(node, ast.FunctionDef) and node.decorator_list]
+        unread = [node for function in functions for node in _unread(function)]
+        if not unread:
+            return body
+        dropped = {number for node in unread for number in range(node.lineno - 1, (node.end_lineno or node.lineno))}
+        body = "\n".join(line for number, line in enumerate(lines) if number not in dropped)
+
+
+def _unread(function: ast.FunctionDef) -> Iterator[ast.Assign]:
+    """Assignments to names that the function never reads, as far as others stand beside them in their block."""
+    read = {node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    for parent in ast.walk(function):
+        for block in (getattr(parent, "body", None), getattr(parent, "orelse", None)):
+            if not isinstance(block, list) or len(block) < 2:
+                continue
+            names = [
+                s for s in block if isinstance(s, ast.Assign) and len(s.targets) == 1 and isinstance(s.targets[0], ast.Name)
+            ]
+            yield from [s for s in names if isinstance(s.targets[0], ast.Name) and s.targets[0].id not in read][
+                : len(block) - 1
+            ]

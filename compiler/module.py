@@ -17,18 +17,25 @@ import jinja2
 from optc.compiler.backends import host
 from optc.compiler.backends.exprs import print_expression, python_number
 from optc.compiler.backends.names import PYTHON, Namer
-from optc.compiler.backends.native.emit import emit_kernel as emit_native
 from optc.compiler.backends.pytorch.emit import emit_initial
-from optc.compiler.backends.pytorch.emit import emit_kernel as emit_pytorch
-from optc.compiler.backends.triton.emit import emit_kernel as emit_triton
-from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.digest import compiler_digest, text_digest
 from optc.compiler.ir import reads
-from optc.compiler.layout import WIDTH, Call, laid_out, long_names, names, rows, rule, without_unused_imports
-from optc.compiler.plan import Kernel, Plan, ProcedurePlan, Stream
-from optc.compiler.traffic import PRECISIONS, default_variant, read_if, state_bytes, traffic
+from optc.compiler.layout import (
+    WIDTH,
+    Call,
+    laid_out,
+    long_names,
+    names,
+    rows,
+    rule,
+    without_unused_imports,
+    without_unused_names,
+)
+from optc.compiler.module_code import condition_text, procedure_text, unless_always
+from optc.compiler.plan import Plan, ProcedurePlan
+from optc.compiler.traffic import PRECISIONS, default_variant, state_bytes, traffic
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Expression, Hyper, HyperKind, Program, Role, Scalar
+from optc.dsl.program import Hyper, HyperKind, Program, Role, Scalar
 from optc.dsl.program import State as ProgramState
 
 _TEXT_WIDTH = WIDTH - 4
@@ -68,17 +75,18 @@ def emit_module(plan: Plan, module: str) -> str:
         names=long_names,
         name=program.name,
         spec_digest=text_digest(program.source.text),
-        procedures=[_procedure(p, plan) for p in plan.procedures],
+        procedures=[procedure_text(p, plan) for p in plan.procedures],
         hypers=[_hyper(h) for h in program.hypers],
         requires=[_require(plan, index) for index in range(len(program.requires))],
         states=[_state(s, plan) for s in program.states],
-        flags=[_row("", f'"{f.name}"', _condition(f.condition, program)) for f in plan.flags],
+        flags=[_row("", f'"{f.name}"', condition_text(f.condition, program)) for f in plan.flags],
         docstring="\n".join(f"    {line}".rstrip() for line in _docstring(plan)).strip(),
         signature=[_parameter(h) for h in program.hypers],
         defaults=rows([f'"{h.key}": {h.key}' for h in program.hypers], 8, "{}"),
         entries=[_entry(p) for p in plan.procedures if p.name != "step"],
+        matrix=program.matrix,
     )
-    body = without_unused_imports(body)
+    body = without_unused_imports(without_unused_names(body))
     text = _ENVIRONMENT.get_template("module.py.j2").render(
         title=_escape(f"{program.name}: {program.text}" if program.text else program.name),
         command=f"optc build {module}",
@@ -145,11 +153,6 @@ def _row(head: str, *arguments: str | Call) -> str:
     return laid_out(Call(head, arguments), 8)
 
 
-def _condition(condition: Expression, program: Program, keyword: str = "") -> Call:
-    function, arguments = host.emit_condition(condition, program)
-    return Call(f"{keyword}Condition", (function, names(arguments)))
-
-
 def _literal(value: Scalar) -> str:
     if isinstance(value, float):
         return python_number(value)
@@ -178,137 +181,26 @@ def _hyper(hyper: Hyper) -> str:
 
 def _require(plan: Plan, index: int) -> str:
     require = plan.program.requires[index]
-    return _row("Require", _condition(require.condition, plan.program), _text(require.message))
+    return _row("Require", condition_text(require.condition, plan.program), _text(require.message))
 
 
 def _state(state: ProgramState, plan: Plan) -> str:
     wanted = {r.symbol.name for r in reads(state.initial) if r.symbol.role is Role.HYPER}
     arguments = tuple(n for h in plan.program.hypers for n in h.names if n in wanted)
     namer = Namer(PYTHON | {"torch"})
-    if state.extent is Extent.TENSOR:
-        initial = print_expression(state.initial, host.dialect(plan.program, namer))
-    else:
+    if state.extent is Extent.ELEM:
         initial = emit_initial(state.initial)
+    else:
+        initial = print_expression(state.initial, host.dialect(plan.program, namer))
     head = ", ".join(["theta", "g", *(namer(a) for a in arguments)])
     parts: list[str | Call] = [f'"{state.name}"', f'"{state.key}"', f"lambda {head}: {initial}"]
     if arguments:
         parts.append(f"arguments={names(arguments)}")
     if state.host:
         parts.append("host=True")
-    elif state.extent is Extent.TENSOR:
-        parts.append("number=True")
-    if state.exists != TRUE:
-        parts.append(_condition(state.exists, plan.program, "exists="))
-    return _row("State", *parts)
-
-
-def _stream(stream: Stream, read_if: str = "") -> str:
-    parts = [f'"{stream.name}"', f'"{stream.role.value}"', str(stream.reads), str(stream.writes)]
-    parts += ["number=True"] if stream.extent is Extent.TENSOR else []
-    return str(Call("Stream", (*parts, *([read_if] if read_if else []))))
-
-
-# --- code ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _PassText:
-    streams: list[str]
-    needs: str
-    measures: str
-    stage: str
-    triton: str
-    exists: str
-
-
-@dataclass(frozen=True, slots=True)
-class _KernelText:
-    name: str
-    streams: list[str]
-    scalars: tuple[str, ...]
-    static_flags: str
-    host_flags: str
-    torch: str
-    native: str
-    triton: str
-    function: str
-    passes: list[_PassText]
-    statistics: tuple[str, ...]
-    finish: str
-
-
-@dataclass(frozen=True, slots=True)
-class _ProcedureText:
-    name: str
-    inputs: str
-    every: int | None
-    arguments: tuple[str, ...]
-    names: tuple[str, ...]
-    host: tuple[str, ...]
-    scalars: tuple[str, ...]
-    flags: str
-    carried: str
-    kernels: list[_KernelText]
-    triton_scalars: str
-
-
-def _kernel(kernel: Kernel, program: Program) -> _KernelText:
-    return _KernelText(
-        kernel.name,
-        [_stream(s) for s in kernel.streams],
-        kernel.scalars,
-        names(kernel.static_flags),
-        names(kernel.host_flags),
-        emit_pytorch(kernel, program.source),
-        emit_native(kernel, program.source).strip("\n"),
-        emit_triton(kernel, program.source).strip("\n"),
-        "None" if kernel.passes else f"{kernel.name}_triton",
-        [_pass(kernel, index, program) for index in range(len(kernel.passes))],
-        kernel.statistics,
-        _stage(kernel, len(kernel.passes)),
-    )
-
-
-def _pass(kernel: Kernel, index: int, program: Program) -> _PassText:
-    one = kernel.passes[index]
-    measures = "(" + "".join(f'("{name}", "{operation}"), ' for name, operation in one.measures).rstrip() + ")"
-    streams = [_stream(s, _over_flags(read_if(one, s.name, kernel.static_flags), program, "read_if")) for s in one.streams]
-    function = f"{kernel.name}_pass_{index}_triton"
-    exists = _over_flags(one.exists, program, "exists")
-    return _PassText(streams, names(one.needs), measures, _stage(kernel, index), function, exists)
-
-
-def _over_flags(condition: Expression, program: Program, keyword: str) -> str:
-    """A condition on static flags as a line of the schema; nothing where it always holds."""
-    if condition == TRUE:
-        return ""
-    flags = tuple(dict.fromkeys(r.symbol.name for r in reads(condition)))
-    namer = Namer(PYTHON | {"ieee"})
-    text = print_expression(condition, host.dialect(program, namer))
-    head = ", ".join(namer(f) for f in flags)
-    return str(Call(f"{keyword}=Condition", (f"lambda {head}: {text}" if flags else f"lambda: {text}", names(flags))))
-
-
-def _stage(kernel: Kernel, index: int) -> str:
-    """The name of the Triton function that runs per tensor before a pass, or after the last."""
-    return f"{kernel.name}_stage_{index}_triton" if kernel.has_stage(index) else "None"
-
-
-def _procedure(procedure: ProcedurePlan, plan: Plan) -> _ProcedureText:
-    arguments, lines = host.emit_host(procedure, plan)
-    return _ProcedureText(
-        procedure.name,
-        names(procedure.inputs),
-        procedure.every,
-        arguments,
-        host.host_arguments(procedure, plan),
-        lines,
-        procedure.host.scalars,
-        names(procedure.host.flags),
-        names(procedure.host.carried),
-        [_kernel(k, plan.program) for k in procedure.kernels],
-        emit_scalars(procedure, plan).strip("\n"),
-    )
+    if state.extent is not Extent.ELEM:
+        parts.append(f'extent="{state.extent.value}"')
+    return _row("State", *parts, *unless_always("exists", state.exists, plan.program))
 
 
 # --- class --------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A separated body -> passes over memory, with code per tensor between them. It decides what moves how many bytes.
+"""A separated body -> passes over memory, with code on statistics between them. It decides what moves how many bytes.
 
 Nothing per element is kept from one pass to the next but what lives in memory anyway: a pass computes again what it needs,
 from the streams. So the only choice is the pass in which each state is written. Early, and later passes read its new value
@@ -9,39 +9,42 @@ value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeAlias
 
-from optc.compiler.ir import InternalError, map_expression, map_statements, reads, statements
+from optc.compiler.conditions import FALSE, reached_when
+from optc.compiler.extents import Extents, extents_of, is_measure
+from optc.compiler.ir import InternalError, map_symbols, reads, statements
+from optc.compiler.levels import Level, Levels
 from optc.compiler.plan import Pass, Stream
-from optc.compiler.separate import elemental_locals, is_measure, is_per_tensor
-from optc.dsl.implication import conjunction, negation
-from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Apply, Branch, Constant, Expression, Let, Program, Read, Role, Statement, Store, Symbol
+from optc.compiler.slices import Impossible, Slice
+from optc.dsl.kinds import IN_MATRICES, Extent
+from optc.dsl.program import Apply, Let, Program, Role, Statement, Store, Symbol
 
 StreamsOf: TypeAlias = Callable[[tuple[Statement, ...]], tuple[Stream, ...]]
 
 MOST_CHOICES = 4096
 """Assignments of states to passes that are tried; with more, states are written as early as they can be."""
 
+ON_STATISTICS = IN_MATRICES | {Extent.TENSOR}
+
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """The passes of a kernel, what runs per tensor after the last, and the statistics that are kept in between."""
+    """The passes of one phase, then what runs on statistics and leaves `parts` for totals. `whole`: all as one program."""
 
     passes: tuple[Pass, ...]
     finish: tuple[Statement, ...]
-    statistics: tuple[str, ...]
+    parts: tuple[str, ...]
+    whole: tuple[Statement, ...]
 
 
-class _Impossible(Exception):
-    """A pass would have to read the old value of a state that an earlier pass has overwritten."""
-
-
-def split(body: tuple[Statement, ...], program: Program, streams_of: StreamsOf, static_flags: frozenset[str]) -> Passes:
-    """The cheapest passes for a separated body."""
+def split(
+    body: tuple[Statement, ...], program: Program, streams_of: StreamsOf, static_flags: frozenset[str]
+) -> tuple[Passes | None, ...]:
+    """The cheapest passes for a separated body, phase by phase; None for a phase in which only the model's program runs."""
     return _Splitter(body, program, streams_of, static_flags).run()
 
 
@@ -53,30 +56,79 @@ class _Splitter:
         self._static_flags = static_flags
         self._program = program
         self._streams_of = streams_of
-        self._elemental = elemental_locals(body, program)
-        self._levels = _Levels(self._elemental, program)
-        self._levels.block(body, {})
+        self._extents: Extents = extents_of(body, program)
+        self._levels = Levels(body)
+        self._kept = self._needed()
         self._measures = {
             s.target.name: s.value.operation
             for s in statements(body)
             if isinstance(s, Let) and is_measure(s) and isinstance(s.value, Apply)
         }
 
-    def run(self) -> Passes:
-        stored = self._levels.stores
-        kept = self._needed_measures()
-        last = max([0, *(level for name, level in stored.items() if not self._is_number(name))])
-        last = max([last, *(self._levels.measured[name] for name in kept)])
-        states = [n for n in stored if n != "theta" and not self._is_number(n)]
-        choices = [range(stored[n], last + 1) for n in states]
+    def run(self) -> tuple[Passes | None, ...]:
+        stored = {e: {n: v for n, v in self._levels.stores.items() if self._stored_extent(n) is e} for e in Extent}
+        elements, of_model = stored[Extent.ELEM], stored[Extent.MODEL]
+        numbers = {n: level for e in ON_STATISTICS for n, level in stored[e].items()}
+        measured = {n: v for n, v in self._levels.measured.items() if n in self._kept}
+        parts = [part for total, part in self._levels.totals.items() if total in self._kept]
+        last = max([(0, 0), *elements.values(), *measured.values()])
+        at = sorted({*measured.values(), last})
+        bodies, written = self._cheapest(at, elements, measured)
+        final = max([last[0], *(level[0] for level in numbers.values()), *(level[0] for _, level in parts)])
+        phases: list[Passes | None] = []
+        for phase in range(max([final, *(level[0] for level in of_model.values())]) + 1):
+            own = [k for k, level in enumerate(at) if level[0] == phase]
+            left = tuple(dict.fromkeys(part for part, level in parts if level[0] == phase))
+            roots = set(numbers) if phase == final else set()
+            if not (own or left or roots):
+                phases.append(None)
+                continue
+            after = bool(left) or not own or any(numbers[n] > last for n in roots)
+            passes = [bodies[k] for k in own] or [Pass((), (), (), (), (), FALSE)]
+            prepared = [
+                replace(p, prepare=self._on_statistics(set(p.needs), set() if after or p is not passes[-1] else roots))
+                for p in passes
+            ]
+            finish = self._on_statistics({*left}, roots) if after else ()
+            states = frozenset(n for n, k in written.items() if at[k][0] == phase) | roots
+            done = frozenset(n for n, k in written.items() if at[k][0] < phase)
+            results = states | set(left) | {n for n, level in measured.items() if level[0] == phase}
+            whole = self._slice({Extent.ELEM, *ON_STATISTICS}, results, done).of(self._body)
+            moved = {s.name for s in self._streams_of(whole)}
+            stages = tuple(replace(p, prepare=_in_registers(p.prepare, moved)) for p in prepared)
+            phases.append(Passes(stages, _in_registers(finish, moved), left, _in_registers(whole, moved)))
+        return tuple(phases)
+
+    def _stored_extent(self, name: str) -> Extent:
+        return Extent.ELEM if name == "theta" else self._program.state(name).extent
+
+    def _needed(self) -> set[str]:
+        """The names that something which lives on depends on."""
+        live = set(self._levels.stores)
+        size = -1
+        while size != len(live):
+            size = len(live)
+            for statement in statements(self._body):
+                if isinstance(statement, Let | Store) and statement.target.name in live:
+                    live |= {r.symbol.name for r in reads(statement.value)}
+        return live
+
+    # --- code per element -----------------------------------------------------------------------------------------------------
+
+    def _cheapest(
+        self, at: Sequence[Level], stored: Mapping[str, Level], measured: Mapping[str, Level]
+    ) -> tuple[tuple[Pass, ...], dict[str, int]]:
+        """The passes, and the one in which each state, and θ, is written."""
+        states = [n for n in stored if n != "theta"]
+        choices = [[k for k, level in enumerate(at) if level >= stored[n]] for n in states]
         if _count(choices) > MOST_CHOICES:
-            choices = [range(c.start, c.start + 1) for c in choices] if last else choices
+            choices = [c[:1] for c in choices]
         best: tuple[int, tuple[int, ...], tuple[Pass, ...]] | None = None
         for assignment in product(*choices):
-            written = dict(zip(states, assignment, strict=True)) | ({"theta": last} if "theta" in stored else {})
+            written = dict(zip(states, assignment, strict=True)) | ({"theta": len(at) - 1} if "theta" in stored else {})
             try:
-                passes = tuple(self._pass(k, written, kept) for k in range(last + 1))
-            except _Impossible:
+                passes = tuple(self._pass(k, level, written, measured) for k, level in enumerate(at))
+            except Impossible:
                 continue
             cost = sum(s.reads + s.writes for p in passes for s in p.streams)
             rank = (cost, tuple(-a for a in assignment), passes)
@@ -84,43 +136,14 @@ class _Splitter:
                 best = rank
         if best is None:
             raise InternalError(f"{self._program.name}: no pass may write the states")
-        numbers = {n: level for n, level in stored.items() if self._is_number(n)}
-        afterwards = any(level > last for level in numbers.values())
-        roots = set(numbers)
-        passes = best[2]
-        prepared = [
-            replace(p, prepare=self._per_tensor(set(p.needs), roots if k == last and not afterwards else set()))
-            for k, p in enumerate(passes)
-        ]
-        finish = self._per_tensor(set(), roots) if afterwards else ()
-        measured = [name for p in passes for name, _ in p.measures]
-        needed = dict.fromkeys(name for p in passes for name in p.needs if name not in measured)
-        return Passes(tuple(prepared), finish, (*measured, *needed))
+        written = dict(zip(states, (-a for a in best[1]), strict=True))
+        return best[2], written | ({"theta": len(at) - 1} if "theta" in stored else {})
 
-    def _is_number(self, name: str) -> bool:
-        """Whether a stored name is one number per tensor."""
-        return name != "theta" and self._program.state(name).extent is Extent.TENSOR
-
-    def _needed_measures(self) -> set[str]:
-        """The reductions that something which lives on depends on."""
-        needed: set[str] = set()
-        size = -1
-        live = set(self._levels.stores)
-        while size != len(live):
-            size = len(live)
-            for statement in statements(self._body):
-                if isinstance(statement, Let | Store) and statement.target.name in live:
-                    live |= {r.symbol.name for r in reads(statement.value)}
-        needed = live & self._measures.keys()
-        return needed
-
-    # --- code per element -----------------------------------------------------------------------------------------------------
-
-    def _pass(self, k: int, written: Mapping[str, int], kept: set[str]) -> Pass:
-        measures = tuple((n, self._measures[n]) for n in self._measures if n in kept and self._levels.measured[n] == k)
-        roots = {n for n, at in written.items() if at == k} | {n for n, _ in measures}
-        done = frozenset(n for n, at in written.items() if at < k)
-        body, _, _ = self._slice(self._body, set(), set(), roots, done)
+    def _pass(self, k: int, level: Level, written: Mapping[str, int], measured: Mapping[str, Level]) -> Pass:
+        measures = tuple((n, how) for n, how in self._measures.items() if measured.get(n) == level)
+        roots = {n for n, where in written.items() if where == k} | {n for n, _ in measures}
+        done = frozenset(n for n, where in written.items() if where < k)
+        body = self._slice({Extent.ELEM}, roots, done).of(self._body)
         needs = dict.fromkeys(
             r.symbol.name
             for s in statements(body)
@@ -129,142 +152,40 @@ class _Splitter:
             if r.symbol.role is Role.STATISTIC
         )
         streams = self._streams_of(body)
-        exists = _reaches(body, self._static_flags) or Constant(False, TRUE.type)
+        exists = reached_when(body, lambda line: isinstance(line, Store) or is_measure(line), self._static_flags)
         return Pass((), tuple(needs), streams, _in_registers(body, {s.name for s in streams}), measures, exists)
 
-    def _slice(
-        self, body: tuple[Statement, ...], live: set[str], later: set[str], roots: set[str], done: frozenset[str]
-    ) -> tuple[tuple[Statement, ...], set[str], set[str]]:
-        """(lines that `roots` and what is `live` afterwards depend on, what is live before, states stored here or `later`)."""
-        kept: list[Statement] = []
-        for statement in reversed(body):
-            match statement:
-                case Let() | Store() if not is_per_tensor(statement, self._elemental, self._program):
-                    name = statement.target.name
-                    stores = isinstance(statement, Store)
-                    if stores and name in done:
-                        later = later | {name}  # memory has the new value already; reads before this line want the old one
-                        continue
-                    if name in live or (name in roots and (stores or is_measure(statement))):
-                        kept.append(statement if name in roots else Let(statement.target, statement.value, statement.span))
-                        live = live - {name} | self._element_reads(statement.value, later, done)
-                    if stores:
-                        later = later | {name}
-                case Branch():
-                    then = self._slice(statement.then, live, later, roots, done)
-                    otherwise = self._slice(statement.otherwise, live, later, roots, done)
-                    live, later = then[1] | otherwise[1], then[2] | otherwise[2]
-                    if then[0] or otherwise[0]:
-                        kept.append(replace(statement, then=then[0], otherwise=otherwise[0]))
-        return tuple(reversed(kept)), live, later
+    # --- lines ----------------------------------------------------------------------------------------------------------------
 
-    def _element_reads(self, value: Expression, later: set[str], done: frozenset[str]) -> set[str]:
-        names = {r.symbol.name for r in reads(value) if r.symbol.role not in (Role.SCALAR, Role.FLAG, Role.STATISTIC)}
-        if names & later & done:
-            raise _Impossible
-        return names
+    def _on_statistics(self, wanted: set[str], stored: set[str]) -> tuple[Statement, ...]:
+        """The lines that the statistics `wanted` and the states `stored` depend on; other stores only change variables."""
+        return self._slice(ON_STATISTICS, stored).of(self._body, frozenset(wanted - self._measures.keys()))
 
-    # --- code per tensor ------------------------------------------------------------------------------------------------------
+    def _slice(self, kinds: Iterable[Extent], roots: Collection[str], done: frozenset[str] = frozenset()) -> Slice:
+        """Lines that run where `kinds` say, for stores and statistics that are `roots`; other measures are given."""
+        among = frozenset(kinds)
 
-    def _per_tensor(self, wanted: set[str], stored: set[str]) -> tuple[Statement, ...]:
-        """The lines that the statistics `wanted` and the numbers `stored` depend on; other stores only change variables."""
-        return self._number_slice(self._body, wanted - self._measures.keys(), stored)[0]
+        def in_scope(line: Let | Store) -> bool:
+            return self._extents.line(line) in among and (line.target.name in roots or not is_measure(line))
 
-    def _number_slice(
-        self, body: tuple[Statement, ...], live: set[str], roots: set[str]
-    ) -> tuple[tuple[Statement, ...], set[str]]:
-        kept: list[Statement] = []
-        for statement in reversed(body):
-            match statement:
-                case Let() | Store() if is_per_tensor(statement, self._elemental, self._program):
-                    name = statement.target.name
-                    root = isinstance(statement, Store) and name in roots
-                    if name in live or root:
-                        kept.append(statement if root else Let(statement.target, statement.value, statement.span))
-                        read = {r.symbol.name for r in reads(statement.value) if r.symbol.role not in (Role.SCALAR, Role.FLAG)}
-                        live = live - {name} | read
-                case Branch():
-                    then = self._number_slice(statement.then, live, roots)
-                    otherwise = self._number_slice(statement.otherwise, live, roots)
-                    live = then[1] | otherwise[1]
-                    if then[0] or otherwise[0]:
-                        kept.append(replace(statement, then=then[0], otherwise=otherwise[0]))
-        return tuple(reversed(kept)), live
+        def is_root(line: Let | Store) -> bool:
+            return line.target.name in roots and (isinstance(line, Store) or line.target.role is Role.STATISTIC)
 
-
-def _reaches(body: tuple[Statement, ...], static: frozenset[str]) -> Expression | None:
-    """The condition over static flags under which a line of the body measures or writes something; None for never."""
-    when: Expression | None = None
-    for statement in body:
-        if isinstance(statement, Store) or is_measure(statement):
-            return TRUE
-        if isinstance(statement, Branch):
-            then, otherwise = _reaches(statement.then, static), _reaches(statement.otherwise, static)
-            condition = statement.condition
-            if all(r.symbol.name in static for r in reads(condition)):
-                then = then and conjunction((condition, then))
-                otherwise = otherwise and conjunction((negation(condition), otherwise))
-            for side in (then, otherwise):
-                if side is not None and when != TRUE:
-                    when = side if when is None or side == TRUE else Apply("or", (when, side), TRUE.type)
-    return when
+        return Slice(in_scope, is_root, done)
 
 
 def _in_registers(body: tuple[Statement, ...], streams: set[str]) -> tuple[Statement, ...]:
-    """States that a pass computes but neither loads nor writes are locals of it."""
+    """States that lines compute but neither load nor write are locals of them."""
     names = {s.target.name for s in statements(body) if isinstance(s, Let) and s.target.role is Role.STATE} - streams
 
-    def local(expression: Expression) -> Expression:
-        if isinstance(expression, Read) and expression.symbol.role is Role.STATE and expression.symbol.name in names:
-            return replace(expression, symbol=Symbol(Role.LOCAL, expression.symbol.name))
-        return expression
+    def local(symbol: Symbol) -> Symbol:
+        return Symbol(Role.LOCAL, symbol.name) if symbol.role is Role.STATE and symbol.name in names else symbol
 
-    return _retargeted(map_statements(body, lambda value: map_expression(value, local)), names) if names else body
+    return map_symbols(body, local)
 
 
-def _retargeted(body: tuple[Statement, ...], names: set[str]) -> tuple[Statement, ...]:
-    result: list[Statement] = []
-    for statement in body:
-        match statement:
-            case Let(target=Symbol(role=Role.STATE, name=name)) if name in names:
-                statement = replace(statement, target=Symbol(Role.LOCAL, name))
-            case Branch(then=then, otherwise=otherwise):
-                statement = replace(statement, then=_retargeted(then, names), otherwise=_retargeted(otherwise, names))
-        result.append(statement)
-    return tuple(result)
-
-
-def _count(choices: Iterable[range]) -> int:
+def _count(choices: Iterable[Sequence[int]]) -> int:
     total = 1
     for choice in choices:
         total *= len(choice)
     return total
-
-
-class _Levels:
-    """The first pass in which a value can be had: what a reduction of pass k measures is known from pass k + 1 on."""
-
-    def __init__(self, elemental: frozenset[str], program: Program) -> None:
-        self._elemental = elemental
-        self._program = program
-        self.measured: dict[str, int] = {}
-        self.stores: dict[str, int] = {}
-
-    def block(self, body: tuple[Statement, ...], levels: dict[str, int]) -> dict[str, int]:
-        for statement in body:
-            match statement:
-                case Let(target=target, value=value) | Store(target=target, value=value):
-                    level = max([0, *(self._level(r, levels) for r in reads(value))])
-                    if is_measure(statement):
-                        self.measured[target.name] = level
-                        level += 1
-                    levels[target.name] = level
-                    if isinstance(statement, Store):
-                        self.stores[target.name] = max(level, self.stores.get(target.name, 0))
-                case Branch(then=then, otherwise=otherwise):
-                    sides = self.block(then, dict(levels)), self.block(otherwise, dict(levels))
-                    levels.update({n: max(s.get(n, 0) for s in sides) for n in sides[0].keys() | sides[1].keys()})
-        return levels
-
-    def _level(self, read: Read, levels: Mapping[str, int]) -> int:
-        return 0 if read.symbol.role in (Role.SCALAR, Role.FLAG) else levels.get(read.symbol.name, 0)

@@ -6,43 +6,63 @@ branches, so that whatever branches are left in an update depend on flags that t
 Every name is typed anew from the lines that bind it. A name that holds values of several kinds by turns (`n = ‖g‖`, later
 `n = n*g`) gets a second one for those that are known earlier, so that lines of their kind can read them. Where an update
 reduces, `numel` counts as measured: tensors of different sizes then still share their launches.
+
+Rows, columns and matrices are for lines under conditions that imply `ndim >= 2`. A name that holds a value per row for
+matrices and another one for vectors is a value per element for lines that run for both, and a static `where` on such values
+becomes a branch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 
 from optc.compiler.describe import describe
-from optc.compiler.ir import expressions, reads, statements, walk
-from optc.dsl.kinds import Extent, Sort, Type
-from optc.dsl.program import REDUCTIONS, Apply, Branch, Expression, Let, Program, Read, Role, Statement, Stop, Store, Symbol
+from optc.compiler.ir import expressions, fresh_name, map_expression, reads, statements, walk
+from optc.dsl.implication import Implication, TooManyCases, negation, static_part
+from optc.dsl.kinds import IN_MATRICES, Extent, Sort, Type
+from optc.dsl.program import (
+    GATHERING,
+    REDUCTIONS,
+    TRUE,
+    Apply,
+    Branch,
+    Constant,
+    Expression,
+    Let,
+    Program,
+    Read,
+    Role,
+    Statement,
+    Stop,
+    Store,
+    Symbol,
+)
+from optc.dsl.scope import HAS_MATRIX
 from optc.dsl.typing_rules import joined
 
 
 def place(body: tuple[Statement, ...], program: Program) -> tuple[Statement, ...]:
     """The body, typed anew, with branches on flags only."""
-    reduces = any(isinstance(e, Apply) and e.operation in REDUCTIONS for value in expressions(body) for e in walk(value))
+    reduces = any(isinstance(e, Apply) and e.operation in GATHERING for value in expressions(body) for e in walk(value))
     writes = [s.target for s in statements(body) if isinstance(s, Store)]
     carries = any(t.role is Role.STATE and program.state(t.name).host for t in writes)
-    first = _Placer(program, reduces and not carries, _names(body, program), {})
+    implied = Implication({n: h for h in program.hypers for n in h.names})
+    first = _Placer(program, implied, reduces and not carries, _names(body, program), {})
     first.block(body, {}, None)
-    second = _Placer(program, reduces and not carries, _names(body, program), first.found)
+    second = _Placer(program, implied, reduces and not carries, _names(body, program), first.found)
     return tuple(second.block(body, {}, None))
 
 
-class _Kind(IntEnum):
-    """When a value is known: before the step, after a look at the tensor, for every element by itself."""
+def _kind(kind: Type) -> Extent | None:
+    """Where a value varies that the tensors tell; None for what the host knows before the step."""
+    if kind.host:
+        return None
+    return Extent.TENSOR if kind.extent is Extent.GROUP else kind.extent
 
-    HOST = 0
-    TENSOR = 1
-    ELEMENT = 2
 
-    @staticmethod
-    def of(kind: Type) -> _Kind:
-        """The kind of a type."""
-        return _Kind.HOST if kind.host else _Kind.TENSOR if kind.extent.within(Extent.TENSOR) else _Kind.ELEMENT
+def _widest(one: Extent | None, other: Extent | None) -> Extent | None:
+    return other if one is None else one if other is None else one.join(other)
 
 
 def _names(body: tuple[Statement, ...], program: Program) -> set[str]:
@@ -53,21 +73,28 @@ def _names(body: tuple[Statement, ...], program: Program) -> set[str]:
 
 @dataclass
 class _Placer:
-    """`latest`: the latest kind of every local, where that is known from an earlier look; `found`: what this look finds."""
+    """`latest`: the widest kind of every local, where that is known from an earlier look; `found`: what this look finds."""
 
     program: Program
+    implied: Implication
     measures_size: bool
     taken: set[str]
-    latest: Mapping[str, _Kind]
-    found: dict[str, _Kind] = field(default_factory=dict)
+    latest: Mapping[str, Extent | None]
+    found: dict[str, Extent | None] = field(default_factory=dict)
+    narrow: bool = False  # inside a branch that not all parameters of the model take alike
+    around: tuple[Expression, ...] = ()  # the static conditions that hold here
 
     def block(self, body: tuple[Statement, ...], known: dict[str, Read], mask: Expression | None) -> list[Statement]:
         """`known`: what locals bound so far are read as, changed in place; `mask`: the condition under which lines count."""
         result: list[Statement] = []
         for statement in body:
             match statement:
+                case Let() | Store() if not self._has_matrix() and (choice := _choice_of_rows(statement.value)):
+                    result += self.block(_by_cases(statement, choice), known, mask)
                 case Let() | Store():
                     value = self.expression(statement.value, known)
+                    if isinstance(statement, Store):
+                        value = _as_wide(value, statement.value.type.extent)
                     if mask is not None:
                         value = self._masked(statement.target, value, known, mask)
                     if statement.target.role is Role.LOCAL:
@@ -85,26 +112,53 @@ class _Placer:
 
     def _bound(self, name: str, value: Expression, known: dict[str, Read], result: list[Statement]) -> Expression:
         """What to bind a local to; values of an earlier kind than its latest are bound to a name of their own first."""
-        kind = replace(value.type, static=False)
-        self.found[name] = max(_Kind.of(kind), self.found.get(name, _Kind.HOST))
+        kind = self._here(replace(value.type, static=False))
+        self.found[name] = _widest(_kind(kind), self.found.get(name))
         known[name] = Read(Symbol(Role.LOCAL, name), kind, value.span)
-        if _Kind.of(kind) < self.latest.get(name, _Kind.HOST):
-            known[name] = replace(known[name], symbol=Symbol(Role.LOCAL, self._fresh(name)))
+        if name in self.latest and _kind(kind) is not self.latest[name]:
+            known[name] = replace(known[name], symbol=Symbol(Role.LOCAL, fresh_name(name, self.taken)))
             result.append(Let(known[name].symbol, value, value.span))
-            return known[name]
+            widest = self.latest[name]
+            return known[name] if widest is None else replace(known[name], type=replace(kind, extent=widest))
         return value
+
+    def _has_matrix(self) -> bool:
+        """Whether only tensors with rows and columns come here."""
+        try:
+            return self.implied.implied(self.around, HAS_MATRIX)
+        except TooManyCases:
+            return False
+
+    def _here(self, kind: Type) -> Type:
+        """The type of a value named here: one number of the whole model is one per parameter where not all of them name it."""
+        return replace(kind, extent=kind.extent.join(Extent.TENSOR)) if self.narrow else kind
 
     def _uniform(self, branch: Branch, known: dict[str, Read], mask: Expression | None) -> Branch:
         sides = dict(known), dict(known)
-        bodies = [self.block(body, side, mask) for body, side in zip((branch.then, branch.otherwise), sides, strict=True)]
+        outside, around = self.narrow, self.around
+        self.narrow = narrow = outside or branch.condition.type.extent is not Extent.MODEL
+        bodies: list[list[Statement]] = []
+        opposite = negation(branch.condition)
+        for lines, side, test in zip((branch.then, branch.otherwise), sides, (branch.condition, opposite), strict=True):
+            self.around = (*around, static_part(test))
+            bodies.append(self.block(lines, side, mask))
+        self.narrow, self.around = outside, around
         known.clear()
         for name in sorted(sides[0].keys() & sides[1].keys()):
             reads_ = sides[0][name], sides[1][name]
             kind = _either(reads_[0].type, reads_[1].type)
+            if reads_[0] == reads_[1]:
+                known[name] = reads_[0]
+                continue
+            if narrow:
+                kind = replace(kind, extent=kind.extent.join(Extent.TENSOR))
+            if kind.extent in IN_MATRICES and not self._has_matrix():
+                kind = replace(kind, extent=Extent.ELEM)
+                self.found[name] = Extent.ELEM
             if reads_[0].symbol == reads_[1].symbol:
                 known[name] = replace(reads_[0], type=kind)
-            elif _Kind.of(kind) < self.latest.get(name, _Kind.HOST):  # each side has a name of its own for it
-                symbol = Symbol(Role.LOCAL, self._fresh(name))
+            elif name in self.latest and _kind(kind) is not self.latest[name]:  # each side has a name of its own for it
+                symbol = Symbol(Role.LOCAL, fresh_name(name, self.taken))
                 for body, read in zip(bodies, reads_, strict=True):
                     body.append(Let(symbol, read, branch.span))
                 known[name] = Read(symbol, kind, branch.span)
@@ -127,17 +181,10 @@ class _Placer:
             del known[name]
         return result
 
-    def _fresh(self, wish: str) -> str:
-        name, index = wish, 2
-        while name in self.taken:
-            name, index = f"{wish}_{index}", index + 1
-        self.taken.add(name)
-        return name
-
     def _named(self, condition: Expression, result: list[Statement]) -> Expression:
         if isinstance(condition, Read):
             return condition
-        symbol = Symbol(Role.LOCAL, self._fresh(describe(condition, "condition")))
+        symbol = Symbol(Role.LOCAL, fresh_name(describe(condition, "condition"), self.taken))
         result.append(Let(symbol, condition, condition.span))
         return Read(symbol, condition.type, condition.span)
 
@@ -164,7 +211,9 @@ class _Placer:
                 return replace(expression, type=Type(Sort.REAL, state.extent, host=state.host))
             case Apply(operation=operation, arguments=arguments):
                 parts = tuple(self._argument(a, known) for a in arguments)
-                kind = expression.type if operation in REDUCTIONS else joined(expression.type.sort, parts)
+                if operation in REDUCTIONS:
+                    parts = (_as_wide(parts[0], arguments[0].type.extent),)
+                kind = expression.type if operation in GATHERING else joined(expression.type.sort, parts)
                 return replace(expression, arguments=parts, type=replace(kind, static=False))
         return expression
 
@@ -176,3 +225,35 @@ class _Placer:
 
 def _either(one: Type, other: Type) -> Type:
     return Type(one.sort, one.extent.join(other.extent), one.host and other.host)
+
+
+def _as_wide(value: Expression, extent: Extent) -> Expression:
+    """A value per row, column or matrix that has become one per element, as what it is."""
+    if extent in IN_MATRICES and value.type.extent is Extent.ELEM:
+        return Apply("largest", (value,), Type(Sort.REAL, extent), value.span)
+    return value
+
+
+def _choice_of_rows(value: Expression) -> Apply | None:
+    """A selection by a static condition, with values in it that only tensors with rows and columns have."""
+    for node in walk(value):
+        if isinstance(node, Apply) and node.operation in ("where", "and", "or") and not node.type.static:
+            selects = node.arguments[0].type.static
+            if selects and any(e.type.extent in IN_MATRICES for e in walk(node)):
+                return node
+    return None
+
+
+def _by_cases(statement: Let | Store, choice: Apply) -> tuple[Statement, ...]:
+    """The line as a branch on the condition of a selection in it."""
+    match choice:
+        case Apply(operation="where", arguments=(condition, then, otherwise)):
+            sides = then, otherwise
+        case Apply(operation=operation, arguments=(condition, rest)):
+            settled = Constant(operation == "or", TRUE.type, choice.span)
+            sides = (rest, settled) if operation == "and" else (settled, rest)
+
+    def of(side: Expression) -> Statement:
+        return replace(statement, value=map_expression(statement.value, lambda e: side if e == choice else e))
+
+    return (Branch(condition, (of(sides[0]),), (of(sides[1]),), statement.span),)

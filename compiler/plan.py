@@ -7,7 +7,10 @@ The last value before text. Emitters print it and decide nothing that changes a 
   `new(state)` and host states, binds host locals, stores host states, and leaves the values named in `scalars` and `flags`;
 - a **kernel** is one launch over all tensors, of one or several passes over memory. Elementwise kernels are one pass, and their
   body is all there is. Where a value depends on a reduction, the kernel has `passes`: between them, and after the last, run
-  lines **per tensor** in float64, which read and leave STATISTICs;
+  lines **on statistics** (one value per tensor, matrix, row or column) in float64, which read and leave STATISTICs;
+- a **model program** is float64 code that runs once for all parameters of a step, on numbers that may live on the device. Where
+  a step needs totals over the model, it has several **phases**, each a model program and a kernel: the totals are those of what
+  the kernels before have left per tensor;
 - a **kernel body** reads streams, its own locals, SCALARs and FLAGs. `Let` binds a local or rebinds a stream's variable (the
   gradient); `Store` gives a stream's variable its new value (written to memory once, at the end). `Branch` conditions are FLAGs
   combined with and/or/not. There is no `Stop`, `mod` by elements, or CHOICE left.
@@ -69,9 +72,10 @@ class Pass:
     """One pass over memory: its streams are read once and written once.
 
     `prepare` runs before it for every tensor, in float64: it reads STATISTICs of earlier passes, SCALARs, FLAGs, `numel` and
-    states of extent TENSOR, and binds what the body reads (`needs`). In `body`, `Let` of a STATISTIC to a reduction of a value
-    per element measures one of `measures` (name -> `sum`, `mean`, `largest` or `smallest`); on a path without that line the
-    result is that of no elements. A `Let` of a state rebinds its variable without a write to memory: another pass writes it.
+    states that are not like θ, and binds what the body reads (`needs`). In `body`, `Let` of a STATISTIC to a reduction of a
+    value per element measures one of `measures` (name -> `sum`, `mean`, `largest` or `smallest`); on a path without that line
+    the result is that of no elements. A `Let` of a state rebinds its variable without a write to memory; another pass does
+    that.
     `exists`: TRUE or a condition over static FLAG reads; in other variants the pass has nothing to do.
     """
 
@@ -89,8 +93,10 @@ class Kernel:
 
     Every kernel multiplies the gradient, as it is loaded, by a factor of the launch (−1 to maximize, 1/scale to undo loss
     scaling). `body` is the whole of it, as one program over tensors with reductions in place. An elementwise kernel has no
-    `passes`: all streams are read once and written once. Otherwise the passes run in order, then `finish` per tensor.
-    `statistics` are the numbers kept per tensor from one pass to the next: first what passes measure, then what they need.
+    `passes`: all streams are read once and written once. Otherwise the passes run in order, then `finish` on statistics.
+    `statistics` are the values kept from one pass to the next, in all kernels of a procedure alike, and `extents` theirs: first
+    what passes measure, then what they need, then `parts`. `parts` are the numbers per tensor that `finish` leaves for totals.
+    `given` are statistics that kernels before have measured and `body` reads, `leaves` what later kernels, or totals, read.
     """
 
     name: str
@@ -102,6 +108,10 @@ class Kernel:
     passes: tuple[Pass, ...] = ()
     finish: tuple[Statement, ...] = ()
     statistics: tuple[str, ...] = ()
+    extents: tuple[Extent, ...] = ()
+    parts: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
 
     @property
     def sweeps(self) -> tuple[Pass, ...]:
@@ -117,14 +127,45 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelProgram:
+    """Float64 code that runs once for all parameters, before the kernel of its phase.
+
+    It reads the SCALARs and FLAGs of the host program named in `scalars` and `flags` (the same for all parameters), states of
+    extent MODEL, and `totals` (name -> the part, left by a kernel of an earlier phase, that is added up over all tensors). It
+    binds the SCALARs `exports` on every path (NaN where they have no meaning), and stores the states `carried`.
+    """
+
+    body: tuple[Statement, ...]
+    scalars: tuple[str, ...]
+    flags: tuple[str, ...]
+    totals: tuple[tuple[str, str], ...]
+    states: tuple[str, ...]
+    exports: tuple[str, ...]
+    carried: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What runs between two gatherings over the model: a program of the model, then a kernel; one of them may be missing."""
+
+    model: ModelProgram | None
+    kernel: Kernel | None
+
+
+@dataclass(frozen=True, slots=True)
 class ProcedurePlan:
-    """`step` or an entry: the host program once, then the kernels in order."""
+    """`step` or an entry: the host program once, then the phases in order; without numbers of the model there is one."""
 
     name: str
     inputs: tuple[str, ...]
     every: int | None
     host: HostProgram
-    kernels: tuple[Kernel, ...]
+    phases: tuple[Phase, ...]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernels of all phases."""
+        return tuple(phase.kernel for phase in self.phases if phase.kernel is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
-"""Code per element and code per tensor told apart: reductions, and what follows from them, get lines and names of their own.
+"""Code per element, code on statistics and code of the whole model told apart: each gets lines and names of its own.
 
-Afterwards a body has two kinds of lines, in the order of the text:
+Afterwards a body has these lines, in the order of the text:
 
-- **per element**: `Let` and `Store` of values per element, and `Let STATISTIC r = reduction(value per element)`;
-- **per tensor**: `Let` and `Store` of one number per tensor. What lines per element need of them are STATISTICs, each bound by
-  one line only.
+- **per element**: `Let` and `Store` of values per element, and measures: `Let STATISTIC r = reduction(value per element)`;
+- **on statistics**: `Let` and `Store` of one value per tensor, matrix, row or column; a reduction of such a value is a line of
+  its own. What lines per element need of them are STATISTICs, each bound by one line only;
+- **of the model**: `Let` and `Store` of one number for all tensors, and `Let STATISTIC s = total(STATISTIC part)`. What the
+  other lines need of them are SCALARs, each bound by one line only.
 
-Two uses share a statistic exactly when they are the same expression of the same versions of the same names.
+Two uses share a name exactly when they are the same expression of the same versions of the same names.
 """
 
 from __future__ import annotations
@@ -17,119 +19,86 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from optc.compiler.describe import describe
-from optc.compiler.ir import InternalError, expressions, map_statements, reads, statements, walk
-from optc.dsl.kinds import Extent, Type
-from optc.dsl.program import REDUCTIONS, Apply, Branch, Constant, Expression, Let, Program, Read, Role, Statement, Store, Symbol
+from optc.compiler.extents import Extents, extents_of, is_narrow
+from optc.compiler.ir import expressions, fresh_name, map_symbols, reads, statements, value_number, walk
+from optc.dsl.kinds import IN_MATRICES, Extent, Sort, Type
+from optc.dsl.program import (
+    GATHERING,
+    REDUCTIONS,
+    TOTAL,
+    Apply,
+    Branch,
+    Constant,
+    Expression,
+    Let,
+    Program,
+    Read,
+    Role,
+    Statement,
+    Store,
+    Symbol,
+)
 
-_STREAMS = (Role.THETA, Role.GRADIENT, Role.INPUT)
 _GIVEN = (Role.SCALAR, Role.FLAG)
+_ZERO = Constant(0, Type(Sort.REAL, Extent.MODEL, host=True))
+_ONE = replace(_ZERO, value=1)
 
 
 def reduces(body: tuple[Statement, ...], program: Program) -> bool:
-    """Whether a body needs more than code per element: it reduces, or has numbers per tensor that only the device knows."""
-    applied = any(isinstance(e, Apply) and e.operation in REDUCTIONS for value in expressions(body) for e in walk(value))
+    """Whether a body needs more than code per element: it reduces, or has states that are not like θ on the device."""
+    applied = any(isinstance(e, Apply) and e.operation in GATHERING for value in expressions(body) for e in walk(value))
     used = {r.symbol for e in expressions(body) for r in reads(e)}
     used |= {s.target for s in statements(body) if isinstance(s, Store)}
-    return applied or any(s.role is Role.STATE and program.state(s.name).extent is Extent.TENSOR for s in used)
+    return applied or any(s.role is Role.STATE and program.state(s.name).extent is not Extent.ELEM for s in used)
 
 
 def separate(body: tuple[Statement, ...], program: Program, taken: frozenset[str]) -> tuple[Statement, ...]:
     """The body in the form that this module describes. `taken`: names that no new statistic may have."""
-    elemental = elemental_locals(body, program)
-    promoted = _promoted(body, elemental)
-    if promoted:
-        body = map_statements(body, lambda value: _renamed(value, promoted))
-        body = _retargeted(body, promoted)
+    extents = extents_of(body, program)
+    promoted = _promoted(body, extents)
+
+    def given(symbol: Symbol) -> Symbol:
+        return Symbol(promoted.get(symbol.name, symbol.role), symbol.name) if symbol.role is Role.LOCAL else symbol
+
+    body = map_symbols(body, given)
     names = taken | {s.target.name for s in statements(body) if isinstance(s, Let | Store)}
-    return tuple(_Separator(program, elemental, set(names)).block(body))
+    return tuple(_Separator(extents, set(names)).block(body))
 
 
-def elemental_locals(body: tuple[Statement, ...], program: Program) -> frozenset[str]:
-    """Locals that hold a value per element at some point."""
-    found: set[str] = set()
-    size = -1
-    while size != len(found):
-        size = len(found)
-        for statement in statements(body):
-            local = isinstance(statement, Let) and statement.target.role is Role.LOCAL
-            if local and isinstance(statement, Let) and is_elemental(statement.value, found, program):
-                found.add(statement.target.name)
-    return frozenset(found)
-
-
-def is_elemental(expression: Expression, locals_: frozenset[str] | set[str], program: Program) -> bool:
-    """Whether a value varies over elements; a reduction does not."""
-    match expression:
-        case Read(symbol=Symbol(role=role, name=name)):
-            if role is Role.STATE:
-                return program.state(name).extent is Extent.ELEM
-            return role in _STREAMS or (role is Role.LOCAL and name in locals_)
-        case Apply(operation=operation, arguments=arguments):
-            return operation not in REDUCTIONS and any(is_elemental(a, locals_, program) for a in arguments)
-    return False
-
-
-def is_per_tensor(statement: Let | Store, elemental: frozenset[str], program: Program) -> bool:
-    """Whether a line (of a separated body) is code per tensor."""
-    target = statement.target
-    match target.role:
-        case Role.LOCAL:
-            return target.name not in elemental
-        case Role.STATE:
-            return program.state(target.name).extent is Extent.TENSOR
-        case Role.STATISTIC:
-            return not is_measure(statement)
-    return False
-
-
-def is_measure(statement: Statement) -> bool:
-    """Whether a line reduces a value per element."""
-    return isinstance(statement, Let) and isinstance(statement.value, Apply) and statement.value.operation in REDUCTIONS
-
-
-def _promoted(body: tuple[Statement, ...], elemental: frozenset[str]) -> frozenset[str]:
-    """Numbers per tensor that get their value in one line: they can be statistics themselves."""
-    bound = Counter(s.target.name for s in statements(body) if isinstance(s, Let) and s.target.role is Role.LOCAL)
-    return frozenset(name for name, count in bound.items() if count == 1 and name not in elemental)
-
-
-def _renamed(value: Expression, promoted: frozenset[str]) -> Expression:
-    match value:
-        case Read(symbol=Symbol(role=Role.LOCAL, name=name)) if name in promoted:
-            return replace(value, symbol=Symbol(Role.STATISTIC, name))
-        case Apply(arguments=arguments):
-            return replace(value, arguments=tuple(_renamed(a, promoted) for a in arguments))
-    return value
-
-
-def _retargeted(body: tuple[Statement, ...], promoted: frozenset[str]) -> tuple[Statement, ...]:
-    result: list[Statement] = []
-    for statement in body:
-        match statement:
-            case Let(target=Symbol(role=Role.LOCAL, name=name)) if name in promoted:
-                statement = replace(statement, target=Symbol(Role.STATISTIC, name))
-            case Branch(then=then, otherwise=otherwise):
-                statement = replace(statement, then=_retargeted(then, promoted), otherwise=_retargeted(otherwise, promoted))
-        result.append(statement)
-    return tuple(result)
+def _promoted(body: tuple[Statement, ...], extents: Extents) -> dict[str, Role]:
+    """Names that get their value in one line, and no value per element: they can be statistics or scalars themselves."""
+    lines = [s for s in statements(body) if isinstance(s, Let) and s.target.role is Role.LOCAL]
+    bound = Counter(s.target.name for s in lines)
+    roles: dict[str, Role] = {}
+    for line in lines:
+        name, extent = line.target.name, extents.locals[line.target.name]
+        if bound[name] == 1 and extent is not Extent.ELEM:
+            if extent is not Extent.MODEL:
+                roles[name] = Role.STATISTIC
+            elif line.value.type.sort is Sort.REAL:
+                roles[name] = Role.SCALAR
+    return roles
 
 
 @dataclass
 class _Separator:
-    program: Program
-    elemental: frozenset[str]
+    extents: Extents
     taken: set[str]
     versions: Counter[str] = field(default_factory=Counter)
     counter: int = 0
-    known: list[dict[object, Read]] = field(default_factory=lambda: [{}])  # statistics bound so far, scoped by branch
+    # per branch that we are in: names bound so far, the lines so far, and whether all parameters take it alike
+    known: list[dict[object, Read]] = field(default_factory=lambda: [{}])
+    lines: list[list[Statement]] = field(default_factory=list)
+    narrow: list[bool] = field(default_factory=list)
 
-    def block(self, body: tuple[Statement, ...]) -> list[Statement]:
-        result: list[Statement] = []
+    def block(self, body: tuple[Statement, ...], narrow: bool = False) -> list[Statement]:
+        self.lines.append([])
+        self.narrow.append(narrow)
         for statement in body:
             match statement:
                 case Let() | Store():
-                    value = self._value(statement, result)
-                    result.append(replace(statement, value=value))
+                    value = self._value(statement)
+                    self.lines[-1].append(replace(statement, value=value))
                     self._renew(statement.target.name)
                 case Branch():
                     before = Counter(self.versions)
@@ -137,13 +106,14 @@ class _Separator:
                     for side in (statement.then, statement.otherwise):
                         self.versions = Counter(before)
                         with self._scope():
-                            sides.append(tuple(self.block(side)))
+                            sides.append(tuple(self.block(side, narrow or is_narrow(statement))))
                         changed |= {n for n, v in self.versions.items() if before.get(n) != v}
                     self.versions = before
                     for name in sorted(changed):
                         self._renew(name)
-                    result.append(replace(statement, then=sides[0], otherwise=sides[1]))
-        return result
+                    self.lines[-1].append(replace(statement, then=sides[0], otherwise=sides[1]))
+        self.narrow.pop()
+        return self.lines.pop()
 
     @contextmanager
     def _scope(self) -> Iterator[None]:
@@ -155,66 +125,99 @@ class _Separator:
         self.counter += 1
         self.versions[name] = self.counter
 
-    def _value(self, statement: Let | Store, result: list[Statement]) -> Expression:
-        """The statement's value with its reductions, and what else is per tensor in a line per element, taken out."""
-        value, name = statement.value, statement.target.name
-        if is_per_tensor(replace(statement, value=Constant(0, value.type)), self.elemental, self.program):
-            direct = isinstance(value, Apply) and value.operation in REDUCTIONS and statement.target.role is Role.STATISTIC
-            if direct and isinstance(value, Apply):  # `n = sum(g)` is a measure itself
-                return replace(value, arguments=(self._per_element(value.arguments[0], name, result),))
-            return self._measured(value, name, result)
-        return self._per_element(value, name, result)
+    def _value(self, statement: Let | Store) -> Expression:
+        """The statement's value; what runs elsewhere is taken out into lines of its own."""
+        value, target = statement.value, statement.target
+        gathers = isinstance(value, Apply) and value.operation in GATHERING
+        if gathers and target.role is Role.STATISTIC and isinstance(value, Apply):  # `n = sum(g)` is a line of its own already
+            return self._gathering(value, target.name)
+        extent = self.extents.of(value) if target.role is Role.STATISTIC else self.extents.line(replace(statement, value=_ZERO))
+        if extent is Extent.ELEM:
+            return self._per_element(value, target.name)
+        return self._in_model(value, target.name) if extent is Extent.MODEL else self._on_statistics(value, target.name)
 
-    def _per_element(self, expression: Expression, name: str, result: list[Statement]) -> Expression:
+    # --- code per element -----------------------------------------------------------------------------------------------------
+
+    def _per_element(self, expression: Expression, name: str) -> Expression:
         if isinstance(expression, Constant):
             return expression
         if isinstance(expression, Read) and expression.symbol.role in (*_GIVEN, Role.STATISTIC):
             return expression
-        if is_elemental(expression, self.elemental, self.program):
+        extent = self.extents.of(expression)
+        if extent is Extent.ELEM:
             if isinstance(expression, Apply):
-                arguments = tuple(self._per_element(a, name, result) for a in expression.arguments)
-                return replace(expression, arguments=arguments)
+                return replace(expression, arguments=tuple(self._per_element(a, name) for a in expression.arguments))
             return expression
-        if all(r.symbol.role in _GIVEN for r in reads(expression)) and not _any_reduction(expression):
+        if self._is_given(expression):
             return expression
-        return self._bound(self._measured(expression, name, result), f"{name}_factor", result)
+        if extent is Extent.MODEL:
+            return self._exported(expression, name)
+        return self._bound(self._on_statistics(expression, name), f"{name}_factor")
 
-    def _measured(self, expression: Expression, name: str, result: list[Statement]) -> Expression:
-        """A value per tensor whose reductions are reads of statistics."""
+    def _is_given(self, expression: Expression) -> bool:
+        plain = all(r.symbol.role in _GIVEN for r in reads(expression))
+        return plain and not any(isinstance(e, Apply) and e.operation in GATHERING for e in walk(expression))
+
+    # --- code on statistics ---------------------------------------------------------------------------------------------------
+
+    def _on_statistics(self, expression: Expression, name: str) -> Expression:
+        """A value per tensor, matrix, row or column whose reductions are reads of statistics."""
+        if self.extents.of(expression) is Extent.MODEL and not self._is_given(expression):
+            return self._exported(expression, name)
         if not isinstance(expression, Apply):
             return expression
         if expression.operation in REDUCTIONS:
-            inner = self._per_element(expression.arguments[0], name, result)
-            return self._bound(replace(expression, arguments=(inner,)), f"{name}_{expression.operation}", result)
-        return replace(expression, arguments=tuple(self._measured(a, name, result) for a in expression.arguments))
+            return self._bound(self._gathering(expression, name), f"{name}_{expression.operation}")
+        return replace(expression, arguments=tuple(self._on_statistics(a, name) for a in expression.arguments))
 
-    def _bound(self, expression: Expression, fallback: str, result: list[Statement]) -> Expression:
-        if isinstance(expression, Read) and expression.symbol.role is Role.STATISTIC:
+    def _gathering(self, expression: Apply, name: str) -> Apply:
+        """A reduction or total with an argument of the right kind."""
+        argument = expression.arguments[0]
+        if expression.operation == TOTAL:
+            part: Expression = self._on_statistics(argument, name)
+            return replace(expression, arguments=(self._bound(part, f"{name}_part"),))
+        inner = self._on_statistics if self.extents.of(argument) in IN_MATRICES else self._per_element
+        return replace(expression, arguments=(inner(argument, name),))
+
+    # --- code of the model ----------------------------------------------------------------------------------------------------
+
+    def _in_model(self, expression: Expression, name: str) -> Expression:
+        """A number of the model whose totals are reads of statistics."""
+        if not isinstance(expression, Apply):
             return expression
-        key = self._key(expression)
-        for scope in self.known:
+        if expression.operation == TOTAL:
+            return self._bound(self._gathering(expression, name), f"{name}_total")
+        return replace(expression, arguments=tuple(self._in_model(a, name) for a in expression.arguments))
+
+    def _exported(self, expression: Expression, name: str) -> Expression:
+        """A number of the model as a scalar that the other code is given; a condition becomes 0 or 1 on the way."""
+        if expression.type.sort is Sort.BOOL:
+            number = replace(_ZERO.type, host=False)
+            as_number = Apply("where", (expression, _ONE, _ZERO), number, expression.span)
+            return Apply("ne", (self._exported(as_number, name), _ZERO), expression.type, expression.span)
+        return self._bound(self._in_model(expression, name), f"{name}_factor", Role.SCALAR)
+
+    # --- names ----------------------------------------------------------------------------------------------------------------
+
+    def _bound(self, expression: Expression, fallback: str, role: Role = Role.STATISTIC) -> Read:
+        """The value under a name of its own.
+
+        A number of the model that is needed where not all parameters come is bound outside: nothing it reads changes there.
+        """
+        if isinstance(expression, Read) and expression.symbol.role is role:
+            return expression
+        depth = self.narrow.index(True) - 1 if role is Role.SCALAR and True in self.narrow else len(self.lines) - 1
+        key = (role, value_number(expression, lambda symbol: self.versions[symbol.name]))
+        for scope in self.known[: depth + 1]:
             if key in scope:
                 return scope[key]
-        name = wish = describe(expression, fallback)
-        index = 2
-        while name in self.taken:
-            name, index = f"{wish}_{index}", index + 1
-        self.taken.add(name)
-        read = Read(Symbol(Role.STATISTIC, name), Type(expression.type.sort, Extent.TENSOR), expression.span)
-        result.append(Let(read.symbol, expression, expression.span))
-        self.known[-1][key] = read
+        name = fresh_name(describe(expression, fallback), self.taken)
+        read = Read(Symbol(role, name), Type(expression.type.sort, self._extent(expression, role)), expression.span)
+        self.lines[depth].append(Let(read.symbol, expression, expression.span))
+        self.known[depth][key] = read
         return read
 
-    def _key(self, expression: Expression) -> object:
-        match expression:
-            case Constant(value=value):
-                return ("constant", type(value).__name__, repr(value))
-            case Read(symbol=symbol):
-                return (symbol, self.versions[symbol.name])
-            case Apply(operation=operation, arguments=arguments):
-                return (operation, *(self._key(a) for a in arguments))
-        raise InternalError(f"no value number for {expression!r}")
-
-
-def _any_reduction(expression: Expression) -> bool:
-    return any(isinstance(e, Apply) and e.operation in REDUCTIONS for e in walk(expression))
+    def _extent(self, expression: Expression, role: Role) -> Extent:
+        if isinstance(expression, Apply) and expression.operation in GATHERING:
+            return expression.type.extent
+        return Extent.MODEL if role is Role.SCALAR else self.extents.of(expression).join(Extent.TENSOR)

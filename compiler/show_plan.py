@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from optc.compiler.plan import Kernel, Plan, ProcedurePlan
+from optc.compiler.conditions import FALSE
+from optc.compiler.plan import Kernel, ModelProgram, Plan, ProcedurePlan
 from optc.compiler.show_program import INDENT, show_block, show_expression
-from optc.compiler.traffic import PRECISIONS, Precision, default_variant, state_bytes, traffic, variants
+from optc.compiler.traffic import PRECISIONS, Precision, besides, default_variant, state_bytes, traffic, variants
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE
+from optc.dsl.program import TRUE, Statement
 from optc.dsl.source import Source
 
 BANDWIDTHS = {"CPU, 40 GB/s": 40e9, "GPU, 3.35 TB/s": 3.35e12}
@@ -20,7 +21,7 @@ COST_TITLE = "cost of a step per element of θ; on the right ms for 10^9 element
 
 
 def show_plan(plan: Plan) -> str:
-    """Static flags, then of every procedure: the host program, and the passes with their streams and bodies."""
+    """Static flags, then of every procedure: the host program, and phase by phase what runs for the model, and the passes."""
     rows = [f"plan {plan.program.name}"]
     if plan.flags:
         rows += ["static flags (they select a variant)"]
@@ -32,41 +33,78 @@ def show_plan(plan: Plan) -> str:
 
 
 def _procedure(procedure: ProcedurePlan, source: Source) -> Iterator[str]:
-    passes = sum(len(k.sweeps) for k in procedure.kernels)
-    yield f"procedure {procedure.name}: {passes} pass{'es' if passes != 1 else ''} over memory"
+    passes = sum(sweep.exists != FALSE for k in procedure.kernels for sweep in k.sweeps)
+    phases = f" in {len(procedure.phases)} phases" if len(procedure.phases) > 1 else ""
+    yield f"procedure {procedure.name}: {passes} pass{'es' if passes != 1 else ''} over memory{phases}"
     yield "  host program, float64, once a step"
-    yield from (INDENT + row for row in show_block(procedure.host.body, source, typed=False))
+    yield from _lines(procedure.host.body, source)
     host = procedure.host
-    for title, names in (("scalars", host.scalars), ("flags", host.flags), ("carried", host.carried)):
-        if names:
-            yield f"{INDENT}{title}: {', '.join(names)}"
-    for kernel in procedure.kernels:
-        yield from _kernel(kernel, source)
+    yield from _named(("scalars", host.scalars), ("flags", host.flags), ("carried", host.carried))
+    for phase in procedure.phases:
+        if phase.model is not None:
+            yield from _model(phase.model, source)
+        if phase.kernel is not None:
+            yield from _kernel(phase.kernel, source)
+
+
+def _lines(body: tuple[Statement, ...], source: Source) -> Iterator[str]:
+    return (INDENT + row for row in show_block(body, source, typed=False))
+
+
+def _named(*rows: tuple[str, Iterable[str]]) -> Iterator[str]:
+    for title, names in rows:
+        if text := ", ".join(names):
+            yield f"{INDENT}{title}: {text}"
+
+
+def _model(model: ModelProgram, source: Source) -> Iterator[str]:
+    yield "  of the model, float64, once for all parameters"
+    yield from _named(("scalars", model.scalars), ("flags", model.flags), ("states", model.states))
+    for total, part in model.totals:
+        yield f"{INDENT}{total}: {part} of all tensors, added up"
+    yield from _lines(model.body, source)
+    yield from _named(("exports", model.exports), ("carried", model.carried))
 
 
 def _kernel(kernel: Kernel, source: Source) -> Iterator[str]:
     yield f"  kernel {kernel.name}"
-    for title, names in (("scalars", kernel.scalars), ("static flags", kernel.static_flags), ("flags", kernel.host_flags)):
-        if names:
-            yield f"{INDENT}{title}: {', '.join(names)}"
-    if kernel.statistics:
-        yield f"{INDENT}kept per tensor from pass to pass: {', '.join(kernel.statistics)}"
+    yield from _named(("scalars", kernel.scalars), ("static flags", kernel.static_flags), ("flags", kernel.host_flags))
+    for extent in Extent:
+        kept = (n for n, e in zip(kernel.statistics, kernel.extents, strict=True) if e is extent)
+        yield from _named((f"kept per {extent.value} from pass to pass", kept))
+    yield from _named(("given by kernels before", kernel.given), ("parts of totals", kernel.parts))
     for stream in kernel.streams:
-        if stream.extent is Extent.TENSOR:
-            yield f"{INDENT}{stream.name:<12} one number per tensor"
+        if stream.extent is not Extent.ELEM:
+            what = "one number per tensor" if stream.extent is Extent.TENSOR else f"one number per {stream.extent.value}"
+            yield f"{INDENT}{stream.name:<12} {what}"
     for index, sweep in enumerate(kernel.sweeps, 1):
         if sweep.prepare:
-            yield f"  per tensor, before pass {index}, float64"
-            yield from (INDENT + row for row in show_block(sweep.prepare, source, typed=False))
+            yield f"  on statistics, before pass {index}, float64"
+            yield from _lines(sweep.prepare, source)
+        if sweep.exists == FALSE:
+            yield "  no pass over memory"
+            continue
         yield f"  pass {index} over memory"
         for stream in sweep.streams:
             does = " ".join(word for word, true in (("reads", stream.reads), ("writes", stream.writes)) if true)
             where = "" if stream.exists == TRUE else f"  if {show_expression(stream.exists)}"
             yield f"{INDENT}{stream.name:<12} {stream.role.value:<9} {does}{where}"
-        yield from (INDENT + row for row in show_block(sweep.body, source, typed=False))
+        yield from _lines(sweep.body, source)
     if kernel.finish:
-        yield "  per tensor, after the last pass, float64"
-        yield from (INDENT + row for row in show_block(kernel.finish, source, typed=False))
+        yield "  on statistics, after the last pass, float64"
+        yield from _lines(kernel.finish, source)
+
+
+def _model_json(model: ModelProgram, source: Source) -> dict[str, object]:
+    return {
+        "scalars": list(model.scalars),
+        "flags": list(model.flags),
+        "totals": dict(model.totals),
+        "states": list(model.states),
+        "body": list(show_block(model.body, source, typed=False)),
+        "exports": list(model.exports),
+        "carried": list(model.carried),
+    }
 
 
 def _kernel_json(kernel: Kernel, source: Source) -> dict[str, object]:
@@ -75,13 +113,17 @@ def _kernel_json(kernel: Kernel, source: Source) -> dict[str, object]:
         "scalars": list(kernel.scalars),
         "static_flags": list(kernel.static_flags),
         "host_flags": list(kernel.host_flags),
-        "statistics": list(kernel.statistics),
-        "numbers": [s.name for s in kernel.streams if s.extent is Extent.TENSOR],
+        "statistics": {n: e.value for n, e in zip(kernel.statistics, kernel.extents, strict=True)},
+        "given": list(kernel.given),
+        "leaves": list(kernel.leaves),
+        "parts": list(kernel.parts),
+        "states_on_statistics": {s.name: s.extent.value for s in kernel.streams if s.extent is not Extent.ELEM},
         "passes": [
             {
                 "prepare": list(show_block(sweep.prepare, source, typed=False)),
                 "needs": list(sweep.needs),
                 "measures": dict(sweep.measures),
+                "exists": show_expression(sweep.exists),
                 "streams": [
                     {
                         "name": s.name,
@@ -117,7 +159,13 @@ def plan_json(plan: Plan) -> dict[str, object]:
                     "flags": list(p.host.flags),
                     "carried": list(p.host.carried),
                 },
-                "kernels": [_kernel_json(k, source) for k in p.kernels],
+                "phases": [
+                    {
+                        "model": _model_json(phase.model, source) if phase.model is not None else None,
+                        "kernel": _kernel_json(phase.kernel, source) if phase.kernel is not None else None,
+                    }
+                    for phase in p.phases
+                ],
             }
             for p in plan.procedures
         ],
@@ -148,7 +196,9 @@ def cost_json(plan: Plan) -> list[dict[str, object]]:
                         "bytes_written": cost.bytes_written,
                         "operations": cost.operations,
                         "passes": cost.passes,
+                        "phases": len(procedure.phases),
                         "state_bytes": state_bytes(plan, variant, precision),
+                        "state_besides": besides(plan, variant),
                         "floor_seconds_per_billion": {name: BILLION * cost.total / speed for name, speed in BANDWIDTHS.items()},
                     }
                 )
@@ -192,7 +242,8 @@ def _cells(plan: Plan, procedure: ProcedurePlan, variant: dict[str, bool], preci
     cost = traffic(procedure, variant, precision)
     times = [1e3 * BILLION * cost.total / speed for speed in BANDWIDTHS.values()]
     floors = [f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times]
-    numbers = [cost.passes, cost.bytes_read, cost.bytes_written, cost.operations, state_bytes(plan, variant, precision)]
+    state = " + ".join(filter(None, (str(state_bytes(plan, variant, precision)), besides(plan, variant))))
+    numbers = [cost.passes, cost.bytes_read, cost.bytes_written, cost.operations, state]
     return [precision.theta, precision.gradient, precision.state, *map(str, numbers), *floors]
 
 

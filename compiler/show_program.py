@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from optc.compiler.backends.exprs import Dialect, print_expression
-from optc.compiler.ir import Update, UpdateProcedure
+from optc.compiler.ir import Update, UpdateProcedure, map_expression
 from optc.dsl import nodes
+from optc.dsl.kinds import SCALARS, Extent
 from optc.dsl.literals import write_text
 from optc.dsl.program import (
+    REDUCTIONS,
     TRUE,
+    Apply,
     Branch,
     Expression,
     Hyper,
@@ -49,9 +52,19 @@ def _function(name: str) -> Callable[..., str]:
     return lambda *arguments: f"{name}({', '.join(arguments)})"
 
 
-_CALLS = "sqrt exp log sin cos tanh abs sign floor mod min max atan2 where pow sum mean"
+_CALLS = "sqrt exp log sin cos tanh abs sign floor mod min max atan2 where pow sum mean total"
+_REDUCTIONS = {"sum": "sum", "mean": "mean", "largest": "max", "smallest": "min"}
+_ALONG = {(Extent.ELEM, Extent.ROW): "row", (Extent.ELEM, Extent.COL): "col", (Extent.ELEM, Extent.MATRIX): "matrix"}
+_ALONG |= {(Extent.COL, Extent.MATRIX): "row", (Extent.ROW, Extent.MATRIX): "col"}
+"""What a reduction from one extent to another goes along; over all entries where it is not here."""
+
 _DIALECT = Dialect(
-    call={name: _function(name) for name in _CALLS.split()} | {"largest": _function("max"), "smallest": _function("min")},
+    call={name: _function(name) for name in _CALLS.split()}
+    | {
+        along + operation: _function(along + name)
+        for operation, name in _REDUCTIONS.items()
+        for along in ("", *_ALONG.values())
+    },
     name=_symbol,
     number=_number,
     boolean=lambda value: "true" if value else "false",
@@ -61,7 +74,15 @@ _DIALECT = Dialect(
 
 def show_expression(expression: Expression) -> str:
     """An expression of a program, update or plan, fully bracketed where the order of evaluation needs it."""
-    return print_expression(expression, _DIALECT)
+    return print_expression(map_expression(expression, _spelled), _DIALECT)
+
+
+def _spelled(node: Expression) -> Expression:
+    """A reduction along rows or columns under a name of its own."""
+    if not isinstance(node, Apply) or node.operation not in REDUCTIONS:
+        return node
+    along = _ALONG.get((node.arguments[0].type.extent, node.type.extent), "")
+    return replace(node, operation=along + node.operation)
 
 
 # --- the parsed tree ----------------------------------------------------------------------------------------------------------
@@ -111,7 +132,7 @@ def _plain(value: object) -> str:
 
 def show_program(program: Program) -> str:
     """Declarations and typed statements: after `:` what a value is (static, host, extent, sort)."""
-    rows = [f"optimizer {program.name}"]
+    rows = [f"optimizer {program.name}", *(["shape matrix: (first dimension, all others)"] if program.matrix else [])]
     rows += ["hypers", *(INDENT + _hyper(h) for h in program.hypers)]
     if program.requires:
         rows.append("requires")
@@ -120,7 +141,7 @@ def show_program(program: Program) -> str:
         rows.append("states")
         for state in program.states:
             where = "" if state.exists == TRUE else f" if {show_expression(state.exists)}"
-            place = "host float64" if state.host else "memory"
+            place = "host float64" if state.host else "float64" if state.extent in SCALARS else "memory"
             left = f"{INDENT}{state.name} = {show_expression(state.initial)} as {state.key}{where}"
             rows.append(f"{left:<{TYPE_COLUMN}}  : {state.extent.value}, {place}")
     for procedure in program.procedures:

@@ -56,6 +56,7 @@ _NUMERIC: dict[str, Any] = {
     "mean": lambda x: 5 * x + 2,
     "largest": lambda x: 7 * x + 3,
     "smallest": lambda x: 11 * x + 4,
+    "total": lambda x: 13 * x + 5,
 }
 
 _ARITHMETIC = {"neg", "add", "sub", "mul", "div"}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, reduce
 from itertools import product
+from typing import TypeAlias
 
+from optc.compiler.conditions import both, either, flag, opposite
 from optc.compiler.ir import expressions, statements, walk
 from optc.compiler.plan import Pass, Plan, ProcedurePlan
 from optc.compiler.streams import decide, flag_names, left_in, over_flags, reads_first
-from optc.dsl.implication import conjunction, negation
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Apply, Branch, Expression, Let, Read, Role, Statement, Store, Symbol
+from optc.dsl.program import TRUE, Apply, Branch, Expression, Let, Role, Statement, Store
 from optc.dsl.semantics import evaluate_static
 
 ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -43,9 +45,10 @@ PRECISIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Per element of θ, for one variant and precision: bytes read and written by all passes, operations, bytes of state.
+    """Per element of θ, for one variant and precision: bytes read and written by all passes of all phases, and operations.
 
-    Operations count one for each of + - * / √ min max compare select and for each transcendental function.
+    What lines on statistics and of the model do is not counted: they have fewer numbers than θ has elements. Operations count
+    one for each of + - * / √ min max compare select and for each transcendental function.
     """
 
     bytes_read: int
@@ -74,32 +77,37 @@ MOST_FLAGS = 8
 
 def read_if(sweep: Pass, stream: str, static_flags: tuple[str, ...]) -> Expression:
     """The condition over static flags under which a pass reads a stream at all; TRUE where that is too much to find out."""
-    flags = sorted({n for e in expressions(sweep.body) for n in flag_names(e)} & set(static_flags))
-    if len(flags) > MOST_FLAGS:
-        return TRUE
-    given = [dict(zip(flags, values, strict=True)) for values in product((False, True), repeat=len(flags))]
-    reading = [variant for variant in given if stream in reads_first(sweep.body, variant)]
+    flags, given = _read_by_variant(sweep, static_flags)
+    reading = [values for values, streams in given if stream in streams]
     if len(reading) in (0, len(given)):
         return TRUE
-    deciding = [f for f in flags if any((v | {f: not v[f]}) not in reading for v in reading)]
+    deciding = [at for at in range(len(flags)) if any((*v[:at], not v[at], *v[at + 1 :]) not in reading for v in reading)]
+    names = [flags[at] for at in deciding]
+    with_reads = {tuple(values[at] for at in deciding) for values in reading}
     cases = list(product((False, True), repeat=len(deciding)))
-    with_reads = [c for c in cases if any(tuple(v[f] for f in deciding) == c for v in reading)]
     if 2 * len(with_reads) <= len(cases):
-        return _any_of(deciding, with_reads)
-    return negation(_any_of(deciding, [c for c in cases if c not in with_reads]))
+        return _any_of(names, [c for c in cases if c in with_reads])
+    return opposite(_any_of(names, [c for c in cases if c not in with_reads]))
 
 
-def _flag(name: str) -> Expression:
-    return Read(Symbol(Role.FLAG, name), TRUE.type)
+_Read: TypeAlias = tuple[tuple[bool, ...], frozenset[str]]
+"""Values of static flags, and the streams that are read with these."""
+
+
+@lru_cache(maxsize=1)  # the streams of one pass are asked for one after the other
+def _read_by_variant(sweep: Pass, static_flags: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[_Read, ...]]:
+    """The static flags of a pass, and what it reads with all their values; nothing where these are too many to try."""
+    flags = tuple(sorted({n for e in expressions(sweep.body) for n in flag_names(e)} & set(static_flags)))
+    if len(flags) > MOST_FLAGS:
+        return flags, ()
+    each = product((False, True), repeat=len(flags))
+    return flags, tuple((v, frozenset(reads_first(sweep.body, dict(zip(flags, v, strict=True))))) for v in each)
 
 
 def _any_of(flags: list[str], cases: list[tuple[bool, ...]]) -> Expression:
     """Whether the flags have the values of one of the cases."""
-    each = [conjunction(_flag(f) if on else negation(_flag(f)) for f, on in zip(flags, c, strict=True)) for c in cases]
-    result = each[0]
-    for case in each[1:]:
-        result = Apply("or", (result, case), TRUE.type)
-    return result
+    each = [[flag(f) if on else opposite(flag(f)) for f, on in zip(flags, case, strict=True)] for case in cases]
+    return reduce(either, (reduce(both, literals) for literals in each))
 
 
 def traffic(procedure: ProcedurePlan, variant: dict[str, bool], precision: Precision) -> Traffic:
@@ -115,12 +123,21 @@ def traffic(procedure: ProcedurePlan, variant: dict[str, bool], precision: Preci
 
 
 def state_bytes(plan: Plan, variant: dict[str, bool], precision: Precision) -> int:
-    """Bytes of state per element of θ."""
+    """Bytes of state per element of θ, of states that have one number for each (see `besides`)."""
     return sum(
         ITEM_SIZE[precision.state]
         for s in plan.program.states
         if s.extent is Extent.ELEM and decide(over_flags(s.exists, plan.flags), variant) is not False
     )
+
+
+_BESIDES = {Extent.ROW: "rows", Extent.COL: "columns"}
+
+
+def besides(plan: Plan, variant: dict[str, bool]) -> str:
+    """What state there is besides `state_bytes`, less than one number for each element: `rows and columns`, or nothing."""
+    there = {s.extent for s in plan.program.states if decide(over_flags(s.exists, plan.flags), variant) is not False}
+    return " and ".join(word for extent, word in _BESIDES.items() if extent in there)
 
 
 def variants(plan: Plan) -> Iterator[dict[str, bool]]:

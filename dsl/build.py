@@ -106,8 +106,16 @@ class Builder(CompositionRules):
             defines=every("Define"),
             step=joined("step"),
             entries=every("Entry"),
+            shape=next(iter(every("shape")), None),
             span=span,
         )
+
+    def on_shape(self, parts: list[Any], span: Span) -> Clause:
+        if parts[0].id != "matrix":
+            hint = "write `shape: matrix` for θ seen as (first dimension, all others)"
+            self.report("unknown-shape", f"there is no shape `{parts[0].id}`", parts[0].span, hint)
+        self.mark("shape", span)
+        return Clause("shape", parts[0].id, span)
 
     def on_optimizer_head(self, parts: list[Any], span: Span) -> Clause:
         self.mark("optimizer", span)

@@ -47,6 +47,7 @@ class CompositionRules(Rules):
             states=tuple(item for items in kinds.get("state", []) for item in items),
             defines=tuple(kinds.get("Define", [])),
             hooks=tuple(sorted(hooks, key=lambda hook: hook.span.start)),
+            shape=next(iter(kinds.get("shape", [])), None),
             span=span,
         )
 

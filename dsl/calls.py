@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from optc.dsl import nodes
 from optc.dsl.functions import BUILTINS, REDUCING_ALONE
 from optc.dsl.implication import is_constant, negation
-from optc.dsl.kinds import Extent, Sort, Type
+from optc.dsl.kinds import SCALARS, Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES
 from optc.dsl.program import Apply, Expression, Let, Read, Role, Symbol
-from optc.dsl.scope import INITIAL, MAX_DEPTH, MAX_INLINED, DefineEntry, Env, Local, Place, all_of, place_of, walk
+from optc.dsl.reducing import reduced, total_in, waits_for_all
+from optc.dsl.scope import MAX_DEPTH, MAX_INLINED, DefineEntry, Env, Local, Place, all_of, place_of, walk
 from optc.dsl.typing_rules import joined, varying
 
 if TYPE_CHECKING:
@@ -53,26 +54,12 @@ def call(inference: Inference, node: nodes.Call, env: Env) -> Expression | None:
     if len(known) < len(arguments) or builtin.operation is None:
         return None
     kind = joined(Sort.REAL, known)
-    if builtin.reduces:
-        if not _reducible(inference, node, known[0], env):
+    if builtin.reduces is not None:
+        extent = reduced(inference, node, builtin.reduces, known[0], env)
+        if extent is None:
             return None
-        kind = Type(Sort.REAL, Extent.TENSOR)
+        kind = Type(Sort.REAL, extent)
     return inference.apply(builtin.operation, known, kind, env.inlined_at or node.span)
-
-
-def _reducible(inference: Inference, node: nodes.Call, value: Expression, env: Env) -> bool:
-    """Whether there is something to reduce, here."""
-    name, place = env.prefix if env.inlined_at is not None else node.function, place_of(node, env)
-    runs = Role.GRADIENT in env.place.roles or Role.INPUT in env.place.roles
-    if not runs or env.place.title == INITIAL.title:
-        message = f"`{name}` cannot be used in {env.place.title}"
-        inference.context.error("not-readable-here", message, place, "reductions stand in `step` and in entries")
-        return False
-    if value.type.extent is not Extent.ELEM:
-        message = f"`{name}` reduces over the elements, but this is one number for the whole {value.type.extent.value}"
-        inference.context.error("wrong-extent", message, value.span, "take the reduction off")
-        return False
-    return True
 
 
 def _arity(inference: Inference, node: nodes.Call, parameters: tuple[str, ...], env: Env) -> bool:
@@ -109,6 +96,8 @@ def pick(
         )
         return None
     arguments = (condition, then, otherwise)
+    if not waits_for_all(inference.context, condition, then, otherwise):
+        return None
     return inference.apply("where", arguments, joined(sort, arguments), env.inlined_at or node.span)
 
 
@@ -126,6 +115,11 @@ def _new(inference: Inference, argument: nodes.Expression, env: Env) -> Expressi
         context.error("not-readable-here", message, place_of(argument, env), env.place.remedy or None)
         return None
     if not inference.exists(argument, env):
+        return None
+    if context.states[argument.id].extent is Extent.MODEL:
+        hint = "keep a count of its own: `k = 0 per model`, and `k <- k + 1` as the first line"
+        message = "`new` asks about a parameter, this state is the whole model's"
+        context.error("new-of-state", message, place_of(argument, env), hint)
         return None
     return Read(Symbol(Role.NEW, argument.id), Type(Sort.BOOL, Extent.TENSOR, host=True), env.inlined_at or argument.span)
 
@@ -160,10 +154,12 @@ def _written_out(
         later=frozenset(bound_names(define.body)),
         inlined_at=span,
         prefix=define.name,
+        narrow=env.narrow,
     )
     uses = Counter(n.id for n in body if isinstance(n, nodes.Name))
     for parameter, argument in zip(define.parameters, arguments, strict=True):
-        inner.locals[parameter] = Local(argument if uses[parameter] < 2 else _shared(inference, parameter, argument, inner))
+        named = uses[parameter] > 1 or (argument is not None and total_in(argument) is not None)  # totals are taken here
+        inner.locals[parameter] = Local(_shared(inference, parameter, argument, inner) if named else argument)
     return run_define(inference, define, inner)
 
 
@@ -228,8 +224,8 @@ def _run_if(inference: Inference, node: nodes.If, env: Env) -> None:
 def block_condition(inference: Inference, node: nodes.Expression, env: Env) -> Expression | None:
     """The condition of an `if`: one value for the whole tensor."""
     condition = inference.condition(node, env)
-    if condition is not None and condition.type.extent is Extent.ELEM:
-        message = "the condition of `if` is per elem, it must be the same for the whole tensor"
+    if condition is not None and condition.type.extent not in SCALARS:
+        message = f"the condition of `if` is per {condition.type.extent.value}, it must be the same for the whole tensor"
         cause = varying(condition)
         hint = "use `where(condition, a, b)`, which picks element by element"
         inference.context.error("elem-condition", message, cause.span, hint)

@@ -114,7 +114,18 @@ class _Checker:
         self._unused()
         if node.name in PYTHON_KEYWORDS:
             context.error("python-keyword", f"`{node.name}` cannot be a name in Python", node.span, "choose another name")
-        return Program(node.name, node.text, node.cites, node.notes, hypers, requires, states, procedures, context.source)
+        return Program(
+            node.name,
+            node.text,
+            node.cites,
+            node.notes,
+            hypers,
+            requires,
+            states,
+            procedures,
+            context.source,
+            node.shape == "matrix",
+        )
 
     def _requires(self) -> tuple[Require, ...]:
         checked: list[Require] = []
@@ -183,6 +194,7 @@ class _Checker:
             elif item.extent != "elem":
                 message = f"inputs `per {item.extent}` are not part of this version of the language"
                 context.error("unsupported", message, item.span, f"write `{item.name} per elem`")
+                context.unknown.add(item.name)  # what reads it says nothing more
             else:
                 inputs[item.name] = span
         return inputs

@@ -8,7 +8,7 @@ from optc.dsl import nodes
 from optc.dsl.calls import block_condition, bound_names
 from optc.dsl.implication import negation
 from optc.dsl.infer import Inference
-from optc.dsl.kinds import Extent, Sort, Type
+from optc.dsl.kinds import SCALARS, Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES
 from optc.dsl.program import (
     GRADIENT,
@@ -31,6 +31,12 @@ from optc.dsl.scope import MAX_DEPTH, Env, Local
 from optc.dsl.source import Span
 from optc.dsl.typing_rules import constant, joined, varying
 
+_REDUCED = {
+    Extent.ROW: "`rowmean(x)`, `rowsum(x)`",
+    Extent.COL: "`colmean(x)`, `colsum(x)`",
+    Extent.MATRIX: "`colmean(rowmean(x))`, `colsum(rowsum(x))`",
+}
+
 
 class ProcedureChecker:
     """Checks one procedure; `theta_writes` and `writes` say where it wrote θ, and whether it wrote at all."""
@@ -47,6 +53,7 @@ class ProcedureChecker:
         """The typed statements. `env` says what the procedure may read."""
         env.later = frozenset(bound_names(body))
         context = self._context
+        context.stopped = None
         context.used -= (
             env.later - set(context.hypers) - set(context.states)
         )  # an earlier procedure's locals are not this one's
@@ -81,6 +88,7 @@ class ProcedureChecker:
                     result.append(Stop(node.span))
                     ended = True
                     self._may_have_stopped |= env.measured
+                    self._context.stopped = self._context.stopped or env.narrow
                 case nodes.Return():
                     self._context.error("misplaced-return", "`return` ends a `define`", node.span, "use `stop` to end the step")
                     self._inference.infer(node.value, env)
@@ -193,6 +201,10 @@ class ProcedureChecker:
         if name in context.states:
             self.writes = True
             context.written.add(name)
+            if Role.INPUT in env.place.roles and context.states[name].extent is Extent.MODEL:
+                message = f"`{name}` is one number for the whole model, and an entry runs for one parameter at a time"
+                context.error("entry-writes-model", message, target.span, "write it in `step`, or a state `per tensor` here")
+                return False
             return self._inference.exists(target, env)
         known = name in env.locals or name in env.later or name in env.inputs or name in RESERVED_NAMES
         if known or name in context.hypers or name in context.tuples:
@@ -218,14 +230,34 @@ class ProcedureChecker:
         if not self._is_number(value):
             return False
         state = self._context.states.get(target.id)
+        if state is not None and state.extent is Extent.MODEL and not self._for_all(target, value, env):
+            return False
         if state is None or value.type.extent.within(state.extent):
             measured = env.measured or self._may_have_stopped or not value.type.host
             if state is not None and state.extent is Extent.TENSOR and measured:
                 self._context.found_on_device.add(target.id)
             return True
         message = f"`{target.id}` is per {state.extent.value}, this is per {value.type.extent.value}"
-        hint = f"take `per {state.extent.value}` off `{target.id}`, or reduce the value: `norm(x)`, `mean(x)`, `sum(x)`, …"
+        reduce = _REDUCED.get(state.extent, "`norm(x)`, `mean(x)`, `sum(x)`")
+        hint = f"take `per {state.extent.value}` off `{target.id}`, or reduce the value: {reduce}, …"
         self._context.error("wrong-extent", message, varying(value).span, hint)
+        return False
+
+    def _for_all(self, target: nodes.Name, value: Expression, env: Env) -> bool:
+        """Whether every parameter would write the same."""
+        narrow = env.narrow or self._context.stopped
+        if value.type.extent is Extent.MODEL and narrow is None:
+            return True
+        if narrow is not None:
+            message = f"`{target.id}` is one number for the whole model, but this line runs for some parameters or groups only"
+            way = "take it out of the condition" if env.narrow is not None else "put it before the `stop`"
+            hint = f"{way}, or declare the hypers of the condition `shared`"
+        else:
+            cause = varying(value)
+            message = f"`{target.id}` is one number for the whole model, but this value is per {value.type.extent.value}"
+            hint = "add it up: `total(x)`" if value.type.extent in SCALARS else "reduce it and add it up: `total(sum(x))`"
+            hint = "declare its hypers `shared`" if value.type.extent is Extent.GROUP else hint
+        self._context.error("wrong-extent", message, target.span if narrow is not None else cause.span, hint)
         return False
 
     # --- branches -------------------------------------------------------------------------------------------------------------
@@ -242,8 +274,11 @@ class ProcedureChecker:
         opposite = None if condition is None else negation(condition)
         envs = env.under(condition), env.under(opposite)
         self._inference.depth += 1
+        stopped = self._context.stopped
         then_body, then_ended = self._block(then, envs[0], top=False)
+        then_stopped, self._context.stopped = self._context.stopped, stopped  # a `stop` of one side is not before the other
         other_body, other_ended = self._block(otherwise, envs[1], top=False)
+        self._context.stopped = self._context.stopped or then_stopped
         self._inference.depth -= 1
         bodies = list(then_body), list(other_body)
         if then_ended or other_ended:

@@ -6,14 +6,15 @@ from optc.dsl import nodes
 from optc.dsl.check_hypers import check_outside, declare_name
 from optc.dsl.implication import conjunction, negation
 from optc.dsl.infer import Inference
-from optc.dsl.kinds import Extent
+from optc.dsl.kinds import IN_MATRICES, Extent
 from optc.dsl.program import GRADIENT, TRUE, Expression, State
-from optc.dsl.scope import CONDITION, HOST_INITIAL, INITIAL, MAX_DEPTH, Env, StateEntry, nearest
+from optc.dsl.scope import CONDITION, INITIAL, MAX_DEPTH, NUMBER_INITIAL, Env, StateEntry, nearest
 from optc.dsl.semantics import reads
 from optc.dsl.source import Span
 
-_EXTENTS = {"elem": Extent.ELEM, "tensor": Extent.TENSOR}
-_LATER_EXTENTS = ("group", "model", "matrix", "row", "col", "axis", "chunk")
+_EXTENTS = {e.value: e for e in Extent if e is not Extent.GROUP}
+_LATER_EXTENTS = ("group", "axis", "chunk")
+_KNOWN = "a state is like θ, or `per row`, `per col`, `per matrix`, `per tensor` or `per model`"
 
 
 class StateChecker:
@@ -60,14 +61,30 @@ class StateChecker:
         if not declare_name(context, node.name, span, keep_outside=node.outside is None):
             return
         check_outside(context, node, self._keys)
-        scalar = extent is Extent.TENSOR
-        host = scalar and node.name not in context.on_device
-        place = HOST_INITIAL if scalar else INITIAL
+        host = extent is Extent.TENSOR and node.name not in context.on_device
+        place = INITIAL if extent in (Extent.ELEM, None) else NUMBER_INITIAL
         initial = self._inference.number(node.initial, Env(place, path=() if exists is None else (exists,)))
+        if extent is not None and exists is not None and not self._fits(node, extent, initial, exists):
+            extent = None
         needs_gradient = initial is not None and GRADIENT in reads(initial)
         context.states[node.name] = StateEntry(extent or Extent.ELEM, exists if extent else None, text, needs_gradient, span)
         if initial is not None and extent is not None and exists is not None:
             self.states.append(State(node.name, node.outside or node.name, initial, extent, host, exists, node.span))
+
+    def _fits(self, node: nodes.State, extent: Extent, initial: Expression | None, exists: Expression) -> bool:
+        """Whether the state can exist as it is declared, for every parameter or the whole model."""
+        context, span = self._context, self._context.after(node, "per")
+        if extent in IN_MATRICES and not context.has_matrix(Env(CONDITION, path=(exists,)), span):
+            hint = "declare it under `if ndim >= 2:`, and what takes its place under `else:`"
+            context.error("needs-matrix", f"only tensors of two dimensions or more have a {extent.value}", span, hint)
+            return False
+        if extent is Extent.MODEL:
+            for part, what in ((exists, "exists under a condition"), (initial, "starts from a value")):
+                if part is not None and part.type.extent is not Extent.MODEL:
+                    message = f"`{node.name}` is one number for the whole model, and {what} that not all parameters share"
+                    context.error("wrong-extent", message, span, "use hypers that are declared `shared`")
+                    return False
+        return True
 
     def _extent(self, node: nodes.State) -> Extent | None:
         word = node.extent or "elem"
@@ -77,9 +94,9 @@ class StateChecker:
         span = context.after(node, "per")
         if word in _LATER_EXTENTS:
             message = f"states `per {word}` are not part of this version of the language"
-            context.error("unsupported", message, span, "a state is like θ, or `per tensor`")
+            context.error("unsupported", message, span, _KNOWN)
             return None
         near = nearest(word, (*_EXTENTS, *_LATER_EXTENTS))
-        hint = f"did you mean `per {near}`?" if near is not None else "a state is like θ, or `per tensor`"
+        hint = f"did you mean `per {near}`?" if near is not None else _KNOWN
         context.error("unknown-extent", f"there is no extent `{word}`", span, hint)
         return None

@@ -7,6 +7,7 @@ name known to the language that this version refuses with a reason.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from optc.dsl.nodes import Binary, BinaryOperator, Call, Define, Expression, Name, Number, Return
 
@@ -15,8 +16,9 @@ from optc.dsl.nodes import Binary, BinaryOperator, Call, Define, Expression, Nam
 class Builtin:
     """A function. `doc` is one line, starting with its formula where it has one.
 
-    Exactly one of `operation` (a primitive; `reduces` to one number per tensor), `formula` (written out in place) and `refused`
-    (why not) is set; none of them is for `where` and `new`, which the checker knows.
+    Exactly one of `operation` (a primitive), `formula` (written out in place) and `refused` (why not) is set; none of them is
+    for `where` and `new`, which the checker knows. `reduces` says what a reduction goes over: all entries of a value, those
+    along each row or column, or one number of each parameter of the model.
     """
 
     name: str
@@ -25,7 +27,7 @@ class Builtin:
     operation: str | None = None
     formula: Define | None = None
     refused: str | None = None
-    reduces: bool = False
+    reduces: Literal["entries", "rows", "columns", "model"] | None = None
 
 
 def _binary(operator: BinaryOperator, left: Expression, right: Expression) -> Expression:
@@ -91,8 +93,17 @@ _SPECIAL = (
 _square = _binary("^", _x, Number(2))
 _one_where = Call("where", (Name("c"), _one, Number(0)))
 _REDUCTIONS = (
-    Builtin("sum", ("x",), "sum over the elements", operation="sum", reduces=True),
-    Builtin("mean", ("x",), "mean over the elements", operation="mean", reduces=True),
+    Builtin("sum", ("x",), "sum over the elements", operation="sum", reduces="entries"),
+    Builtin("mean", ("x",), "mean over the elements", operation="mean", reduces="entries"),
+    Builtin("rowsum", ("x",), "sum along each row (over the last dimension)", operation="sum", reduces="rows"),
+    Builtin("rowmean", ("x",), "mean along each row", operation="mean", reduces="rows"),
+    Builtin("rowmax", ("x",), "largest element of each row", operation="largest", reduces="rows"),
+    Builtin("rowmin", ("x",), "smallest element of each row", operation="smallest", reduces="rows"),
+    Builtin("colsum", ("x",), "sum along each column (over the last dimension but one)", operation="sum", reduces="columns"),
+    Builtin("colmean", ("x",), "mean along each column", operation="mean", reduces="columns"),
+    Builtin("colmax", ("x",), "largest element of each column", operation="largest", reduces="columns"),
+    Builtin("colmin", ("x",), "smallest element of each column", operation="smallest", reduces="columns"),
+    Builtin("total", ("x",), "sum of one number per parameter over the whole model", operation="total", reduces="model"),
     _formula("norm", ("x",), Call("sqrt", (Call("sum", (_square,)),)), "sqrt(sum(x^2)): Euclidean norm, also written ‖x‖"),
     _formula("norm1", ("x",), Call("sum", (Call("abs", (_x,)),)), "sum(|x|): sum of absolute values"),
     _formula("rms", ("x",), Call("sqrt", (Call("mean", (_square,)),)), "sqrt(mean(x^2)): root of the mean square"),
@@ -100,17 +111,15 @@ _REDUCTIONS = (
         "dot", ("a", "b"), Call("sum", (_binary("*", _a, _b),)), "sum(a*b): inner product of two tensors, also written ⟨a, b⟩"
     ),
     _formula("count", ("c",), Call("sum", (_one_where,)), "number of elements where the condition c holds"),
+    _formula(
+        "total_norm",
+        ("x",),
+        Call("sqrt", (Call("total", (Call("sum", (_square,)),)),)),
+        "sqrt(total(sum(x^2))): Euclidean norm over the whole model",
+    ),
+    _formula("outer", ("r", "c"), _binary("*", Name("r"), Name("c")), "r*c: product of a value per row and one per column"),
     _formula("any", ("c",), _binary(">", Call("max", (_one_where,)), Number(0)), "whether c holds for some element"),
 )
-_LATER_REDUCTIONS = {
-    "rowsum": "sum along each row",
-    "rowmean": "mean along each row",
-    "rowmax": "largest of each row",
-    "colsum": "sum along each column",
-    "colmean": "mean along each column",
-    "colmax": "largest of each column",
-}
-_MODEL_REDUCTIONS = {"total": "sum over all parameters", "total_norm": "norm over all parameters"}
 _MATRIX = ("gram", "mode", "inverse_root", "eigh_down", "qr", "diag", "permute", "columns", "top", "pick")
 _RANDOM = ("uniform", "normal")
 _OTHER = {
@@ -128,8 +137,6 @@ def _refused(name: str, doc: str, what: str) -> Builtin:
 
 
 _REFUSED = (
-    *(_refused(n, doc, "reduces over rows or columns; such reductions are") for n, doc in _LATER_REDUCTIONS.items()),
-    *(_refused(n, doc, "reduces over the whole model; such reductions are") for n, doc in _MODEL_REDUCTIONS.items()),
     *(_refused(n, "matrix algebra", "is a matrix function; matrix functions are") for n in _MATRIX),
     *(_refused(n, "random numbers", "draws random numbers; random numbers are") for n in _RANDOM),
     *(_refused(n, what, f"is known, but {what}") for n, what in _OTHER.items()),
@@ -139,7 +146,7 @@ BUILTINS: dict[str, Builtin] = {b.name: b for b in (*_FORMULAS, *_PRIMITIVES, *_
 """All functions by name."""
 
 REDUCING_ALONE = {
-    "min": Builtin("min", ("x",), "the smallest element", operation="smallest", reduces=True),
-    "max": Builtin("max", ("x",), "the largest element", operation="largest", reduces=True),
+    "min": Builtin("min", ("x",), "the smallest element", operation="smallest", reduces="entries"),
+    "max": Builtin("max", ("x",), "the largest element", operation="largest", reduces="entries"),
 }
 """With one argument these reduce over the tensor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from optc.dsl import calls, nodes
+from optc.dsl import calls, nodes, reducing
 from optc.dsl.implication import is_constant, negation
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES
@@ -164,7 +164,7 @@ class Inference:
             # where the left side settles it, the right side is never evaluated
             env = env.under(left if node.operator == "and" else negation(left))
         right = self.condition(node.right, env)
-        if left is None or right is None:
+        if left is None or right is None or not reducing.waits_for_all(self.context, left, right):
             return None
         return self.apply(node.operator, (left, right), joined(Sort.BOOL, (left, right)), span)
 

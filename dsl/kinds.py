@@ -32,6 +32,20 @@ class Extent(Enum):
         """Whether a value of this extent broadcasts to `other`."""
         return self.join(other) is other
 
+    def varies(self, ndim: int) -> tuple[bool, ...]:
+        """For each dimension of a tensor, whether a value of this extent varies along it.
+
+        Rows lie along the last dimension, columns along the one before it; leading dimensions count matrices.
+        """
+        leading = ndim - len(_LAST[self])
+        return (*(self not in SCALARS,) * leading, *_LAST[self]) if leading >= 0 else (True,) * ndim
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a value for a tensor of shape `shape`: the same dimensions, or () for one number."""
+        if self in SCALARS:
+            return ()
+        return tuple(size if varies else 1 for size, varies in zip(shape, self.varies(len(shape)), strict=True))
+
 
 _RANK = {
     Extent.MODEL: 0,
@@ -42,6 +56,14 @@ _RANK = {
     Extent.COL: 4,
     Extent.ELEM: 5,
 }
+
+SCALARS = frozenset({Extent.MODEL, Extent.GROUP, Extent.TENSOR})
+"""Extents of one number per tensor, or fewer."""
+
+IN_MATRICES = frozenset({Extent.MATRIX, Extent.ROW, Extent.COL})
+"""Extents that only tensors of two dimensions or more have."""
+
+_LAST = dict.fromkeys(Extent, ()) | {Extent.MATRIX: (False, False), Extent.ROW: (True, False), Extent.COL: (False, True)}
 
 
 class Sort(Enum):

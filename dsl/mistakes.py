@@ -22,7 +22,6 @@ LATER = {
     "gradients": "`gradients:`",
     "for": "`for θ:`",
     "otherwise": "`otherwise:`",
-    "shape": "`shape:`",
     "axes": "`axes:`",
     "repeat": "`repeat`",
     "each": "`each axis`",
@@ -46,7 +45,7 @@ _FOREIGN = {
     "break": "`stop` ends the step",
     "exit": "`stop` ends the step",
 }
-_SECTIONS = ("hyper", "state", "step", "define", "entry", "cite", "note", "optimizer", "modifier")
+_SECTIONS = ("hyper", "state", "step", "define", "entry", "cite", "note", "shape", "optimizer", "modifier")
 _BLOCK_HEADS = frozenset(("if", "else", "every", "define", "entry", "optimizer", "modifier", "hyper", "state", "step"))
 _FORMS = {
     "modifier": "modifier NAME(hyper = default):",
@@ -55,6 +54,7 @@ _FORMS = {
     "optimizer": "optimizer NAME:",
     "stop": "stop",
     "note": 'note "text"',
+    "shape": "shape: matrix",
 }
 _COMPARISONS = frozenset(("<", ">", "<=", ">=", "==", "!=", "≤", "≥", "≠"))
 _OPENERS = frozenset("([⟨⌊")
@@ -181,6 +181,8 @@ def _section(stop: Stop) -> Diagnostic | None:
             if stop.text == "optimizer"
             else "inside `optimizer NAME:`, beside the other sections"
         )
+        if stop.text == "shape":
+            where = "inside `optimizer NAME:` or `modifier NAME:`, as `shape: matrix`"
         return Diagnostic("section", f"`{stop.text}` cannot stand here", stop.span, f"it stands {where}")
     if "CITE" in stop.expected or "_OPTIMIZER" in stop.expected:
         stages = (*STAGES, "rewrite") if "STAGE" in stop.expected else ()

@@ -242,7 +242,8 @@ class Optimizer(Node):
     """One optimizer.
 
     `cites` are references (`arXiv:1711.05101`, `doi:…`, or free text); `notes` say where it deviates from the paper or from
-    other implementations. Both are carried into the generated docstring and documentation.
+    other implementations. Both are carried into the generated docstring and documentation. `shape` is "matrix" where rows and
+    columns are those of θ seen as (first dimension, all others), None where they are those of its last two dimensions.
     """
 
     name: str
@@ -255,6 +256,7 @@ class Optimizer(Node):
     defines: tuple[Define, ...] = ()
     step: tuple[Statement, ...] = ()
     entries: tuple[Entry, ...] = ()
+    shape: str | None = None
 
 
 # --- modifiers and compositions -----------------------------------------------------------------------------------------------
@@ -298,6 +300,7 @@ class Modifier(Node):
     states: tuple[StateItem, ...] = ()
     defines: tuple[Define, ...] = ()
     hooks: tuple[Hook | Rewrite, ...] = ()
+    shape: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Names are mutable, as in the text: a `Let` or `Store` changes what later reads o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
@@ -53,11 +54,14 @@ COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BINARY = COMPARISONS | {"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "and", "or"}
 TERNARY = frozenset({"where"})
 REDUCTIONS = frozenset({"sum", "mean", "largest", "smallest"})
+TOTAL = "total"
+GATHERING = REDUCTIONS | {TOTAL}
 LOGIC = frozenset({"and", "or", "not"})
 """The primitive operations. IEEE rules hold: `1/0` is inf, `0^0` is 1, NaN passes through sign, min and max, nothing raises.
 `mod` is the floored modulo (sign of the divisor); `sign(0)` is 0; `where(c, a, b)` evaluates both sides and picks.
-A reduction takes a value per element to the extent of its type. Over no elements the sum is 0, the mean NaN, the largest -inf
-and the smallest inf; NaN passes through all four."""
+A reduction takes a value to the narrower extent of its type: over all its entries, those of each row, or of each column. Over
+no entries the sum is 0, the mean NaN, the largest -inf and the smallest inf; NaN passes through all four.
+`total` is the sum of a value of extent `tensor` or less over all parameters that take part in the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +189,10 @@ class Require:
 class State:
     """What is kept per parameter under `key`.
 
-    `initial` reads hypers, θ and g (values before the step that creates it). States `per tensor` are float64 numbers; those
-    written from host values only are `host` states and stay on the host. `exists` is a static condition (TRUE without one).
+    `initial` reads hypers, θ and g (values before the step that creates it). States `per row`, `per col` and `per matrix` are
+    shaped like θ with the dimensions of length 1 that they do not vary along. States `per tensor` are float64 numbers; those
+    written from host values only are `host` states and stay on the host. States `per model` are float64 numbers that all
+    parameters share. `exists` is a static condition (TRUE without one).
     """
 
     name: str
@@ -210,7 +216,10 @@ class Procedure:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A checked optimizer. `procedures[0]` is `step`."""
+    """A checked optimizer. `procedures[0]` is `step`.
+
+    `matrix`: rows and columns are those of θ seen as (first dimension, all others), else those of its last two dimensions.
+    """
 
     name: str
     text: str | None
@@ -221,6 +230,11 @@ class Program:
     states: tuple[State, ...]
     procedures: tuple[Procedure, ...]
     source: Source = field(compare=False, repr=False)
+    matrix: bool = False
+
+    def view(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in which the program sees a parameter of shape `shape`."""
+        return (shape[0], math.prod(shape[1:])) if self.matrix and len(shape) > 2 else shape
 
     def state(self, name: str) -> State:
         """The state of that name."""

@@ -14,10 +14,11 @@ from optc.dsl import nodes
 from optc.dsl.errors import Diagnostic
 from optc.dsl.functions import BUILTINS
 from optc.dsl.implication import Implication, TooManyCases, conjunction, static_part
-from optc.dsl.kinds import Extent
+from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.names import NAME_PATTERN, RESERVED_NAMES, fold
-from optc.dsl.program import Expression, Hyper, Role, Statement
+from optc.dsl.program import Apply, Expression, Hyper, Read, Role, Statement, Symbol
 from optc.dsl.source import NOWHERE, Source, Span
+from optc.dsl.typing_rules import constant
 
 MAX_DEPTH = 100
 """Nesting of expressions, blocks and defines together. A recursive checker must not meet Python's own limit."""
@@ -27,6 +28,11 @@ MAX_INLINED = 10_000
 
 MAX_NODES = 10_000
 """Nodes of one expression after its functions have been written out."""
+
+
+_SHAPE = Type(Sort.REAL, Extent.TENSOR, host=True, static=True)
+HAS_MATRIX = Apply("ge", (Read(Symbol(Role.SHAPE, "ndim"), _SHAPE), constant(2, NOWHERE)), replace(_SHAPE, sort=Sort.BOOL))
+"""`ndim >= 2`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ INITIAL = Place(
     frozenset({Role.HYPER, Role.THETA, Role.GRADIENT}),
     "initial values read hypers, θ and g as they are before the step that creates the state",
 )
-HOST_INITIAL = Place("the initial value of a `per tensor` state", frozenset({Role.HYPER}), "it reads hypers and numbers only")
+NUMBER_INITIAL = Place("the initial value of such a state", frozenset({Role.HYPER}), "it reads hypers and numbers only")
 CONDITION = Place("the condition of a state", frozenset({Role.HYPER, Role.SHAPE}), "it reads hypers, `ndim` and `numel` only")
 REQUIRE = Place("`require`", frozenset({Role.HYPER}), "it is checked before any step and reads hypers only")
 DEFINE = Place("`define`", _EVERYWHERE, "give it to the function as an argument")
@@ -108,12 +114,18 @@ class Env:
     inlined_at: Span | None = None  # the call, inside a function that is written out
     prefix: str = ""  # of the locals of a function that is written out
     measured: bool = False  # under a condition that is known only when the tensors have been looked at
+    narrow: Expression | None = None  # the outermost condition around that is not one for the whole model
 
     def under(self, condition: Expression | None, emit: list[Statement] | None = None) -> Env:
         """A branch: its own names, and what the condition implies."""
         path = self.path if condition is None else (*self.path, static_part(condition))
         measured = self.measured or (condition is not None and not condition.type.host)
-        return replace(self, locals=dict(self.locals), partial=dict(self.partial), path=path, emit=emit, measured=measured)
+        narrow = self.narrow
+        if narrow is None and condition is not None and condition.type.extent is not Extent.MODEL:
+            narrow = condition
+        return replace(
+            self, locals=dict(self.locals), partial=dict(self.partial), path=path, emit=emit, measured=measured, narrow=narrow
+        )
 
 
 @dataclass(slots=True)
@@ -136,6 +148,7 @@ class Context:
     inlined: int = 0
     deep: bool = False
     undecided: bool = False
+    stopped: Expression | None = None  # the condition of an earlier `stop` that is not one for the whole model
     unknown: set[str] = field(default_factory=set)
     on_device: frozenset[str] = frozenset()  # states `per tensor` that are written from what is in tensors
     found_on_device: set[str] = field(default_factory=set)  # those that turned out to be
@@ -186,6 +199,10 @@ class Context:
                     "put the line under the very condition that the declaration has",
                 )
             return True
+
+    def has_matrix(self, env: Env, span: Span) -> bool:
+        """Whether θ has two dimensions or more wherever this line runs."""
+        return self.implied(env, HAS_MATRIX, span)
 
     def too_deep(self, span: Span) -> None:
         """Notes that a spec nests too deeply, once."""

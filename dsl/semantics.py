@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from optc.dsl.kinds import Extent
 from optc.dsl.program import REDUCTIONS, Apply, Constant, Expression, Read, Role, Scalar, Symbol
 
 Value: TypeAlias = Any
@@ -46,11 +47,13 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "and": np.logical_and,
     "or": np.logical_or,
     "where": np.where,
-    # over all elements; of none the sum is 0, the mean NaN
+}
+
+_REDUCTIONS: dict[str, Callable[..., Value]] = {
     "sum": np.sum,
-    "mean": lambda x: np.divide(np.sum(x), np.float64(np.size(x))),
-    "largest": lambda x: np.max(x, initial=-np.inf),
-    "smallest": lambda x: np.min(x, initial=np.inf),
+    "mean": lambda x, **over: np.divide(np.sum(x, **over), np.sum(np.ones_like(x), **over)),  # 0/0 of no entries
+    "largest": lambda x, **over: np.max(x, initial=-np.inf, **over),
+    "smallest": lambda x, **over: np.min(x, initial=np.inf, **over),
 }
 
 
@@ -79,10 +82,19 @@ def _evaluate(expression: Expression, read: Callable[[Symbol], Value], shape: tu
             values = [_evaluate(a, read, shape) for a in arguments]
             if any(v is None or isinstance(v, str) for v in values):  # texts and none: only ever tested for equality
                 return np.bool_((values[0] == values[1]) == (operation == "eq"))
-            if operation in REDUCTIONS:  # one number may stand for all elements: `sum(where(flag, 1, g))`
-                values = [np.broadcast_to(v, shape) for v in values]
+            if operation in REDUCTIONS:
+                return _reduce(operation, values[0], arguments[0].type.extent, expression.type.extent, shape)
             return OPERATIONS[operation](*values)
     raise TypeError(f"not an expression: {expression!r}")
+
+
+def _reduce(operation: str, value: Value, source: Extent, target: Extent, shape: tuple[int, ...]) -> Value:
+    entries = np.broadcast_to(value, source.shape(shape))  # one number may stand for all: `sum(where(flag, 1, g))`
+    if target is Extent.TENSOR:
+        return _REDUCTIONS[operation](entries)
+    dims = zip(source.varies(len(shape)), target.varies(len(shape)), strict=True)
+    axes = tuple(axis for axis, (before, after) in enumerate(dims) if before and not after)
+    return _REDUCTIONS[operation](entries, axis=axes, keepdims=True)
 
 
 def number(value: Value) -> Value:

@@ -93,7 +93,9 @@ class _Printer:
 
         doc = rows("doc", [] if part.text is None else [literals.write_text(part.text)])
         cites = rows("cite", [f"cite {_reference(text)}" for text in part.cites])
-        return [*doc, *cites, *rows("note", [f"note {literals.write_text(text)}" for text in part.notes])]
+        shape = getattr(part, "shape", None)
+        notes = rows("note", [f"note {literals.write_text(text)}" for text in part.notes])
+        return [*doc, *cites, *notes, *rows("shape", [] if shape is None else [f"shape: {shape}"])]
 
     def section(self, word: str, rows: list[Row], within: Span) -> list[Row]:
         return [Row(1, (f"{word}:",), self.head_span(word, within)), *rows] if rows else []

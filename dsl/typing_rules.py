@@ -22,9 +22,10 @@ def joined(sort: Sort, arguments: tuple[Expression, ...]) -> Type:
 
 
 def varying(expression: Expression) -> Expression:
-    """The innermost sub-expression that makes a value per elem."""
+    """The innermost sub-expression that makes a value as wide as it is."""
+    extent = expression.type.extent
     while isinstance(expression, Apply):
-        parts = [a for a in expression.arguments if a.type.extent is Extent.ELEM]
+        parts = [a for a in expression.arguments if a.type.extent is extent]
         if len(parts) != 1:
             return expression
         expression = parts[0]

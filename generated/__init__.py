@@ -14,16 +14,25 @@ if TYPE_CHECKING:
     from .adabelief import AdaBelief as AdaBelief
     from .adabound import AdaBound as AdaBound
     from .adadelta import Adadelta as Adadelta
+    from .adafactor import Adafactor as Adafactor
     from .adagc import AdaGC as AdaGC
     from .adagrad import Adagrad as Adagrad
+    from .adagrad_norm import AdaGradNorm as AdaGradNorm
     from .adahessian import AdaHessian as AdaHessian
+    from .adai import Adai as Adai
+    from .adalite import Adalite as Adalite
+    from .adalomo import AdaLomo as AdaLomo
     from .adam import Adam as Adam
     from .adam_atan2 import AdamATan2 as AdamATan2
+    from .adam_mini import AdamMini as AdamMini
     from .adamax import Adamax as Adamax
     from .adamc import AdamC as AdamC
     from .adamg import AdamG as AdamG
     from .adamod import AdaMod as AdaMod
+    from .adamp import AdamP as AdamP
+    from .adams import AdamS as AdamS
     from .adamw import AdamW as AdamW
+    from .adamw_gc import AdamWGC as AdamWGC
     from .adamw_prox import AdamWProx as AdamWProx
     from .adamw_sn import AdamWSN as AdamWSN
     from .adan import Adan as Adan
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
     from .adasmooth import AdaSmooth as AdaSmooth
     from .adatam import AdaTAM as AdaTAM
     from .ademamix import AdEMAMix as AdEMAMix
+    from .adgd import AdGD as AdGD
     from .adopt import ADOPT as ADOPT
     from .aggmo import AggMo as AggMo
     from .aida import Aida as Aida
@@ -40,11 +50,19 @@ if TYPE_CHECKING:
     from .ano import Ano as Ano
     from .apollo_dqn import ApolloDQN as ApolloDQN
     from .asgd import ASGD as ASGD
+    from .avagrad import AvaGrad as AvaGrad
     from .bcos import BCOS as BCOS
     from .bge_adam import BGEAdam as BGEAdam
+    from .came import CAME as CAME
     from .cautious_adamw import CautiousAdamW as CautiousAdamW
     from .cautious_lion import CautiousLion as CautiousLion
+    from .dadapt_adagrad import DAdaptAdaGrad as DAdaptAdaGrad
+    from .dadapt_adam import DAdaptAdam as DAdaptAdam
+    from .dadapt_adan import DAdaptAdan as DAdaptAdan
+    from .dadapt_lion import DAdaptLion as DAdaptLion
+    from .dadapt_sgd import DAdaptSGD as DAdaptSGD
     from .diffgrad import DiffGrad as DiffGrad
+    from .dog import DoG as DoG
     from .dual_adam import DualAdam as DualAdam
     from .eva_var import EvaVar as EvaVar
     from .exadam import EXAdam as EXAdam
@@ -61,28 +79,39 @@ if TYPE_CHECKING:
     from .laprop import LaProp as LaProp
     from .lars import LARS as LARS
     from .lion import Lion as Lion
+    from .lion_prodigy import LionProdigy as LionProdigy
     from .madgrad import MADGRAD as MADGRAD
     from .mars import MARS as MARS
     from .msvag import MSVAG as MSVAG
     from .nadam import NAdam as NAdam
     from .nadamw import NAdamW as NAdamW
+    from .nero import Nero as Nero
     from .novograd import NovoGrad as NovoGrad
     from .ortho_adamw import OrthoAdamW as OrthoAdamW
     from .padam import Padam as Padam
     from .pid import PID as PID
     from .pnm import PNM as PNM
+    from .prodigy import Prodigy as Prodigy
     from .qhadam import QHAdam as QHAdam
     from .qhm import QHM as QHM
+    from .racs import RACS as RACS
     from .radam import RAdam as RAdam
+    from .ranger import Ranger as Ranger
+    from .ranger21 import Ranger21 as Ranger21
+    from .ranger21_core import Ranger21Core as Ranger21Core
     from .rmsprop import RMSprop as RMSprop
+    from .rose import Rose as Rose
+    from .rowwise_adagrad import RowwiseAdagrad as RowwiseAdagrad
     from .rprop import Rprop as Rprop
     from .scaled_adam import ScaledAdam as ScaledAdam
     from .sgd import SGD as SGD
+    from .sgdp import SGDP as SGDP
     from .sgdsai import SGDSaI as SGDSaI
     from .sgdw import SGDW as SGDW
     from .signsgd import SignSGD as SignSGD
     from .signum import Signum as Signum
     from .simplified_ademamix import SimplifiedAdEMAMix as SimplifiedAdEMAMix
+    from .sm3 import SM3 as SM3
     from .sophia import SophiaG as SophiaG
     from .sophia_h import SophiaH as SophiaH
     from .spam import SPAM as SPAM
@@ -92,6 +121,7 @@ if TYPE_CHECKING:
     from .swats import SWATS as SWATS
     from .tam import TAM as TAM
     from .tiger import Tiger as Tiger
+    from .torch_adafactor import TorchAdafactor as TorchAdafactor
     from .vsgd import VSGD as VSGD
     from .yogi import Yogi as Yogi
 
@@ -101,16 +131,25 @@ OPTIMIZERS = {
     "AdaBelief": "adabelief",
     "AdaBound": "adabound",
     "Adadelta": "adadelta",
+    "Adafactor": "adafactor",
     "AdaGC": "adagc",
     "Adagrad": "adagrad",
+    "AdaGradNorm": "adagrad_norm",
     "AdaHessian": "adahessian",
+    "Adai": "adai",
+    "Adalite": "adalite",
+    "AdaLomo": "adalomo",
     "Adam": "adam",
     "AdamATan2": "adam_atan2",
     "Adamax": "adamax",
     "AdamC": "adamc",
     "AdamG": "adamg",
+    "AdamMini": "adam_mini",
     "AdaMod": "adamod",
+    "AdamP": "adamp",
+    "AdamS": "adams",
     "AdamW": "adamw",
+    "AdamWGC": "adamw_gc",
     "AdamWProx": "adamw_prox",
     "AdamWSN": "adamw_sn",
     "Adan": "adan",
@@ -120,6 +159,7 @@ OPTIMIZERS = {
     "AdaSmooth": "adasmooth",
     "AdaTAM": "adatam",
     "AdEMAMix": "ademamix",
+    "AdGD": "adgd",
     "ADOPT": "adopt",
     "AggMo": "aggmo",
     "Aida": "aida",
@@ -127,11 +167,19 @@ OPTIMIZERS = {
     "Ano": "ano",
     "ApolloDQN": "apollo_dqn",
     "ASGD": "asgd",
+    "AvaGrad": "avagrad",
     "BCOS": "bcos",
     "BGEAdam": "bge_adam",
+    "CAME": "came",
     "CautiousAdamW": "cautious_adamw",
     "CautiousLion": "cautious_lion",
+    "DAdaptAdaGrad": "dadapt_adagrad",
+    "DAdaptAdam": "dadapt_adam",
+    "DAdaptAdan": "dadapt_adan",
+    "DAdaptLion": "dadapt_lion",
+    "DAdaptSGD": "dadapt_sgd",
     "DiffGrad": "diffgrad",
+    "DoG": "dog",
     "DualAdam": "dual_adam",
     "EvaVar": "eva_var",
     "EXAdam": "exadam",
@@ -148,28 +196,39 @@ OPTIMIZERS = {
     "LaProp": "laprop",
     "LARS": "lars",
     "Lion": "lion",
+    "LionProdigy": "lion_prodigy",
     "MADGRAD": "madgrad",
     "MARS": "mars",
     "MSVAG": "msvag",
     "NAdam": "nadam",
     "NAdamW": "nadamw",
+    "Nero": "nero",
     "NovoGrad": "novograd",
     "OrthoAdamW": "ortho_adamw",
     "Padam": "padam",
     "PID": "pid",
     "PNM": "pnm",
+    "Prodigy": "prodigy",
     "QHAdam": "qhadam",
     "QHM": "qhm",
+    "RACS": "racs",
     "RAdam": "radam",
+    "Ranger": "ranger",
+    "Ranger21": "ranger21",
+    "Ranger21Core": "ranger21_core",
     "RMSprop": "rmsprop",
+    "Rose": "rose",
+    "RowwiseAdagrad": "rowwise_adagrad",
     "Rprop": "rprop",
     "ScaledAdam": "scaled_adam",
     "SGD": "sgd",
+    "SGDP": "sgdp",
     "SGDSaI": "sgdsai",
     "SGDW": "sgdw",
     "SignSGD": "signsgd",
     "Signum": "signum",
     "SimplifiedAdEMAMix": "simplified_ademamix",
+    "SM3": "sm3",
     "SophiaG": "sophia",
     "SophiaH": "sophia_h",
     "SPAM": "spam",
@@ -179,6 +238,7 @@ OPTIMIZERS = {
     "SWATS": "swats",
     "TAM": "tam",
     "Tiger": "tiger",
+    "TorchAdafactor": "torch_adafactor",
     "VSGD": "vsgd",
     "Yogi": "yogi",
 }
@@ -188,6 +248,7 @@ __all__ = [
     "ADOPT",
     "ASGD",
     "BCOS",
+    "CAME",
     "FOCUS",
     "FTRL",
     "KATE",
@@ -200,8 +261,11 @@ __all__ = [
     "PID",
     "PNM",
     "QHM",
+    "RACS",
     "SGD",
+    "SGDP",
     "SGDW",
+    "SM3",
     "SPAM",
     "SRMM",
     "SWATS",
@@ -210,10 +274,13 @@ __all__ = [
     "A2Grad",
     "AccSGD",
     "AdEMAMix",
+    "AdGD",
     "AdaBelief",
     "AdaBound",
     "AdaGC",
+    "AdaGradNorm",
     "AdaHessian",
+    "AdaLomo",
     "AdaMod",
     "AdaNorm",
     "AdaPNM",
@@ -221,12 +288,19 @@ __all__ = [
     "AdaSmooth",
     "AdaTAM",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
+    "Adai",
+    "Adalite",
     "Adam",
     "AdamATan2",
     "AdamC",
     "AdamG",
+    "AdamMini",
+    "AdamP",
+    "AdamS",
     "AdamW",
+    "AdamWGC",
     "AdamWProx",
     "AdamWSN",
     "Adamax",
@@ -236,10 +310,17 @@ __all__ = [
     "Amos",
     "Ano",
     "ApolloDQN",
+    "AvaGrad",
     "BGEAdam",
     "CautiousAdamW",
     "CautiousLion",
+    "DAdaptAdaGrad",
+    "DAdaptAdam",
+    "DAdaptAdan",
+    "DAdaptLion",
+    "DAdaptSGD",
     "DiffGrad",
+    "DoG",
     "DualAdam",
     "EXAdam",
     "EvaVar",
@@ -251,14 +332,22 @@ __all__ = [
     "HNAdam",
     "LaProp",
     "Lion",
+    "LionProdigy",
     "NAdam",
     "NAdamW",
+    "Nero",
     "NovoGrad",
     "OrthoAdamW",
     "Padam",
+    "Prodigy",
     "QHAdam",
     "RAdam",
     "RMSprop",
+    "Ranger",
+    "Ranger21",
+    "Ranger21Core",
+    "Rose",
+    "RowwiseAdagrad",
     "Rprop",
     "SGDSaI",
     "ScaledAdam",
@@ -270,6 +359,7 @@ __all__ = [
     "StableAdamW",
     "StableSPAM",
     "Tiger",
+    "TorchAdafactor",
     "Yogi",
 ]
 

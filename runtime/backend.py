@@ -33,17 +33,33 @@ class Residents:
     variant: Mapping[str, bool]
     shapes: Sequence[torch.Size] = ()
 
+    def sizes(self, kernel: Kernel) -> list[int]:
+        """Elements of each parameter. Raises ValueError without `shapes` where `kernel` keeps nothing but numbers."""
+        if self.shapes:
+            return [shape.numel() for shape in self.shapes]
+        numbers = {stream.name for stream in kernel.streams if stream.number}
+        columns = [column for name, column in self.tensors.items() if name not in numbers and len(column)]
+        if not columns and any(map(len, self.tensors.values())):
+            raise ValueError(f"the kernel {kernel.name} keeps numbers only: it needs the shapes of its parameters")
+        return [tensor.numel() for tensor in columns[0]] if columns else []
+
 
 class Launcher(Protocol):
-    """A kernel bound to one batch; tables of pointers are built once and kept."""
+    """A kernel bound to one batch; tables of pointers are built once and kept.
+
+    The launchers of one procedure share the statistics that they keep from kernel to kernel.
+    """
 
     def only(self, members: Sequence[int]) -> Launcher:
-        """The same for some parameters of the batch (indices, ascending), sharing the tables; cheap, compiles nothing."""
+        """The same for some parameters of the batch (indices, ascending), sharing the tables; cheap, compiles nothing.
+
+        What a kernel has left for them, other kernels find, whichever way the batch was divided meanwhile.
+        """
 
     def launch(
         self,
         varying: Columns,
-        scalars: Sequence[float],
+        scalars: Sequence[float | Tensor],
         flags: Sequence[bool],
         gradient_factor: float,
     ) -> None:
@@ -51,8 +67,12 @@ class Launcher(Protocol):
 
         `varying` holds the gradients (`g`) and inputs of this step, columns parallel to the parameters, on the same device,
         dense, with θ's strides; `columns.addresses` says where they lie without making tensors of them. `scalars` and `flags`
-        are in the order of `kernel.scalars` and `kernel.host_flags`. `gradient_factor` multiplies g as it is read.
+        are in the order of `kernel.scalars` and `kernel.host_flags`; numbers of the model are 0-dim float64 tensors on the
+        device, and are not read on the host. `gradient_factor` multiplies g as it is read.
         """
+
+    def parts(self) -> Tensor:
+        """What the last launch has left for totals: float64 [parameters, `kernel.parts`], on the device; waits for nothing."""
 
 
 class Backend(Protocol):
@@ -60,8 +80,11 @@ class Backend(Protocol):
 
     name: str
 
-    def prepare(self, kernel: Kernel, residents: Residents) -> Launcher:
-        """Bind a kernel to a batch; may compile. Raises `BackendUnavailable` with the reason where it cannot run."""
+    def prepare(self, kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[Launcher]:
+        """Bind the kernels of a procedure to one batch, `residents` of each; may compile.
+
+        Raises `BackendUnavailable` with the reason where it cannot run.
+        """
 
 
 class BackendUnavailable(RuntimeError):

@@ -48,12 +48,13 @@ class Members:
 class Binding:
     """A procedure's kernels bound to all members, with which of the host program's scalars and flags each of them wants.
 
-    `written` are the parameters that they change behind autograd's back, if any.
+    A scalar is a place in what the host program gives, or the name of a number of the model. `written` are the parameters that
+    the kernels change behind autograd's back, if any.
     """
 
     positions: tuple[int, ...]
     launchers: tuple[Launcher, ...]
-    picks: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    picks: tuple[tuple[tuple[int | str, ...], tuple[int, ...]], ...]
     written: Written | None
 
     @staticmethod
@@ -64,7 +65,7 @@ class Binding:
         backend, launchers = prepare(kernels, residents, members.device)
         of_scalar = {name: i for i, name in enumerate(procedure.scalars)}
         of_flag = {name: i for i, name in enumerate(procedure.flags)}
-        picks = tuple((tuple(of_scalar[n] for n in k.scalars), tuple(of_flag[n] for n in k.host_flags)) for k in kernels)
+        picks = tuple((tuple(of_scalar.get(n, n) for n in k.scalars), tuple(of_flag[n] for n in k.host_flags)) for k in kernels)
         # PyTorch counts its own in-place writes; for raw pointers autograd must be told that θ changed.
         silent = backend.name != "torch" and writes_theta(procedure)
         written = Written(residents_theta(residents)) if silent else None
@@ -78,11 +79,16 @@ class Binding:
         written = None if self.written is None else self.written.only(members)
         return replace(self, positions=tuple([self.positions[i] for i in members]), launchers=launchers, written=written)
 
-    def launch(self, outcome: Outcome, varying: Columns, factor: float) -> None:
-        """Runs the kernels in order; `varying` has a column entry per member."""
-        scalars, flags, _ = outcome
-        for launcher, (of_scalars, of_flags) in zip(self.launchers, self.picks, strict=True):
-            launcher.launch(varying, [scalars[i] for i in of_scalars], [flags[i] for i in of_flags], factor)
+    def launch(
+        self, kernel: int, outcome: Outcome, numbers: Mapping[str, float | Tensor], varying: Columns, factor: float
+    ) -> None:
+        """Runs one of the kernels; `varying` has a column entry per member, `numbers` are those of the model by name."""
+        of_scalars, of_flags = self.picks[kernel]
+        scalars = [outcome[0][i] if isinstance(i, int) else numbers[i] for i in of_scalars]
+        self.launchers[kernel].launch(varying, scalars, [outcome[1][i] for i in of_flags], factor)
+
+    def note(self) -> None:
+        """Tells autograd that parameters have changed."""
         if self.written is not None:
             self.written.note()
 
@@ -94,11 +100,13 @@ class Launch:
     binding: Binding
     pick: tuple[int, ...] | None
 
-    def run(self, outcome: Outcome, varying: Columns, factor: float) -> None:
+    def run(
+        self, kernel: int, outcome: Outcome, numbers: Mapping[str, float | Tensor], varying: Columns, factor: float
+    ) -> None:
         """See `Binding.launch`; `varying` has an entry for everything that takes part."""
         if self.pick is not None:
             varying = {name: chosen(column, self.pick) for name, column in varying.items()}
-        self.binding.launch(outcome, varying, factor)
+        self.binding.launch(kernel, outcome, numbers, varying, factor)
 
 
 _MOST_KEPT = 64

@@ -18,23 +18,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optc.runtime import hypers, layout
+from optc.runtime import hypers, layout, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.hypers import Values
-from optc.runtime.schema import Schema
+from optc.runtime.model import states_of
+from optc.runtime.schema import Schema, State
 
 _MOST_SHOWN = 10
 
 
 def unshared(schema: Schema, packed: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict whose step counts and host states belong to one parameter each."""
+    """A state dict whose step counts and host states belong to one parameter each, numbers of the model to one group each."""
     scalars = {states.STEP, *(state.key for state in schema.states if state.host)}
     slots = {
         index: {key: entry.clone() if key in scalars and isinstance(entry, Tensor) else entry for key, entry in slot.items()}
         for index, slot in packed["state"].items()
     }
-    return {**packed, "state": slots}
+    own = {state.key for state in states_of(schema)}
+    groups = [
+        {key: entry.clone() if key in own and isinstance(entry, Tensor) else entry for key, entry in group.items()}
+        for group in packed["param_groups"]
+    ]
+    return {**packed, "state": slots, "param_groups": groups}
 
 
 def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
@@ -47,7 +53,7 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     schema: Schema = optimizer.schema
     saved = _matching_groups(schema, present, packed)
     groups = [_merged(group, other) for group, other in zip(present, saved, strict=True)]
-    problems: list[str] = []
+    problems: list[str] = _numbers_of_model(schema, saved, packed)
     slots: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
     known = set()
     for number, (group, other) in enumerate(zip(groups, saved, strict=True)):
@@ -85,6 +91,22 @@ def _matching_groups(schema: Schema, present: Sequence[dict[str, Any]], packed: 
     return saved
 
 
+def _numbers_of_model(schema: Schema, saved: Sequence[Mapping[str, Any]], packed: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the states of the whole model: every group must have them, and the same."""
+    problems = []
+    for state in states_of(schema):
+        entries = [group.get(state.key) for group in saved]
+        numbers = [_number(entry) for entry in entries if entry is not None]
+        if None in numbers:
+            shown = next(_shown(entry) for entry in entries if entry is not None and _number(entry) is None)
+            problems.append(f"{state.key!r} of the groups must be a number, not {shown}")
+        elif len(set(map(repr, numbers))) > 1:
+            problems.append(f"{state.key!r} is one number of the model, but differs between groups: {numbers}")
+        elif packed["state"] and not numbers and state.exists is None:
+            problems.append(f"the groups lack {state.key!r}, a number of the model")
+    return problems
+
+
 def _merged(group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """The loaded group; what it lacks comes from the present one."""
     loaded = {key: copy.deepcopy(value) for key, value in saved.items() if key not in ("params", "capturable")}
@@ -105,7 +127,8 @@ def _is_scalar(entry: Any) -> bool:
 
 def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, problems: list[str]) -> dict[str, Any]:
     """One parameter's state, converted; appends to `problems` what does not fit."""
-    by_key = {state.key: state for state in schema.states}
+    own = [state for state in schema.states if state.extent != "model"]
+    by_key = {state.key: state for state in own}
     found = {key: entry for key, entry in saved.items() if entry is not None}
     slot: dict[str, Any] = {}
     for key, entry in found.items():
@@ -114,28 +137,46 @@ def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, pro
             number = _number(entry)
             if number is None or (key == states.STEP and not (math.isfinite(number) and number >= 0)):
                 problems.append(f"{label}: {key!r} must be a number, not {_shown(entry)}")
-            elif state is not None and state.number:
-                slot[key] = states.device_scalar(number, p.device)
+            elif state is None:
+                slot[key] = states.counter(number)
             else:
-                slot[key] = states.counter(number) if key == states.STEP else states.host_scalar(number)
+                slot[key] = states.scalar(number, p.device if state.number else None)
         elif state is None:
             near = difflib.get_close_matches(key, by_key, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(map(repr, [states.STEP, *by_key]))}"
             problems.append(f"{label}: unknown state {key!r}{hint}")
-        elif not isinstance(entry, Tensor) or entry.shape != p.shape:
-            problems.append(f"{label}: {key!r} must be a tensor of shape {tuple(p.shape)}, not {_shown(entry)}")
         else:
-            like = p if layout.is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
-            slot[key] = torch.empty_like(like, dtype=arithmetic_dtype(p.dtype), requires_grad=False).copy_(entry.detach())
+            tensor = _tensor(schema, state, p, entry)
+            if tensor is None:
+                shape = shapes.of_extent(state.extent, p.shape, schema.matrix)
+                problems.append(f"{label}: {key!r} must be a tensor of shape {shape}, not {_shown(entry)}")
+            else:
+                slot[key] = tensor
     if states.STEP not in found:
         if any("t" in procedure.arguments for procedure in schema.procedures):
             problems.append(f"{label}: {states.STEP!r} is missing")
         slot.setdefault(states.STEP, states.counter(0.0))
     started = states.STEP not in found or _number(found[states.STEP]) != 0
-    for state in schema.states if started else ():
+    for state in own if started else ():
         if state.key not in found and states.exists(state, values, p):
             problems.append(f"{label}: {state.key!r} is missing")
     return slot
+
+
+def _tensor(schema: Schema, state: State, p: Tensor, entry: Any) -> Tensor | None:
+    """A copy of a state as it is kept here; None where it does not fit. Rows and columns may lack dimensions of length 1."""
+    shape = shapes.of_extent(state.extent, p.shape, schema.matrix)
+    if not isinstance(entry, Tensor):
+        return None
+    if state.extent == "elem":
+        if entry.shape != p.shape:
+            return None
+        like = p if layout.is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
+        return torch.empty_like(like, dtype=arithmetic_dtype(p.dtype), requires_grad=False).copy_(entry.detach())
+    if [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]:
+        return None
+    kept = torch.empty(shape, dtype=arithmetic_dtype(p.dtype), device=p.device)
+    return kept.copy_(entry.detach().reshape(shape))
 
 
 def _number(entry: Any) -> float | None:

@@ -48,7 +48,7 @@ def prepare(
         try:
             _require_device(name, device)
             backend = load(name)
-            launchers = [backend.prepare(k, r) for k, r in zip(kernels, residents, strict=True)]
+            launchers = backend.prepare(kernels, residents)
         except BackendUnavailable as error:
             reason = str(error)
             if choice != "auto":

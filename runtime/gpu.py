@@ -173,3 +173,21 @@ def largest_of(total: tl.tensor) -> tl.tensor:
 def smallest_of(total: tl.tensor) -> tl.tensor:
     """The smallest lane; NaN if any is."""
     return tl.min(tl.where(total == total, total, float("inf")), 0) + tl.sum(tl.where(total == total, 0.0, total), 0)
+
+
+@triton_kernel
+def sum_in_row(total: tl.tensor) -> tl.tensor:
+    """The sum of the lanes of each row of a block."""
+    return tl.sum(total, 1)
+
+
+@triton_kernel
+def largest_in_row(total: tl.tensor) -> tl.tensor:
+    """The largest lane of each row of a block; NaN if any is."""
+    return tl.max(tl.where(total == total, total, -float("inf")), 1) + tl.sum(tl.where(total == total, 0.0, total), 1)
+
+
+@triton_kernel
+def smallest_in_row(total: tl.tensor) -> tl.tensor:
+    """The smallest lane of each row of a block; NaN if any is."""
+    return tl.min(tl.where(total == total, total, float("inf")), 1) + tl.sum(tl.where(total == total, 0.0, total), 1)

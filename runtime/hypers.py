@@ -17,10 +17,9 @@ Values: TypeAlias = Mapping[str, Value]
 """Values by inside name: numbers as floats, flags as bools, choices as texts, None where a hyper is optional."""
 
 
-def holds(condition: Condition, values: Values, ndim: int = 0, numel: int = 0) -> bool:
-    """Evaluates a generated condition over hypers and shapes."""
-    shape = {"ndim": ndim, "numel": numel}
-    return bool(condition.function(*[shape[a] if a in shape else values[a] for a in condition.arguments]))
+def holds(condition: Condition, values: Values, ndim: int, numel: int) -> bool:
+    """Whether a condition over hypers and shapes holds for a parameter of this shape."""
+    return condition.holds({**values, "ndim": ndim, "numel": numel})
 
 
 def validate(schema: Schema, group: Mapping[str, Any]) -> dict[str, Value]:
@@ -39,7 +38,7 @@ def validate(schema: Schema, group: Mapping[str, Any]) -> dict[str, Value]:
         for index, (name, element) in enumerate(zip(hyper.names, value, strict=True)):
             values[name] = _scalar(schema.name, hyper, f"{hyper.key}[{index}]", element)
     for require in schema.requires:
-        if not holds(require.condition, values):
+        if not require.condition.holds(values):
             given = ", ".join(f"{name} = {values[name]!r}" for name in require.condition.arguments)
             raise ValueError(f"{schema.name}: {require.message} (now {given})")
     return values

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from optc.runtime.backend import Backend, BackendUnavailable, Launcher, Residents, arithmetic_dtype
 from optc.runtime.columns import Columns, addresses
-from optc.runtime.native_build import load_kernel, load_passes
+from optc.runtime.native_build import load_kernel, load_matrices, load_passes
+from optc.runtime.native_matrices import Vectors, grids, knows_matrices, tile
 from optc.runtime.schema import Kernel
 
 _NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -60,11 +62,31 @@ def cut(sizes: Sequence[int], members: Sequence[int] | None = None, per_tensor: 
     if per_tensor:
         chosen = np.concatenate([chosen[counts <= 1], chosen[counts > 1]])
         counts = np.maximum(-(-elements[chosen] // extent), 1)
-    member_begin = np.concatenate([[0], np.cumsum(counts)])
-    tensor = np.repeat(chosen, counts)
-    offset = (np.arange(len(tensor)) - np.repeat(member_begin[:-1], counts)) * extent
-    begin = np.concatenate([[0], np.cumsum(np.minimum(extent, elements[tensor] - offset))])
-    return ChunkTable(tensor.astype(np.int32), offset.astype(np.int64), begin.astype(np.int64), member_begin.astype(np.int64))
+    number = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    offset = number * extent
+    return _table(chosen, counts, offset, np.minimum(extent, elements[np.repeat(chosen, counts)] - offset))
+
+
+def _table(
+    chosen: np.ndarray[Any, np.dtype[np.int64]],
+    counts: np.ndarray[Any, np.dtype[np.int64]],
+    offset: np.ndarray[Any, np.dtype[np.int64]],
+    sizes: np.ndarray[Any, np.dtype[np.int64]],
+) -> ChunkTable:
+    member_begin, begin = (np.concatenate([[0], np.cumsum(column)]).astype(np.int64) for column in (counts, sizes))
+    return ChunkTable(np.repeat(chosen, counts).astype(np.int32), offset.astype(np.int64), begin, member_begin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the kernels of a procedure have in common: their arithmetic, and statistics, which are kept from one to the next.
+
+    `numbers` are float64, one row per tensor of the batch, `vectors` those that are more than numbers.
+    """
+
+    real: torch.dtype
+    numbers: np.ndarray[Any, np.dtype[np.float64]]
+    vectors: Vectors | None
 
 
 class _Threads:
@@ -93,17 +115,14 @@ _THREADS = _Threads()
 class _NativeLauncher:
     """One kernel, one batch. The rows of θ and states are filled once, those of gradients and inputs at every launch."""
 
-    def __init__(self, kernel: Kernel, residents: Residents) -> None:
+    def __init__(self, kernel: Kernel, residents: Residents, shared: _Shared) -> None:
         tensors = [t for row in residents.tensors.values() for t in row]
         self._kernel = kernel
         self._residents = residents  # keeps the memory behind the pointers
-        count = max((len(row) for row in residents.tensors.values()), default=0)
-        numbers = {s.name for s in kernel.streams if s.number}
-        first = next((row for name, row in residents.tensors.items() if len(row) and name not in numbers), None)
         if any(t.device.type != "cpu" for t in tensors):
             raise BackendUnavailable("native kernels run on CPU tensors")
-        self._sizes = [0] * count if first is None else [t.numel() for t in first]
-        self._sized = first is not None or not count  # else by what varies: only numbers stay
+        self._sizes = residents.sizes(kernel)
+        count = len(self._sizes)
         self._table = np.zeros((len(kernel.streams), count), dtype=np.int64)
         self._scalars = np.zeros(len(kernel.scalars))
         self._flags = np.zeros(len(kernel.host_flags), dtype=np.uint8)
@@ -117,22 +136,41 @@ class _NativeLauncher:
                 row[:] = [t.data_ptr() for t in residents.tensors[stream.name]]
         self._inputs = tuple(s.name for s in kernel.streams if s.role == "input")
         self._input_dtype = residents.gradient_dtype
-        # code per tensor keeps its numbers here: what chunks left of a pass, and what it found
-        self._statistics = np.zeros((count, len(kernel.statistics)))
-        self._partials = np.zeros((0, max((len(p.measures) for p in kernel.passes), default=0)))
+        # code per tensor keeps its numbers here: what it found, for all kernels of a procedure, and what chunks left of a pass
+        self._shared = shared
+        extents = dict(zip(kernel.statistics, kernel.extents, strict=bool(kernel.extents)))
+        numbers = [[n for n, _ in p.measures if extents.get(n, "tensor") == "tensor"] for p in kernel.passes]
+        self._partials = np.zeros((0, max(map(len, numbers), default=0)))
+        self._scratch = np.zeros(0)
+        self._run, self._by_rows = self._load()
+        self._waves = np.zeros(0, dtype=np.int64)
+        self._grids = grids(_shapes(residents), kernel) if self._by_rows else self._waves
         self._cut(None)
-        self._run = self._load()
 
     def _cut(self, members: Sequence[int] | None) -> None:
-        chunks = cut(self._sizes, members, per_tensor=bool(self._kernel.passes))
+        """The chunks, or tiles, of members, and room for what they leave."""
+        if self._by_rows:
+            chosen = np.arange(len(self._sizes)) if members is None else np.asarray(members, dtype=np.int64)
+            tiles = tile(self._grids, self._kernel, chosen)
+            chunks = _table(tiles.chosen, tiles.counts, tiles.number, tiles.elements)
+            self._grids, self._waves = tiles.grids, tiles.waves
+            if len(self._scratch) < tiles.scratch:
+                self._scratch = np.zeros(tiles.scratch)
+        else:
+            chunks = cut(self._sizes, members, per_tensor=bool(self._kernel.passes))
         self._chunks = chunks
         if self._kernel.passes and len(self._partials) < len(chunks):
             self._partials = np.zeros((len(chunks), self._partials.shape[1]))
         columns = (
             self._table, chunks.tensor, chunks.offset, chunks.begin, self._scalars, self._flags,
-            chunks.member_begin, self._partials, self._statistics,
+            chunks.member_begin, self._partials, self._shared.numbers,
         )  # fmt: skip
         self._addresses = tuple(column.ctypes.data for column in columns)
+        self._matrices: tuple[int, ...] = ()
+        if self._shared.vectors is not None and knows_matrices(self._kernel):
+            present = (self._grids, self._shared.vectors.table, self._scratch, self._waves)
+            places = tuple(column.ctypes.data if self._by_rows else 0 for column in present)
+            self._matrices = (*places, len(self._waves))
 
     def only(self, members: Sequence[int]) -> _NativeLauncher:
         """See `optc.runtime.backend.Launcher`."""
@@ -142,8 +180,8 @@ class _NativeLauncher:
         fewer._cut(members)
         return fewer
 
-    def _load(self) -> Callable[..., None]:
-        """The compiled kernel for this batch's dtypes and variant."""
+    def _load(self) -> tuple[Callable[..., None], bool]:
+        """The compiled kernel for this batch's dtypes and variant, and whether it walks along rows."""
         roles = {s.name: s.role for s in self._kernel.streams}
         found: dict[str, torch.dtype] = {"gradient": self._residents.gradient_dtype, "input": self._input_dtype}
         numbers = {s.name for s in self._kernel.streams if s.number}
@@ -155,8 +193,7 @@ class _NativeLauncher:
                     continue
                 if found.setdefault(roles[name], t.dtype) != t.dtype:
                     raise BackendUnavailable(f"native kernels want one dtype for all states, not {t.dtype} for `{name}`")
-        state = found.get("state", torch.float32)
-        found.setdefault("state", state)
+        state = found.setdefault("state", self._shared.real)
         found.setdefault("theta", state)
         for dtype in found.values():
             if dtype not in _NAMES:
@@ -167,10 +204,12 @@ class _NativeLauncher:
             "OPTC_GRAD_T": _NAMES[found["gradient"]],
             "OPTC_STATE_T": _NAMES[found["state"]],
             "OPTC_INPUT_T": _NAMES[found["input"]],
-            "OPTC_MATH_T": _NAMES[arithmetic_dtype(found["theta"])],
+            "OPTC_MATH_T": _NAMES[self._shared.real],
             "OPTC_VARIANT": str(variant),
         }
-        return (load_passes if self._kernel.passes else load_kernel)(self._kernel.native, macros)
+        if knows_matrices(self._kernel):
+            return load_matrices(self._kernel.native, macros)
+        return (load_passes if self._kernel.passes else load_kernel)(self._kernel.native, macros), False
 
     @staticmethod
     def _as_many(values: Sequence[Any], count: int) -> Sequence[Any]:
@@ -182,29 +221,28 @@ class _NativeLauncher:
     def launch(
         self,
         varying: Columns,
-        scalars: Sequence[float],
+        scalars: Sequence[float | Tensor],
         flags: Sequence[bool],
         gradient_factor: float,
     ) -> None:
         """See `optc.runtime.backend.Launcher`."""
-        if not self._sized:
-            self._size(varying)
         if not len(self._chunks):
             return
         for name in self._inputs:
             if varying[name][0].dtype != self._input_dtype:
                 self._input_dtype = varying[name][0].dtype
-                self._run = self._load()
+                self._run, _ = self._load()
         for name, row in self._varying:
             row[self._members] = self._as_many(addresses(varying[name]), self._count)
-        self._scalars[:] = self._as_many(scalars, len(self._scalars))
+        self._scalars[:] = self._as_many([float(value) for value in scalars], len(self._scalars))
         self._flags[:] = self._as_many(flags, len(self._flags))
         table, tensor, offset, begin, scalar_values, flag_values, member_begin, partials, statistics = self._addresses
         if self._kernel.passes:
             self._run(
                 table, self._table.shape[1], tensor, offset, begin, len(self._chunks), member_begin, self._count,
                 scalar_values, flag_values, gradient_factor,
-                partials, self._partials.shape[1], statistics, self._statistics.shape[1], _THREADS.count(),
+                partials, self._partials.shape[1], statistics, self._shared.numbers.shape[1], _THREADS.count(),
+                *self._matrices,
             )  # fmt: skip
         else:
             self._run(
@@ -212,14 +250,10 @@ class _NativeLauncher:
                 scalar_values, flag_values, gradient_factor, _THREADS.count(),
             )  # fmt: skip
 
-    def _size(self, varying: Columns) -> None:
-        """Cuts tensors of which only numbers stay: what comes with this launch has their sizes."""
-        sizes = np.zeros(len(self._sizes), dtype=np.int64)
-        for name, _ in self._varying:
-            sizes[self._members] = self._as_many([t.numel() for t in varying[name]], self._count)
-        if sizes.tolist() != self._sizes:
-            self._sizes = sizes.tolist()
-            self._cut(None if isinstance(self._members, slice) else self._members.tolist())
+    def parts(self) -> Tensor:
+        """See `optc.runtime.backend.Launcher`."""
+        columns = [self._kernel.statistics.index(name) for name in self._kernel.parts]
+        return torch.from_numpy(self._shared.numbers[self._members][:, columns])
 
 
 class _Native:
@@ -227,9 +261,37 @@ class _Native:
 
     name = "native"
 
-    def prepare(self, kernel: Kernel, residents: Residents) -> Launcher:
-        """Bind a kernel to a batch of CPU tensors; compiles it where no process has yet. Raises `BackendUnavailable`."""
-        return _NativeLauncher(kernel, residents)
+    def prepare(self, kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[Launcher]:
+        """Bind the kernels of a procedure to a batch of CPU tensors; compiles those that no process has yet.
+
+        Raises `BackendUnavailable`.
+        """
+        count = max((len(r.sizes(k)) for k, r in zip(kernels, residents, strict=True)), default=0)
+        numbers = np.zeros((count, max((len(k.statistics) for k in kernels), default=0)))
+        knowing = [k for k in kernels if knows_matrices(k)]
+        real = _real(kernels, residents)
+        vectors = Vectors(knowing, _shapes(residents[0]), real) if knowing else None
+        shared = _Shared(real, numbers, vectors)
+        return [_NativeLauncher(k, r, shared) for k, r in zip(kernels, residents, strict=True)]
+
+
+def _shapes(residents: Residents) -> Sequence[torch.Size]:
+    """The shapes of the parameters."""
+    return residents.shapes or [tensor.shape for tensor in residents.tensors["theta"]]
+
+
+def _real(kernels: Sequence[Kernel], residents: Sequence[Residents]) -> torch.dtype:
+    """The dtype of arithmetic per element: that for θ; where no kernel has it, for a state or the gradient."""
+    dtypes = {
+        stream.role: stays.tensors[stream.name][0].dtype
+        for kernel, stays in zip(kernels, residents, strict=True)
+        for stream in kernel.streams
+        if len(stays.tensors.get(stream.name, ())) and not stream.number
+    }
+    for role in ("theta", "state"):
+        if role in dtypes:
+            return arithmetic_dtype(dtypes[role])
+    return arithmetic_dtype(residents[0].gradient_dtype) if residents else torch.float32
 
 
 NATIVE: Backend = _Native()

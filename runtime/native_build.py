@@ -53,6 +53,7 @@ _PASSES_ARGUMENTS = (
     ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
     ctypes.c_int64, ctypes.c_int32,
 )  # fmt: skip
+_MATRICES_ARGUMENTS = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +75,26 @@ def load_kernel(text: str, macros: Mapping[str, str]) -> Callable[..., None]:
 
 
 def load_passes(text: str, macros: Mapping[str, str]) -> Callable[..., None]:
-    """The function `optc_run_passes` (see `reductions.hpp`) of a kernel of several passes; otherwise as `load_kernel`."""
+    """The function `optc_run_passes` (see `passes.hpp`) of a kernel of several passes; otherwise as `load_kernel`."""
     entry: Callable[..., None] = load_library(kernel_source(text, passes=True), macros).optc_run_passes
     entry.argtypes, entry.restype = _PASSES_ARGUMENTS, None  # type: ignore[attr-defined]
     return entry
 
 
-def kernel_source(text: str, passes: bool = False) -> str:
-    """All that is compiled for a kernel's text: the fixed part for one pass, or for several, and the text."""
-    return f"#define OPTC_PASSES\n{prelude()}{reductions()}{text}" if passes else prelude() + text
+def load_matrices(text: str, macros: Mapping[str, str]) -> tuple[Callable[..., None], bool]:
+    """The same of a kernel that knows rows and columns, and whether it walks along them in this variant."""
+    library = load_library(kernel_source(text, passes=True, matrices=True), macros)
+    entry: Callable[..., None] = library.optc_run_passes
+    entry.argtypes, entry.restype = (*_PASSES_ARGUMENTS, *_MATRICES_ARGUMENTS), None  # type: ignore[attr-defined]
+    return entry, bool(ctypes.c_int32.in_dll(library, "optc_by_rows").value)
+
+
+def kernel_source(text: str, passes: bool = False, matrices: bool = False) -> str:
+    """All that is compiled for a kernel's text: the fixed parts for one pass, for several, for rows and columns; the text."""
+    if not passes:
+        return prelude() + text
+    known = "#define OPTC_MATRICES\n" if matrices else ""
+    return f"#define OPTC_PASSES\n{known}{prelude()}{reductions(matrices)}{text}"
 
 
 def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
@@ -93,16 +105,19 @@ def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
     return outcome
 
 
-@functools.cache
 def prelude() -> str:
     """The fixed C++ text that comes before every kernel."""
-    return Path(__file__).with_name("prelude.hpp").read_text(encoding="utf-8")
+    return _part("prelude")
+
+
+def reductions(matrices: bool = False) -> str:
+    """The fixed C++ text that comes between the prelude and a kernel of several passes, with or without rows and columns."""
+    return "".join(map(_part, ("reductions", "matrices", "passes") if matrices else ("reductions", "passes")))
 
 
 @functools.cache
-def reductions() -> str:
-    """The fixed C++ text that comes between the prelude and a kernel of several passes."""
-    return Path(__file__).with_name("reductions.hpp").read_text(encoding="utf-8")
+def _part(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.hpp").read_text(encoding="utf-8")
 
 
 @functools.cache

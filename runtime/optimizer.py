@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from optc.runtime import amp, checkpoint, checks, choose, hypers, participants, plans
+from optc.runtime import amp, checkpoint, checks, choose, hypers, model, participants, plans
 from optc.runtime import state as states
 from optc.runtime.participants import Given, Participants
 from optc.runtime.schema import Procedure, Schema
+from optc.runtime.updates import Update, run
 from optc.runtime.watched import State
 
 
@@ -169,12 +170,12 @@ class Optimizer(torch.optim.Optimizer):
                 where = places[index]
                 now = plan.turn.places if where is None else where
                 updates.append(plan.ready(taking[index], now, edits, factor, scaling.found_inf, self._readers[index].tensors))
+            gathering = self._gathering(procedure, values, updates)
         except BaseException:
             edits.undo()
             self._plans.clear()
             raise
-        for update in updates:
-            update()
+        run(procedure, updates, gathering)
         for built in self._plans.values():
             if name in built and built[name].once:
                 del built[name]
@@ -182,6 +183,17 @@ class Optimizer(torch.optim.Optimizer):
             self._plans = {index: {name: built[name]} for index, built in self._plans.items() if name in built}
         if edits or None in places:
             self._settled = self._watched_changes()
+
+    def _gathering(
+        self, procedure: Procedure, values: Sequence[hypers.Values], updates: Sequence[Update]
+    ) -> model.Gathering | None:
+        """The numbers of the whole model in this step, if it has any. Raises ValueError where a group holds something else."""
+        taking = next(((v, u) for v, u in zip(values, updates, strict=True) if u.launches), None)
+        if taking is None or not any(phase.model is not None for phase in procedure.phases):
+            return None
+        (_, outcome), device = taking[1].launches[0], taking[1].turn.thetas[0].device
+        numbers = model.settle(self.schema, taking[0], self.param_groups, device)
+        return model.Gathering(self.schema, procedure, taking[0], numbers, outcome, device)
 
     def _finders(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Callable[[], Participants]]:
         """For each group a function that looks who takes part."""
@@ -212,6 +224,11 @@ class Optimizer(torch.optim.Optimizer):
         self._plans.setdefault(index, {})[procedure.name] = plan
 
     def _counts_on_device(self, group: Mapping[str, Any]) -> bool:
+        if model.gathers(self.schema):
+            if group.get("capturable", False):
+                what = "numbers of the whole model, which no graph captures yet"
+                raise ValueError(f"{self.schema.name} has {what}: leave capturable off")
+            return False
         if group.get("capturable", False):
             return True
         return self._scales and all(choose.can_count_on(self.backend, device) for device in {p.device for p in group["params"]})
@@ -229,6 +246,9 @@ class Optimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.requires_grad:
                     states.initialise(states.Edits(self.state), self.schema, values, p, -1.0 if group["maximize"] else 1.0)
+        first = next((p for group in self.param_groups for p in group["params"] if p.requires_grad), None)
+        if first is not None:
+            model.settle(self.schema, hypers.validate(self.schema, self.param_groups[0]), self.param_groups, first.device)
 
     def state_dict(self) -> dict[str, Any]:
         """In torch's layout; step counts and host states are copies of their own."""

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from optc.runtime import checks, layout, rows
+from optc.runtime import checks, layout, rows, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.batches import Binding, Members, Prepare
@@ -22,6 +22,7 @@ from optc.runtime.participants import Participants
 from optc.runtime.schema import Condition, Procedure, Schema, State
 from optc.runtime.survey import Survey
 from optc.runtime.turns import Cast, Turn
+from optc.runtime.updates import Update
 
 Form: TypeAlias = tuple[torch.dtype, torch.Size]
 
@@ -187,8 +188,8 @@ class Plan:
         factor: float | Tensor,
         found_inf: Tensor | None,
         tensors: Mapping[str, Tensor],
-    ) -> Callable[[], None]:
-        """Does all that may fail (host programs, copies of gradients); the function returned updates.
+    ) -> Update:
+        """Does all that may fail (host programs, copies of gradients); what is left is to run the update.
 
         `tensors` are the hypers that live on the device.
         """
@@ -202,20 +203,7 @@ class Plan:
         outcomes, launches = turn.evaluate(self.procedure, self.values)
         for batch in self.device_batches:
             batch.ready(self.values)
-
-        def update() -> None:
-            for p, copy in turn.staged:
-                copy.copy_(p)
-            for launch, outcome in launches:
-                launch.run(outcome, varying, float(factor))
-            for batch in self.device_batches:
-                batch.launch(varying, factor, found_inf, tensors)
-            for p, copy in turn.staged:
-                p.copy_(copy)
-            for row, outcome in zip(turn.rows, outcomes, strict=True):
-                row.commit(self.procedure, outcome)
-
-        return update
+        return Update(self.procedure, turn, varying, outcomes, launches, self.device_batches, factor, found_inf, tensors)
 
 
 def _arranged(column: Column, thetas: Sequence[Tensor]) -> list[Tensor]:
@@ -233,12 +221,12 @@ def build(request: Request, edits: states.Edits) -> Plan:
     copied, created = set(), {}
     for place, p in enumerate(roster):
         theta = p.detach()
-        if not layout.is_dense(p):
+        if not _taken_as_it_is(schema, p):
             theta = torch.empty_like(p, memory_format=torch.contiguous_format, requires_grad=False).copy_(p)
             copied.add(place)
         thetas.append(theta)
         gradient = _Gradient(p.grad, arithmetic_dtype(theta.dtype), request.factor)
-        created[place] = states.prepare(edits, wanted, values, p, theta, gradient)
+        created[place] = states.prepare(edits, schema, wanted, values, p, theta, gradient)
     once = any(created.values()) and bool(rows.news_read(schema, procedure))
     statics = _statics(schema, roster)
     members = _members(request, roster, thetas, edits.states)
@@ -271,21 +259,26 @@ def build(request: Request, edits: states.Edits) -> Plan:
     )
 
 
+def _taken_as_it_is(schema: Schema, p: Tensor) -> bool:
+    """Whether kernels can work on a parameter where it lies: dense, and row by row where they look at rows."""
+    return p.is_contiguous() if shapes.has_rows(schema) else layout.is_dense(p)
+
+
 def _roster(request: Request, wanted: Sequence[State], takes_part: set[int], edits: states.Edits) -> Sequence[Tensor]:
     """Who is bound: those that take part, and those that did before, so that they can come back without a new plan."""
     if request.counting is not None or request.procedure.name != "step":
         return list(request.taking.parameters)
-    return [p for p in request.group if id(p) in takes_part or _has_state(p, wanted, request.values, edits.states)]
+    return [p for p in request.group if id(p) in takes_part or _has_state(request, p, wanted, edits.states)]
 
 
-def _has_state(p: Tensor, wanted: Sequence[State], values: Values, slots: states.States) -> bool:
+def _has_state(request: Request, p: Tensor, wanted: Sequence[State], slots: states.States) -> bool:
     """Whether a parameter without a gradient could have one at once, with the state that it has."""
-    slot = slots.get(p)
-    if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN or not layout.is_dense(p):
+    slot, schema = slots.get(p), request.schema
+    if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN or not _taken_as_it_is(schema, p):
         return False
     dtype = arithmetic_dtype(p.dtype)
-    present = [(slot.get(state.key), state) for state in wanted if states.exists(state, values, p)]
-    return all(isinstance(entry, Tensor) and states.fits(entry, state, p, dtype) for entry, state in present)
+    present = [(slot.get(state.key), state) for state in wanted if states.exists(state, request.values, p)]
+    return all(isinstance(entry, Tensor) and states.fits(entry, schema, state, p, dtype) for entry, state in present)
 
 
 @dataclass(slots=True)
@@ -335,10 +328,10 @@ def _statics(schema: Schema, parameters: Sequence[Tensor]) -> Callable[[Values],
     """A function of the hypers that changes its result whenever a variant or the presence of a state does."""
     conditions: list[Condition] = [condition for _, condition in schema.flags]
     conditions += [state.exists for state in schema.states if state.exists is not None]
-    shapes: set[tuple[int, int]] = {(0, 0)}
+    sizes: set[tuple[int, int]] = {(0, 0)}
     if any(not {"ndim", "numel"}.isdisjoint(condition.arguments) for condition in conditions):
-        shapes = {(p.ndim, p.numel()) for p in parameters}
-    ordered = sorted(shapes)
+        sizes = {(p.ndim, p.numel()) for p in parameters}
+    ordered = sorted(sizes)
     choices = [name for hyper in schema.hypers if hyper.kind == "choice" for name in hyper.names]
 
     def result(values: Values) -> object:

@@ -1,5 +1,5 @@
 // What kernels of several passes need besides `prelude.hpp`, after which this file stands: reductions whose bits depend on a
-// tensor's elements alone, float64 arithmetic for code per tensor, and the loop over passes, tensors and threads.
+// tensor's elements alone, and float64 arithmetic for code per tensor. `passes.hpp` runs them.
 //
 // A reduction is a tree per tensor. Its leaves are blocks of 4096 elements, whose element i goes to lane i mod 16, in double. Nodes
 // are joined in pairs; one without a partner moves up as it is. A chunk is an aligned power of two of blocks, so what it leaves is
@@ -63,7 +63,7 @@ template <class Operation> class Reduction {
         for (int64_t l = 0; whole + l < size; ++l) lane[l] = Operation::join(lane[l], double(terms[whole + l]));
         for (int64_t l = 0; l < LANES; ++l) lanes[l] = lane[l];
         seen += size;
-        if (seen == BLOCK) close();
+        if (seen >= BLOCK) close();
     }
     OPTC_CALLED double total() {
         if (seen > 0) close();
@@ -89,28 +89,6 @@ using Largest = Reduction<Larger>;
 using Smallest = Reduction<Smaller>;
 
 // --- code per tensor -----------------------------------------------------------------------------------------------------
-
-// One tensor between two passes: what its chunks left of the pass before, and the places of its numbers.
-struct Tensor {
-    void* const* table;
-    int64_t tensors, tensor;
-    double numel;
-    const double* partials;
-    int64_t chunks, measures;
-
-    double* number(int64_t stream) const { return static_cast<double*>(table[stream * tensors + tensor]); }
-    double sum(int64_t measure) const { return total<Add>(measure); }
-    double mean(int64_t measure) const { return total<Add>(measure) / numel; }
-    double largest(int64_t measure) const { return total<Larger>(measure); }
-    double smallest(int64_t measure) const { return total<Smaller>(measure); }
-
-  private:
-    template <class Operation> OPTC_CALLED double total(int64_t measure) const {
-        Tree<Operation> tree;
-        for (int64_t c = 0; c < chunks; ++c) tree.add(partials[c * measures + measure]);
-        return tree.total();
-    }
-};
 
 // The language's arithmetic in double, whatever the elements are computed in; the same functions as in `prelude.hpp`.
 namespace per_tensor {
@@ -140,95 +118,4 @@ OPTC_INLINE double atan2(double y, double x) { return ::atan2(y, x); }
 
 }  // namespace per_tensor
 
-// --- passes, stages and threads ------------------------------------------------------------------------------------------
-
-// Code per element over one chunk: reads its tensor's statistics, leaves one partial per measure.
-using Pass = void (*)(const Chunk& chunk, const double* scalars, const uint8_t* flags, double factor, const double* statistics,
-                      double* partials);
-// Code per tensor between two passes, or after the last: changes its statistics and numbers.
-using Stage = void (*)(const Tensor& tensor, const double* scalars, const uint8_t* flags, double* statistics);
-
-// One thread's part of some members. Chunk `c` is as `optc_run` says; member `m` is the tensor of the chunks from
-// `member_begin[m]` to before `member_begin[m + 1]`.
-struct Share {
-    void* const* table;
-    int64_t tensors;
-    const int32_t* chunk_tensor;
-    const int64_t *chunk_offset, *begin, *member_begin;
-    const double* scalars;
-    const uint8_t* flags;
-    double factor;
-    double* partials;
-    int64_t measures;
-    double* statistics;
-    int64_t columns;
-    int64_t first_member, end_member, share, shares;
-
-    void run(Pass pass) const {
-        const int64_t first = member_begin[first_member], chunks = member_begin[end_member] - first;
-        const int64_t end = first + first_chunk(begin + first, chunks, share + 1, shares);
-        for (int64_t c = first + first_chunk(begin + first, chunks, share, shares); c < end; ++c) {
-            const Chunk chunk = {table, tensors, chunk_tensor[c], chunk_offset[c], begin[c + 1] - begin[c]};
-            pass(chunk, scalars, flags, factor, statistics + chunk.tensor * columns, partials + c * measures);
-        }
-    }
-    void run(Stage stage) const {
-        const int64_t members = end_member - first_member, end = first_member + members * (share + 1) / shares;
-        for (int64_t m = first_member + members * share / shares; m < end; ++m) {
-            const int64_t first = member_begin[m], chunks = member_begin[m + 1] - first, tensor = chunk_tensor[first];
-            const double numel = double(begin[first + chunks] - begin[first]);
-            stage({table, tensors, tensor, numel, partials + first * measures, chunks, measures}, scalars, flags,
-                  statistics + tensor * columns);
-        }
-    }
-    // Until all threads of the share are here.
-    void wait() const {
-#ifdef _OPENMP
-        if (shares > 1) {
-#pragma omp barrier
-        }
-#endif
-    }
-};
-
-// The passes and stages in their order; defined by the kernel.
-static void run_all(const Share& share);
-
-// Members of one chunk at the beginning are done one by one: no thread waits, and later passes find them in the cache. Then all
-// threads do the others together.
-static void run_share(const Share& all) {
-    int64_t small = 0;
-    while (small < all.end_member && all.member_begin[small + 1] == small + 1) ++small;
-    const int64_t end = first_chunk(all.begin, small, all.share + 1, all.shares);
-    for (int64_t m = first_chunk(all.begin, small, all.share, all.shares); m < end; ++m) {
-        Share one = all;
-        one.first_member = m, one.end_member = m + 1, one.share = 0, one.shares = 1;
-        run_all(one);
-    }
-    Share others = all;
-    others.first_member = small;
-    if (small < all.end_member) run_all(others);
-}
-
 }  // namespace optc
-
-// Runs the kernel once over the members (see `Share`). A tensor without elements has one chunk, of size 0. `partials` has
-// `measures` places per chunk, `statistics` `columns` per tensor; neither is read before it is written.
-OPTC_EXPORT void optc_run_passes(
-    void* const* table, int64_t tensors, const int32_t* chunk_tensor, const int64_t* chunk_offset, const int64_t* begin,
-    int64_t chunks, const int64_t* member_begin, int64_t members, const double* scalars, const uint8_t* flags, double factor,
-    double* partials, int64_t measures, double* statistics, int64_t columns, int32_t threads) {
-    const auto work = [=](int64_t share, int64_t shares) {
-        optc::run_share({table, tensors, chunk_tensor, chunk_offset, begin, member_begin, scalars, flags, factor,
-                         partials, measures, statistics, columns, 0, members, share, shares});
-    };
-#ifdef _OPENMP
-    // No region at all for one thread, as in `optc_run`.
-    if (threads > 1 && chunks > 1) {
-#pragma omp parallel num_threads(threads)
-        work(omp_get_thread_num(), omp_get_num_threads());
-        return;
-    }
-#endif
-    work(0, 1);
-}

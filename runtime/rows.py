@@ -137,7 +137,7 @@ class _Sharing:
 
 
 def _new(value: float, dtype: torch.dtype | None) -> Tensor:
-    return states.counter(value) if dtype is None else states.host_scalar(value)
+    return states.counter(value) if dtype is None else states.scalar(value)
 
 
 def _fits(entry: Any, dtype: torch.dtype | None) -> bool:

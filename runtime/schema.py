@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 Value: TypeAlias = float | int | bool | str | None
+Extent: TypeAlias = Literal["elem", "row", "col", "matrix", "tensor", "model"]
+"""Where a value varies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,14 @@ class Hyper:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A generated function of `arguments` (inside names of hypers; `ndim`, `numel`) that returns a bool."""
+    """A generated function of `arguments` (inside names of hypers, `ndim`, `numel`; or static flags) that returns a bool."""
 
     function: Callable[..., bool]
     arguments: tuple[str, ...]
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Its value; `values` has all arguments by name."""
+        return bool(self.function(*[values[name] for name in self.arguments]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +59,10 @@ class State:
     """What is kept per parameter under `key`.
 
     `initial(theta, g, *hypers)` gets θ and g in the arithmetic dtype (g with its sign and scale already applied; both None for
-    a number) and the hypers named in `arguments`, and returns a float or a new tensor shaped like θ.
-    `host`: a carried scalar, float64 on the host. `number`: one number per tensor, 0-dim float64 on the parameter's device.
-    `exists` is None for a state that is always there.
+    anything but a state per element) and the hypers named in `arguments`, and returns a float or a new tensor shaped like θ.
+    `host`: a carried scalar, float64 on the host. `extent` "tensor": one number per tensor, 0-dim float64 on the parameter's
+    device; "model": one for all parameters, kept in the groups; "row", "col" and "matrix": a tensor with the dimensions of θ as
+    the program sees it, of length 1 where it does not vary. `exists` is None for a state that is always there.
     """
 
     name: str
@@ -63,32 +70,39 @@ class State:
     initial: Callable[..., Any]
     arguments: tuple[str, ...] = ()
     host: bool = False
-    number: bool = False
+    extent: Extent = "elem"
     exists: Condition | None = None
+
+    @property
+    def number(self) -> bool:
+        """Whether it is one number per tensor, on the parameter's device."""
+        return self.extent == "tensor" and not self.host
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One tensor per parameter that a kernel reads or writes; `name` is `theta`, `g`, an input or a state's name.
 
-    `number`: a 0-dim float64 tensor, which code per tensor reads and writes. `read_if`: a condition on static flags without
-    which the code that reads the stream has no effect, so that compilers leave the reads out; None where it always has.
+    Passes move through those of extent "elem"; code on statistics reads and writes the others ("tensor": 0-dim float64).
+    `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that compilers leave
+    the reads out; None where it always has.
     """
 
     name: str
     role: Literal["theta", "gradient", "input", "state"]
     reads: bool
     writes: bool
-    number: bool = False
+    extent: Extent = "elem"
     read_if: Condition | None = None
+
+    @property
+    def number(self) -> bool:
+        """Whether it is one number per tensor."""
+        return self.extent == "tensor"
 
     def is_read(self, variant: Mapping[str, bool]) -> bool:
         """Whether its old value is read in a variant."""
-        return self.reads and (self.read_if is None or _holds(self.read_if, variant))
-
-
-def _holds(condition: Condition, variant: Mapping[str, bool]) -> bool:
-    return condition.function(*(variant[name] for name in condition.arguments))
+        return self.reads and (self.read_if is None or self.read_if.holds(variant))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +124,22 @@ class Pass:
 
     def runs(self, variant: Mapping[str, bool]) -> bool:
         """Whether it has something to do in a variant."""
-        return self.exists is None or _holds(self.exists, variant)
+        return self.exists is None or self.exists.holds(variant)
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """What runs over all tensors of a batch, in three forms with the same lines.
 
-    `torch(*streams, *scalars, *static_flags, *host_flags)`: tensors of one parameter in the arithmetic dtype (None for a stream
-    the variant lacks), floats, bools; updates the written streams in place; the gradient factor is already applied.
+    `torch(*streams, *scalars, *static_flags, *host_flags, *given)`: tensors of one parameter in the arithmetic dtype (None for
+    a stream the variant lacks), floats (0-dim float64 tensors for numbers of the model), bools, statistics that kernels before
+    have left; updates the written streams in place, returns those in `leaves`; the gradient factor is already applied.
     `native`: C++ text for `optc.runtime.native`. `triton`: a function for `optc.runtime.triton_launch`.
 
-    A kernel that reduces has `passes`, no `triton` function, and `statistics`: the float64 numbers kept per tensor from pass to
-    pass, first those that the passes measure, in order. `finish` is its last stage.
+    A kernel that reduces has `passes`, no `triton` function, and `statistics`: what is kept from pass to pass in float64, one
+    value for each tensor, matrix, row or column as `extents` say, first those that the passes measure, in order. All kernels of
+    a procedure have the same ones. `finish` is its last stage; it leaves `parts`, numbers per tensor that are added up over the
+    model. `matrix`: rows and columns are those of θ seen as (first dimension, all others).
     """
 
     name: str
@@ -130,16 +147,47 @@ class Kernel:
     scalars: tuple[str, ...]
     static_flags: tuple[str, ...]
     host_flags: tuple[str, ...]
-    torch: Callable[..., None]
+    torch: Callable[..., tuple[Any, ...] | None]
     native: str
     triton: Any
     passes: tuple[Pass, ...] = ()
     statistics: tuple[str, ...] = ()
+    extents: tuple[Extent, ...] = ()
     finish: Any = None
+    parts: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+    matrix: bool = False
 
     def sweeps(self, variant: Mapping[str, bool]) -> tuple[tuple[Stream, ...], ...]:
         """The streams of each pass over memory that has something to do in a variant."""
         return tuple(p.streams for p in self.passes if p.runs(variant)) if self.passes else (self.streams,)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProgram:
+    """What runs once for all parameters, before the kernel of its phase, on 0-dim float64 tensors.
+
+    `function(*scalars, *flags, *totals, *states)`: floats and bools of the host program (the same for all parameters; static
+    flags, too), sums over all tensors of the step of a part that kernels before have left (name of the total -> the part), and
+    numbers of the model. It returns `(exports, carried)`: scalars for kernels, and the new values of the states in `carried`.
+    """
+
+    function: Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]
+    scalars: tuple[str, ...]
+    flags: tuple[str, ...]
+    totals: tuple[tuple[str, str], ...]
+    states: tuple[str, ...]
+    exports: tuple[str, ...]
+    carried: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A program of the whole model, then a kernel; one of them may be missing."""
+
+    kernel: Kernel | None
+    model: ModelProgram | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +208,21 @@ class Procedure:
     scalars: tuple[str, ...]
     flags: tuple[str, ...]
     carried: tuple[str, ...]
-    kernels: tuple[Kernel, ...]
+    phases: tuple[Phase, ...]
     triton_scalars: Any
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernels of all phases."""
+        return tuple(phase.kernel for phase in self.phases if phase.kernel is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """An optimizer. `flags` are its static flags, by name, in the order of every variant tuple."""
+    """An optimizer. `flags` are its static flags, by name, in the order of every variant tuple.
+
+    `matrix`: rows and columns are those of θ seen as (first dimension, all others), else those of its last two dimensions.
+    """
 
     name: str
     digest: str
@@ -175,6 +231,7 @@ class Schema:
     states: tuple[State, ...]
     flags: tuple[tuple[str, Condition], ...]
     procedures: tuple[Procedure, ...]
+    matrix: bool = False
 
     def procedure(self, name: str) -> Procedure:
         """The procedure of that name."""

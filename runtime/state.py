@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from optc.runtime import layout
+from optc.runtime import layout, shapes
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.hypers import Values, holds
 from optc.runtime.schema import Procedure, Schema, State
@@ -31,13 +31,8 @@ def counter(value: float) -> Tensor:
     return torch.tensor(value, dtype=step_dtype())
 
 
-def host_scalar(value: float) -> Tensor:
-    """A new host state: float64, 0-dim, on the CPU."""
-    return torch.tensor(value, dtype=torch.float64)
-
-
-def device_scalar(value: float, device: torch.device) -> Tensor:
-    """A new number per tensor: float64, 0-dim, on the parameter's device."""
+def scalar(value: float, device: torch.device | None = None) -> Tensor:
+    """A new host state or, on its parameter's device, a new number per tensor: float64, 0-dim."""
     return torch.tensor(value, dtype=torch.float64, device=device)
 
 
@@ -52,12 +47,13 @@ def exists(state: State, values: Values, p: Tensor) -> bool:
 
 
 def needed(schema: Schema, procedure: Procedure) -> tuple[State, ...]:
-    """The states a procedure creates: `step` all of them, an entry those it touches."""
+    """The states that a procedure creates for each parameter: `step` all of them, an entry those it touches."""
+    own = tuple(state for state in schema.states if state.extent != "model")
     if procedure.name == "step":
-        return schema.states
+        return own
     touched = {stream.name for kernel in procedure.kernels for stream in kernel.streams}
     touched.update(procedure.arguments, procedure.carried)
-    return tuple(state for state in schema.states if state.name in touched)
+    return tuple(state for state in own if state.name in touched)
 
 
 @dataclass(slots=True)
@@ -95,7 +91,13 @@ _ABSENT = object()
 
 
 def prepare(
-    edits: Edits, states: Iterable[State], values: Values, p: Tensor, theta: Tensor, gradient: Callable[[], Tensor | None]
+    edits: Edits,
+    schema: Schema,
+    states: Iterable[State],
+    values: Values,
+    p: Tensor,
+    theta: Tensor,
+    gradient: Callable[[], Tensor | None],
 ) -> frozenset[str]:
     """Creates the missing entries of `p` and brings the others into the dtype, device and memory order of `theta`.
 
@@ -112,45 +114,67 @@ def prepare(
         if entry is None:
             if exists(state, values, p):
                 created.add(state.name)
-                edits.put(p, state.key, _initial(state, values, theta, dtype, gradient))
+                edits.put(p, state.key, _initial(schema, state, values, theta, dtype, gradient))
         elif state.number:
             edits.put(p, state.key, _as_number(entry, state, theta))
         elif not state.host:
-            if entry.shape != p.shape:
+            shape = shapes.of_extent(state.extent, p.shape, schema.matrix)
+            if entry.shape != shape:
                 raise ValueError(
-                    f"state {state.key!r} has shape {tuple(entry.shape)}, its parameter {tuple(p.shape)}: "
-                    "after changing a parameter's shape, delete its entry in `state`"
+                    f"state {state.key!r} has shape {tuple(entry.shape)}, for its parameter {tuple(p.shape)} it must have "
+                    f"{tuple(shape)}: after changing a parameter's shape, delete its entry in `state`"
                 )
-            edits.put(p, state.key, layout.arranged(entry, theta, dtype))
+            edits.put(p, state.key, layout.arranged(entry, _like(state, shape, theta), dtype))
     return frozenset(created)
 
 
-def fits(entry: Tensor, state: State, p: Tensor, dtype: torch.dtype) -> bool:
+def _like(state: State, shape: tuple[int, ...], theta: Tensor) -> Tensor:
+    """A tensor with the shape, device and memory order of a state."""
+    return theta if state.extent == "elem" else theta.new_empty(shape)
+
+
+def fits(entry: Tensor, schema: Schema, state: State, p: Tensor, dtype: torch.dtype) -> bool:
     """Whether kernels can take an entry of a dense parameter's state as it is; `dtype` is that of states shaped like it."""
     if state.host:
         return True
     if state.number:
-        return not entry.ndim and entry.dtype == torch.float64 and entry.device == p.device and not entry.requires_grad
-    return entry.shape == p.shape and layout.arranged(entry, p, dtype) is entry
+        return _is_number(entry, p)
+    if state.extent == "elem":
+        return entry.shape == p.shape and layout.arranged(entry, p, dtype) is entry
+    fitting = entry.shape == shapes.of_extent(state.extent, p.shape, schema.matrix) and entry.is_contiguous()
+    return fitting and entry.dtype == dtype and entry.device == p.device
+
+
+def _is_number(entry: Tensor, p: Tensor) -> bool:
+    return not entry.ndim and entry.dtype == torch.float64 and entry.device == p.device and not entry.requires_grad
 
 
 def _as_number(entry: Any, state: State, p: Tensor) -> Tensor:
     """A number per tensor as kernels want it; itself, if it is one already."""
     if not isinstance(entry, Tensor):
-        return device_scalar(float(entry), p.device)
-    if fits(entry, state, p, torch.float64):
+        return scalar(float(entry), p.device)
+    if _is_number(entry, p):
         return entry
     if entry.numel() != 1:
         raise ValueError(f"state {state.key!r} has shape {tuple(entry.shape)}, but it is one number per parameter")
     return entry.detach().reshape(()).to(p.device, torch.float64)
 
 
-def _initial(state: State, values: Values, theta: Tensor, dtype: torch.dtype, gradient: Callable[[], Tensor | None]) -> Tensor:
+def _initial(
+    schema: Schema,
+    state: State,
+    values: Values,
+    theta: Tensor,
+    dtype: torch.dtype,
+    gradient: Callable[[], Tensor | None],
+) -> Tensor:
     """The first value of a state, in memory of its own."""
     hypers = [values[name] for name in state.arguments]
     if state.host or state.number:
-        value = float(state.initial(None, None, *hypers))
-        return host_scalar(value) if state.host else device_scalar(value, theta.device)
+        return scalar(float(state.initial(None, None, *hypers)), theta.device if state.number else None)
+    if state.extent != "elem":
+        shape = shapes.of_extent(state.extent, theta.shape, schema.matrix)
+        return torch.full(shape, float(state.initial(None, None, *hypers)), dtype=dtype, device=theta.device)
     tensor = torch.empty_like(theta, dtype=dtype, requires_grad=False)
     g = gradient()
     try:
@@ -166,4 +190,5 @@ def initialise(edits: Edits, schema: Schema, values: Values, p: Tensor, sign: fl
     """Creates all states of `p`; those that start from the gradient start from zeros where there is none."""
     theta = p.detach() if layout.is_dense(p) else p.detach().contiguous()
     g = torch.zeros_like(theta) if p.grad is None else p.grad.detach()
-    prepare(edits, schema.states, values, p, theta, lambda: g.to(arithmetic_dtype(p.dtype)) * sign)
+    own = [state for state in schema.states if state.extent != "model"]
+    prepare(edits, schema, own, values, p, theta, lambda: g.to(arithmetic_dtype(p.dtype)) * sign)

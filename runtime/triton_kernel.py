@@ -16,7 +16,11 @@ from typing import Any
 
 
 class LazyKernel:
-    """A Triton function that is not compiled yet. `__wrapped__` is the Python function as written."""
+    """A Triton function that is not compiled yet. `__wrapped__` is the Python function as written.
+
+    Code on rows, columns and matrices has a second form: `panels` is that of a pass; `steps` are the launches of a stage, each
+    `over` the values of an extent, and `reduced` is how many reductions of rows, columns and matrices they keep.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if not isinstance(function, FunctionType):
@@ -26,6 +30,10 @@ class LazyKernel:
         self.__qualname__ = function.__qualname__
         self.__module__ = function.__module__
         self.__doc__ = function.__doc__
+        self.panels: LazyKernel | None = None
+        self.steps: list[LazyKernel] = []
+        self.over = ""
+        self.reduced = 0
 
     def __repr__(self) -> str:
         return f"<Triton kernel {self.__name__}>"
@@ -36,6 +44,23 @@ class LazyKernel:
     def __call__(self, *arguments: Any) -> Any:
         """Kernels run through `optc.runtime.triton_launch`, or are called from other kernels; calling one here is a mistake."""
         raise TypeError(f"{self.__name__} is a Triton kernel: launch it through optc.runtime.triton_launch")
+
+    def in_panels(self, function: Callable[..., Any]) -> LazyKernel:
+        """Decorates the form of this pass that runs over panels of matrices."""
+        self.panels = LazyKernel(function)
+        return self.panels
+
+    def then(self, extent: str, reduced: int = 0) -> Callable[[Callable[..., Any]], LazyKernel]:
+        """Decorates the next launch of this stage where tensors are matrices; it runs over what has one value per `extent`."""
+
+        def add(function: Callable[..., Any]) -> LazyKernel:
+            step = LazyKernel(function)
+            step.over = extent
+            self.steps.append(step)
+            self.reduced = max(self.reduced, reduced)
+            return step
+
+        return add
 
     @property
     def parameters(self) -> tuple[str, ...]:

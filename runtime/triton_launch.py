@@ -27,7 +27,7 @@ from optc.runtime.triton_device import (
 )
 from optc.runtime.triton_kernel import LazyKernel
 from optc.runtime.triton_passes import ReducingLauncher, prepare_reducing
-from optc.runtime.triton_tables import Chunks, VaryingTable, capturing, resident_table, upload
+from optc.runtime.triton_tables import Chunks, VaryingTable, capturing, in_memory, on_host, resident_table, upload
 
 LANES_PER_PROGRAM = 128
 """Tensors per program of the scalars kernel."""
@@ -54,13 +54,22 @@ class TritonLauncher:
             varying, chunks = self.varying.only(members), self.chunks.only(members)
         return replace(self, dtypes=dict(self.dtypes), varying=varying, chunks=chunks)
 
-    def launch(self, varying: Columns, scalars: Sequence[float], flags: Sequence[bool], gradient_factor: float) -> None:
-        """See `optc.runtime.backend.Launcher`. float64 scalars travel through memory, as Triton's arguments are float32."""
-        if self.real != torch.float64:
-            self.run(varying, gradient_factor, None, None, 1, scalars, flags)
+    def parts(self) -> Tensor:
+        """See `optc.runtime.backend.Launcher`: code per element leaves none."""
+        return torch.empty(self.varying.count, 0, dtype=torch.float64, device=self.device)
+
+    def launch(
+        self, varying: Columns, scalars: Sequence[float | Tensor], flags: Sequence[bool], gradient_factor: float
+    ) -> None:
+        """See `optc.runtime.backend.Launcher`. float64 scalars travel through memory, as Triton's arguments are float32.
+
+        So do all scalars where one of them is on the device.
+        """
+        known = on_host(scalars)
+        if self.real != torch.float64 and known is not None:
+            self.run(varying, gradient_factor, None, None, 1, known, flags)
             return
-        row = torch.tensor([*scalars, *map(float, flags), gradient_factor], dtype=torch.float64)
-        memory = upload(row, self.device)
+        memory = in_memory(scalars, flags, gradient_factor, self.device)
         self.run(varying, memory[-1:], None, memory, 1, [0.0] * len(scalars), [False] * len(flags))
 
     def run(
@@ -175,33 +184,50 @@ class TritonBackend:
 
     name = "triton"
 
-    def prepare(self, kernel: Kernel, residents: Residents) -> TritonLauncher | ReducingLauncher:
-        """Binds a kernel to a batch. Raises BackendUnavailable without Triton, and for CPU tensors without its interpreter."""
-        if kernel.passes:
-            return prepare_reducing(kernel, residents)
-        present = [(s.name, residents.tensors.get(s.name)) for s in kernel.streams if s.role in ("theta", "state")]
-        first = next(column for _, column in present if column is not None)
-        device = first[0].device
-        function = require_triton(kernel.triton, device)
-        sizes = [tensor.numel() for tensor in first]
-        dtypes = {name: column[0].dtype for name, column in present if column is not None}
-        varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
-        dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
-        shape = geometry(tuple(dtypes.values()), warp_size(device))
-        with on_device(device):
-            table, aligned = resident_table([column for _, column in present], sizes, device)
-            return TritonLauncher(
-                kernel,
-                function,
-                device,
-                arithmetic_dtype(next(iter(dtypes.values()))),
-                residents.variant,
-                dtypes,
-                shape,
-                table,
-                VaryingTable(aligned, len(varying), device),
-                Chunks.of(sizes, shape.block, device),
-            )
+    def prepare(self, kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[TritonLauncher | ReducingLauncher]:
+        """Binds the kernels of a procedure to a batch.
+
+        Raises BackendUnavailable without Triton, for CPU tensors without its interpreter, and for rows too long for panels.
+        """
+        kept = [column for r in residents for column in r.tensors.values() if len(column)]
+        device = kept[0][0].device if kept else torch.device("cpu")
+        elements = [_first(k, r) for k, r in zip(kernels, residents, strict=True)]
+        dtypes = [*(column[0].dtype for column in elements if column), *(r.gradient_dtype for r in residents)]
+        pairs = [(k, r) for k, r in zip(kernels, residents, strict=True) if k.passes]
+        real = arithmetic_dtype(dtypes[0]) if dtypes else torch.float32
+        reducing = iter(prepare_reducing([k for k, _ in pairs], [r for _, r in pairs], real, device))
+        return [next(reducing) if k.passes else _elementwise(k, r, device) for k, r in zip(kernels, residents, strict=True)]
+
+
+def _first(kernel: Kernel, residents: Residents) -> Sequence[Tensor]:
+    """The first tensors per element that are there; θ, if it is."""
+    names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.extent == "elem"]
+    return next((residents.tensors[name] for name in names if residents.tensors.get(name)), ())
+
+
+def _elementwise(kernel: Kernel, residents: Residents, device: torch.device) -> TritonLauncher:
+    function = require_triton(kernel.triton, device)
+    present = [(s.name, residents.tensors.get(s.name)) for s in kernel.streams if s.role in ("theta", "state")]
+    first = next(column for _, column in present if column is not None)
+    sizes = [tensor.numel() for tensor in first]
+    dtypes = {name: column[0].dtype for name, column in present if column is not None}
+    varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
+    dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
+    shape = geometry(tuple(dtypes.values()), warp_size(device))
+    with on_device(device):
+        table, aligned = resident_table([column for _, column in present], sizes, device)
+        return TritonLauncher(
+            kernel,
+            function,
+            device,
+            arithmetic_dtype(next(iter(dtypes.values()))),
+            residents.variant,
+            dtypes,
+            shape,
+            table,
+            VaryingTable(aligned, len(varying), device),
+            Chunks.of(sizes, shape.block, device),
+        )
 
 
 TRITON = TritonBackend()
@@ -221,7 +247,7 @@ def prepare_capturable(
     are the inside names of the numbers that `launch` gets. `choices` are hypers with texts, if the host program reads any.
     Raises BackendUnavailable as `TritonBackend.prepare` does.
     """
-    launchers = tuple(TRITON.prepare(kernel, _only(kernel, residents)) for kernel in procedure.kernels)
+    launchers = tuple(TRITON.prepare(procedure.kernels, [_only(kernel, residents) for kernel in procedure.kernels]))
     device, n = launchers[0].device, counters.numel()
     function = require_triton(procedure.triton_scalars, device)
     every = residents.shapes or [p.shape for p in next(iter(residents.tensors.values()))]

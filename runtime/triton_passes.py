@@ -1,20 +1,20 @@
 """Kernels that reduce, on Triton: a launch for every pass and for every stage between them, whatever the number of tensors.
 
 A pass leaves partials, each of `EXTENT` elements of one tensor; the stage after it adds them up in float64, one program per
-tensor. So what a tensor measures depends neither on the launch nor on the rest of the batch, and there are no atomics.
+tensor. So what a tensor measures depends neither on the launch nor on the rest of the batch, and there are no atomics. Where
+kernels know rows and columns, passes run over panels and stages over rows, columns and matrices (`triton_matrices.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from optc.runtime.backend import Residents, arithmetic_dtype
+from optc.runtime.backend import Residents
 from optc.runtime.columns import Columns
 from optc.runtime.schema import Kernel, Pass
 from optc.runtime.triton_device import (
@@ -27,7 +27,9 @@ from optc.runtime.triton_device import (
     triton_dtype,
     warp_size,
 )
-from optc.runtime.triton_tables import Chunks, VaryingTable, resident_table, upload
+from optc.runtime.triton_kernel import LazyKernel
+from optc.runtime.triton_matrices import DEPTH, LANES, PANEL, Matrices, in_matrices, tile_rows
+from optc.runtime.triton_tables import Chunks, VaryingTable, in_memory, on_host, resident_table, upload
 
 EXTENT = 8192
 """Elements of a chunk, and so of a partial: a multiple of every block. It is part of what a sum means to the last bit."""
@@ -37,10 +39,11 @@ PARTIALS_PER_TURN = 512
 
 @dataclass(frozen=True, slots=True)
 class Reductions:
-    """What one pass leaves for the next, kept for all tensors of a batch; passes and steps overwrite it.
+    """What passes leave, kept for all tensors of a batch and all kernels of a procedure; passes and steps overwrite it.
 
     `partials`: [most measures of a pass][each], in the arithmetic dtype; tensor i has those from `first[i]` to `first[i + 1]`.
-    `none` is such a table in which no tensor has any. `statistics`: float64 [tensors][statistics].
+    `none` is such a table in which no tensor has any. `statistics`: float64 [tensors][statistics]. `matrices`: what there is
+    for each row, column and matrix, where the tensors are seen as such.
     """
 
     partials: Tensor
@@ -48,17 +51,33 @@ class Reductions:
     first: Tensor
     none: Tensor
     statistics: Tensor
+    matrices: Matrices | None
 
     @staticmethod
-    def of(kernel: Kernel, sizes: Sequence[int], real: torch.dtype, device: torch.device) -> Reductions:
-        """For tensors of these sizes."""
+    def of(
+        kernels: Sequence[Kernel], shapes: Sequence[torch.Size], sizes: Sequence[int], real: torch.dtype, device: torch.device
+    ) -> Reductions:
+        """For tensors of these shapes."""
         first = np.zeros(len(sizes) + 1, dtype=np.int32)
         np.cumsum([-(-size // EXTENT) for size in sizes], out=first[1:])
-        each, rows = int(first[-1]), max(len(p.measures) for p in kernel.passes)
-        partials = torch.empty(max(1, rows * each), dtype=real, device=device)
-        statistics = torch.empty(max(1, len(sizes) * len(kernel.statistics)), dtype=torch.float64, device=device)
+        matrices = Matrices.of(kernels, shapes, real, device) if in_matrices(kernels, shapes) else None
+        each, rows = int(first[-1]), max(len(p.measures) for k in kernels for p in k.passes)
+        most = max(each, matrices.panel_count if matrices is not None else 0)
+        partials = torch.empty(max(1, rows * most), dtype=real, device=device)
+        width = max(len(k.statistics) for k in kernels)
+        statistics = torch.empty(len(sizes), max(1, width), dtype=torch.float64, device=device)
         table = upload(torch.from_numpy(first), device)
-        return Reductions(partials, each, table, torch.zeros_like(table), statistics)
+        return Reductions(partials, each, table, torch.zeros_like(table), statistics, matrices)
+
+    def only(self, members: Sequence[int]) -> Reductions:
+        """For launches on some of the tensors; what is kept stays where it is."""
+        return self if self.matrices is None else replace(self, matrices=self.matrices.only(members))
+
+    def left(self, panelled: bool, measured: bool) -> tuple[Tensor, int]:
+        """Where the partials of a pass begin, and the length of a row of them."""
+        if panelled and self.matrices is not None:
+            return (self.matrices.first_panels if measured else self.none), self.matrices.panel_count
+        return (self.first if measured else self.none), self.each
 
 
 @dataclass(slots=True)
@@ -75,6 +94,7 @@ class ReducingLauncher:
     varying: VaryingTable
     chunks: Chunks
     members: Tensor
+    parts_at: Tensor
     reductions: Reductions
 
     def only(self, members: Sequence[int]) -> ReducingLauncher:
@@ -82,16 +102,25 @@ class ReducingLauncher:
         with on_device(self.device):
             varying, chunks = self.varying.only(members), self.chunks.only(members)
             numbers = upload(torch.tensor(members, dtype=torch.int32), self.device)
-        return replace(self, dtypes=dict(self.dtypes), varying=varying, chunks=chunks, members=numbers)
+            kept = self.reductions.only(members)
+        return replace(self, dtypes=dict(self.dtypes), varying=varying, chunks=chunks, members=numbers, reductions=kept)
 
-    def launch(self, varying: Columns, scalars: Sequence[float], flags: Sequence[bool], gradient_factor: float) -> None:
-        """See `optc.runtime.backend.Launcher`. Stages read scalars as float64 from memory; passes, if they are float64, too."""
-        row = torch.tensor([*scalars, *map(float, flags), gradient_factor], dtype=torch.float64)
-        memory = upload(row, self.device)
-        if self.real == torch.float64:
+    def parts(self) -> Tensor:
+        """See `optc.runtime.backend.Launcher`."""
+        return self.reductions.statistics.index_select(0, self.members).index_select(1, self.parts_at)
+
+    def launch(
+        self, varying: Columns, scalars: Sequence[float | Tensor], flags: Sequence[bool], gradient_factor: float
+    ) -> None:
+        """See `optc.runtime.backend.Launcher`. Stages read scalars as float64 from memory.
+
+        Passes do, too, if they are float64 or a scalar is on the device.
+        """
+        memory, known = in_memory(scalars, flags, gradient_factor, self.device), on_host(scalars)
+        if self.real == torch.float64 or known is None:
             self._run(varying, memory[-1:], None, memory, 1, None)
         else:
-            self._run(varying, gradient_factor, None, memory, 1, (scalars, flags))
+            self._run(varying, gradient_factor, None, memory, 1, (known, flags))
 
     def run(
         self,
@@ -122,13 +151,18 @@ class ReducingLauncher:
             self.dtypes |= {name: column[0].dtype for name, column in zip(moving, columns, strict=True)}
         with on_device(self.device):
             table = self.varying.of(columns)
-            measured = True
+            panelled, measured = False, True
             for one, shape in zip(self.kernel.passes, self.geometries, strict=True):
-                self._stage(one.stage, measured, found_inf, memory, rows)
+                self._stage(one.stage, panelled, measured, found_inf, memory, rows)
+                panelled = self._in_panels(one) is not None
                 measured = one.runs(self.variant)
-                if measured and self.chunks.count and (one.streams or one.measures):
+                if measured and (one.streams or one.measures):
                     self._pass(one, shape, table, factor, found_inf, memory, rows, given)
-            self._stage(self.kernel.finish, measured, found_inf, memory, rows)
+            self._stage(self.kernel.finish, panelled, measured, found_inf, memory, rows)
+
+    def _in_panels(self, one: Pass) -> Matrices | None:
+        """The panels that a pass runs over, if it does."""
+        return self.reductions.matrices if one.triton.panels is not None else None
 
     def _pass(
         self,
@@ -141,49 +175,128 @@ class ReducingLauncher:
         rows: int,
         given: tuple[Sequence[float], Sequence[bool]] | None,
     ) -> None:
-        kernel, kept = self.kernel, self.reductions
+        kernel, kept, matrices = self.kernel, self.reductions, self._in_panels(one)
+        chunks = self.chunks if matrices is None else matrices.panels
+        if not chunks.count:
+            return
         scalars, flags = given or ([0.0] * len(kernel.scalars), [False] * len(kernel.host_flags))
-        one.triton.jit[(self.chunks.count,)](
+        first = (
             self.table,
             table,
-            self.chunks.tensors,
-            self.chunks.offsets,
-            self.chunks.length,
+            chunks.tensors,
+            chunks.offsets,
+            chunks.length,
             factor,
             found_inf,
             None if given else memory,
             rows,
             *scalars,
-            *((kept.statistics,) if one.needs else ()),
-            *((kept.partials, kept.each, kept.first) if one.measures else ()),
-            *stream_dtypes(one.streams, self.dtypes),
-            *self._static_flags(),
-            *flags,
-            triton_dtype(self.real),
+        )
+        constants = (*stream_dtypes(one.streams, self.dtypes), *self._static_flags(), *flags, triton_dtype(self.real))
+        last = given is None, found_inf is not None
+        if matrices is None:
+            one.triton.jit[(chunks.count,)](
+                *first,
+                *((kept.statistics,) if one.needs else ()),
+                *((kept.partials, kept.each, kept.first) if one.measures else ()),
+                *constants,
+                shape.lanes,
+                shape.block,
+                shape.tail,
+                *last,
+                num_warps=WARPS,
+            )
+            return
+        one.triton.panels.jit[(chunks.count, chunks.length)](
+            *first,
+            kept.statistics,
+            kept.partials,
+            matrices.panel_count,
+            matrices.shapes,
+            matrices.row_partials,
+            matrices.col_partials,
+            *(matrices.values[extent] for extent in ("row", "col", "matrix")),
+            *constants,
             shape.lanes,
-            shape.block,
-            shape.tail,
-            given is None,
-            found_inf is not None,
+            tile_rows(shape, warp_size(self.device)),
+            PANEL,
+            PANEL,
+            *last,
             num_warps=WARPS,
         )
 
-    def _stage(self, function: Any, measured: bool, found_inf: Tensor | None, memory: Tensor | None, rows: int) -> None:
-        """`measured`: the pass before has left partials; otherwise its measures are those of no elements."""
+    def _stage(
+        self,
+        function: LazyKernel | None,
+        panelled: bool,
+        measured: bool,
+        found_inf: Tensor | None,
+        memory: Tensor | None,
+        rows: int,
+    ) -> None:
+        """`panelled`: the pass before ran over panels. `measured`: it has left partials; otherwise it measured no elements."""
         if function is None or not self.members.numel():
             return
-        function.jit[(self.members.numel(),)](
+        kept = self.reductions
+        partials = kept.left(panelled, measured)
+        if kept.matrices is None or not function.steps:
+            function.jit[(self.members.numel(),)](
+                self.table,
+                self.members,
+                partials[0],
+                kept.partials,
+                partials[1],
+                kept.statistics,
+                found_inf,
+                memory,
+                rows,
+                *self._static_flags(),
+                PARTIALS_PER_TURN,
+                found_inf is not None,
+                num_warps=WARPS,
+            )
+            return
+        for step in function.steps:
+            self._step(step, kept.matrices, partials, measured, found_inf, memory, rows)
+
+    def _step(
+        self,
+        step: LazyKernel,
+        matrices: Matrices,
+        partials: tuple[Tensor, int],
+        measured: bool,
+        found_inf: Tensor | None,
+        memory: Tensor | None,
+        rows: int,
+    ) -> None:
+        """One launch of a stage."""
+        extent = step.over
+        chunks = matrices.over.get(extent)
+        grid = (self.members.numel(),) if chunks is None else (chunks.count, -(-chunks.length // LANES[extent]))
+        if not grid[0]:
+            return
+        step.jit[grid](
             self.table,
             self.members,
-            self.reductions.first if measured else self.reductions.none,
+            None if chunks is None else chunks.tensors,
+            None if chunks is None else chunks.offsets,
+            matrices.shapes,
+            partials[0],
             self.reductions.partials,
-            self.reductions.each,
+            partials[1],
+            matrices.row_partials,
+            matrices.col_partials,
+            int(measured),
             self.reductions.statistics,
+            *(matrices.values[name] for name in ("row", "col", "matrix")),
+            matrices.reduced,
             found_inf,
             memory,
             rows,
             *self._static_flags(),
-            PARTIALS_PER_TURN,
+            triton_dtype(self.real),
+            LANES[extent],
+            DEPTH[extent],
             found_inf is not None,
             num_warps=WARPS,
         )
@@ -192,37 +305,55 @@ class ReducingLauncher:
         return [bool(self.variant[f]) for f in self.kernel.static_flags]
 
 
-def prepare_reducing(kernel: Kernel, residents: Residents) -> ReducingLauncher:
-    """Binds a kernel that reduces to a batch; see `TritonBackend.prepare`. Where only numbers stay, it needs their shapes."""
-    stays = [s for s in kernel.streams if s.role in ("theta", "state")]
-    present = [(s.name, residents.tensors.get(s.name)) for s in stays if not s.number]
-    numbers = [residents.tensors.get(s.name) for s in stays if s.number]
-    known = [column for _, column in present if column is not None]
-    first = next(iter(residents.tensors.values()))
-    device = first[0].device
-    sizes = [shape.numel() for shape in residents.shapes] if residents.shapes else [tensor.numel() for tensor in known[0]]
-    for function in (*(f for p in kernel.passes for f in (p.stage, p.triton)), kernel.finish):
+def prepare_reducing(
+    kernels: Sequence[Kernel], residents: Sequence[Residents], real: torch.dtype, device: torch.device
+) -> list[ReducingLauncher]:
+    """Binds the kernels of a procedure that reduce to a batch; see `TritonBackend.prepare`."""
+    if not kernels:
+        return []
+    for function in (f for k in kernels for f in (*(f for p in k.passes for f in (p.stage, p.triton)), k.finish)):
         if function is not None:
             require_triton(function, device)
-    varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
-    dtypes = {name: column[0].dtype for name, column in present if column is not None}
-    dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
-    real = arithmetic_dtype(known[0][0].dtype if known else residents.gradient_dtype)
+    sizes = max((r.sizes(k) for k, r in zip(kernels, residents, strict=True)), key=len)
+    shapes = next((r.shapes for r in residents if r.shapes), None) or _shapes(kernels, residents)
     with on_device(device):
-        table, aligned = resident_table([column for _, column in present], sizes, device, numbers)
-        return ReducingLauncher(
-            kernel,
-            device,
-            real,
-            residents.variant,
-            dtypes,
-            tuple(_geometry(p, dtypes, real, warp_size(device)) for p in kernel.passes),
-            table,
-            VaryingTable(aligned, len(varying), device),
-            Chunks.of_length(sizes, EXTENT, device),
-            upload(torch.arange(len(sizes), dtype=torch.int32), device),
-            Reductions.of(kernel, sizes, real, device),
-        )
+        kept = Reductions.of(kernels, shapes, sizes, real, device)
+        return [_bound(kernel, r, sizes, real, device, kept) for kernel, r in zip(kernels, residents, strict=True)]
+
+
+def _shapes(kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[torch.Size]:
+    """Those of the tensors per element."""
+    for kernel, one in zip(kernels, residents, strict=True):
+        for stream in kernel.streams:
+            if stream.extent == "elem" and stream.name in one.tensors:
+                return [tensor.shape for tensor in one.tensors[stream.name]]
+    return []
+
+
+def _bound(
+    kernel: Kernel, residents: Residents, sizes: Sequence[int], real: torch.dtype, device: torch.device, kept: Reductions
+) -> ReducingLauncher:
+    stays = [s for s in kernel.streams if s.role in ("theta", "state")]
+    present = [(s.name, residents.tensors.get(s.name)) for s in stays if s.extent == "elem"]
+    others = [residents.tensors.get(s.name) for s in stays if s.extent != "elem"]
+    varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
+    dtypes = {name: column[0].dtype for name, column in present if column}
+    dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
+    table, aligned = resident_table([column for _, column in present], sizes, device, others)
+    return ReducingLauncher(
+        kernel,
+        device,
+        real,
+        residents.variant,
+        dtypes,
+        tuple(_geometry(p, dtypes, real, warp_size(device)) for p in kernel.passes),
+        table,
+        VaryingTable(aligned, len(varying), device),
+        Chunks.of_length(sizes, EXTENT, device),
+        upload(torch.arange(len(sizes), dtype=torch.int32), device),
+        upload(torch.tensor([kernel.statistics.index(name) for name in kernel.parts], dtype=torch.int32), device),
+        kept,
+    )
 
 
 def with_equal_lanes(shape: Geometry) -> Geometry:

@@ -35,6 +35,22 @@ def upload(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
+def in_memory(scalars: Sequence[float | Tensor], flags: Sequence[bool], factor: float, device: torch.device) -> Tensor:
+    """Scalars, flags and g's factor on the device, float64: one upload, and a copy there for each scalar that is a tensor."""
+    host = [0.0 if isinstance(scalar, Tensor) else scalar for scalar in scalars]
+    memory = upload(torch.tensor([*host, *map(float, flags), factor], dtype=torch.float64), device)
+    for place, scalar in enumerate(scalars):
+        if isinstance(scalar, Tensor):
+            memory[place].copy_(scalar, non_blocking=True)
+    return memory
+
+
+def on_host(scalars: Sequence[float | Tensor]) -> list[float] | None:
+    """The scalars, where none of them is a tensor."""
+    known = [scalar for scalar in scalars if not isinstance(scalar, Tensor)]
+    return known if len(known) == len(scalars) else None
+
+
 def choose_chunk(sizes: Sequence[int], block: int) -> int:
     """Elements per program: a power of two times `block`, the smallest that needs no more than `MOST_CHUNKS` whole chunks."""
     chunk, total = block, sum(sizes)
@@ -88,7 +104,7 @@ def resident_table(
 ) -> tuple[Tensor, Tensor]:
     """(table int64 [n][columns + numbers + 1], aligned bool [n] on the host): pointers, 0 where a stream is absent, the length.
 
-    `numbers` are columns of single numbers, whose alignment does not count.
+    `numbers` are columns that passes do not read: states of another extent, whose alignment does not count.
     """
     rows = np.zeros((len(sizes), len(columns) + len(numbers) + 1), dtype=np.int64)
     for index, column in enumerate((*columns, *numbers)):
@@ -114,6 +130,11 @@ class VaryingTable:
 
     def __post_init__(self) -> None:
         self._spare = self._pinned()
+
+    @property
+    def count(self) -> int:
+        """Tensors in use."""
+        return len(self.aligned) if self.members is None else len(self.members)
 
     def only(self, members: Sequence[int]) -> VaryingTable:
         """A table of its own for some tensors, with the others' rows unused."""

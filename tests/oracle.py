@@ -45,7 +45,8 @@ def run_program(program: Program, hypers: Hypers, problem: Problem) -> Trace:
                 oracle.enter(call.entry, parameter, call.inputs, {"lr": lr})
         thetas.append(parameter.theta.copy())
     keys = {state.name: state.key for state in program.states}
-    return Trace(tuple(thetas), {keys[name]: np.asarray(value) for name, value in parameter.states.items()})
+    states = {**parameter.states, **parameter.model}
+    return Trace(tuple(thetas), {keys[name]: np.asarray(value) for name, value in states.items()})
 
 
 def run_oracle(spec: str, hypers: Hypers, problem: Problem) -> Trace:

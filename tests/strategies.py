@@ -35,6 +35,9 @@ _PARTS = [
     "10",
     "atan2",
     "A",
+    "shape",
+    "matrix",
+    "row",
 ]
 identities = (
     st.lists(st.sampled_from(_PARTS), min_size=1, max_size=3)
@@ -43,7 +46,11 @@ identities = (
 )
 """Names by their identity, with every kind of part that the mathematical spelling treats in its own way."""
 
-functions = st.sampled_from(["sqrt", "abs", "norm", "dot", "floor", "max", "ema", "norm1", "gamma"]) | identities
+functions = (
+    st.sampled_from(["sqrt", "abs", "norm", "dot", "floor", "max", "ema", "norm1", "gamma"])
+    | st.sampled_from(["rowmean", "rowmax", "colsum", "colmin", "outer", "total", "total_norm"])
+    | identities
+)
 extents = st.sampled_from(["model", "group", "tensor", "matrix", "row", "col", "elem"])
 texts = st.text('"\\\n\t#;ab é\u0302\u2028\0😀', max_size=6)
 numbers = (
@@ -133,6 +140,7 @@ entries = st.builds(
 references = st.sampled_from(
     ["arXiv:1711.05101", "doi:10.1/a#b", "https://a.b/c#d", "# x", '"', "a  # b", "A. Author, 2020"]
 ) | texts.filter(bool)
+shapes = st.none() | st.just("matrix")
 optimizers = st.builds(
     nodes.Optimizer,
     name=identities,
@@ -145,6 +153,7 @@ optimizers = st.builds(
     defines=st.lists(defines, max_size=1).map(tuple),
     step=blocks,
     entries=st.lists(entries, max_size=1).map(tuple),
+    shape=shapes,
 )
 specs: st.SearchStrategy[nodes.Spec] = st.builds(nodes.Spec, optimizers, st.lists(defines, max_size=2).map(tuple))
 """Random specs, as the parser could return them."""
@@ -177,6 +186,7 @@ modifiers = st.builds(
     states=st.lists(_states, max_size=2).map(tuple),
     defines=st.lists(defines, max_size=1).map(tuple),
     hooks=st.lists(_hooks, min_size=1, max_size=3).map(tuple),
+    shape=shapes,
 )
 _arguments = st.lists(
     st.builds(nodes.Argument, st.none() | identities, literals | st.lists(literals, min_size=2, max_size=3).map(tuple)),

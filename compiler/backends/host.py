@@ -131,12 +131,13 @@ def _top(expression: Expression, spelled: Dialect) -> str:
 
 
 def emit_condition(condition: Expression, program: Program) -> tuple[str, tuple[str, ...]]:
-    """(a lambda, its arguments) for a static condition or a requirement over hypers and shapes."""
+    """(a lambda, its arguments) for a requirement or static condition over hypers and shapes, or one over static flags."""
     if isinstance(condition, Constant):
         return f"lambda: {condition.value}", ()
-    names = {r.symbol.name for r in reads(condition)}
+    symbols = list(dict.fromkeys(r.symbol for r in reads(condition)))
+    names = {s.name for s in symbols if s.role is not Role.FLAG}
     order = [n for h in program.hypers for n in h.names] + ["numel", "ndim"]
-    arguments = tuple(n for n in order if n in names)
+    arguments = (*(n for n in order if n in names), *(s.name for s in symbols if s.role is Role.FLAG))
     namer = Namer(PYTHON | {"ieee"})
     spelled = dialect(program, namer)
     head = ", ".join(namer(a) for a in arguments)

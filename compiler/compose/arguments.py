@@ -30,6 +30,7 @@ class Parts:
 
 def configured(parts: Parts, term: nodes.Term, report: Report) -> Parts:
     """The parts with the arguments of a term as defaults, and without what it leaves out."""
+    before = parts.base
     for argument in term.arguments:
         if argument.name is None:
             hint = f"name it: `{term.name}({parts.base.hypers[0].name if parts.base.hypers else 'lr'} = …)`"
@@ -43,8 +44,11 @@ def configured(parts: Parts, term: nodes.Term, report: Report) -> Parts:
         else:
             changed = replace(parts.modifiers[found], modifier=_with_default(parts.modifiers[found].modifier, argument, report))
             parts = replace(parts, modifiers=(*parts.modifiers[:found], changed, *parts.modifiers[found + 1 :]))
-    for name in term.without:
-        parts = _without(parts, term.name, name, report)
+    for number, name in enumerate(term.without):
+        if _holder(parts, name.id) is None and _left_unread(before, name, term.without[:number]):
+            _off(before, before.hypers, name, report)
+        else:
+            parts = _without(parts, term.name, name, report)
     return parts
 
 
@@ -175,6 +179,12 @@ def _bounds(domain: nodes.Interval) -> Bounds | None:
 
 
 # --- without ------------------------------------------------------------------------------------------------------------------
+
+
+def _left_unread(before: nodes.Optimizer, name: nodes.Name, earlier: Sequence[nodes.Name]) -> bool:
+    """Whether a name is of a hyper that went with what was left out before it, and was not left out itself."""
+    hypers = [hyper for hyper in before.hypers if _called(before, hyper, name.id)]
+    return any(not any(_called(before, hyper, other.id) for other in earlier) for hyper in hypers)
 
 
 def _without(parts: Parts, of: str, name: nodes.Name, report: Report) -> Parts:

@@ -7,18 +7,28 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from optc.compiler.plan import Plan, ProcedurePlan
+from optc.compiler.extents import is_measure
+from optc.compiler.ir import statements
+from optc.compiler.plan import Pass, Plan, ProcedurePlan
 from optc.compiler.show_program import show_expression
 from optc.compiler.site.equations import formula, symbol
-from optc.compiler.traffic import PRECISIONS, Precision, default_variant, state_bytes, streams_in, traffic, variants
+from optc.compiler.streams import decide, left_in
+from optc.compiler.traffic import PRECISIONS, Precision, besides, default_variant, state_bytes, streams_in, traffic, variants
 from optc.dsl import nodes
 from optc.dsl.kinds import Extent
 from optc.dsl.names import pretty
-from optc.dsl.program import Bounds, Hyper, HyperKind, Program, Scalar
+from optc.dsl.program import Apply, Bounds, Hyper, HyperKind, Let, Program, Scalar
 from optc.dsl.show import show_expression as show_node
 
 _MOST_OPTIONS = 12
 _MEASURES = {"sum": "sums", "mean": "means", "largest": "maxima", "smallest": "minima"}
+_ALONG = {Extent.ROW: " of rows", Extent.COL: " of columns", Extent.MATRIX: " of matrices"}
+_PLACES = {e: f"one number per {e.value}" for e in Extent}
+_PLACES |= {
+    Extent.ELEM: "one number per element",
+    Extent.COL: "one number per column",
+    Extent.MODEL: "one number for the model",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,7 @@ class HyperRow:
 
 @dataclass(frozen=True, slots=True)
 class StateRow:
-    """What is kept for a parameter; `bytes` are of float32, per element of the parameter, None for one number per tensor."""
+    """What is kept; `bytes` are of float32, per element of the parameter, None for what has fewer numbers than elements."""
 
     key: str
     symbol: Markup
@@ -46,10 +56,11 @@ class StateRow:
 
 @dataclass(frozen=True, slots=True)
 class PassRow:
-    """One pass over memory of the default variant."""
+    """One pass over memory of the default variant. `totals`: whether totals over the model are gathered before it."""
 
     procedure: str
     number: int
+    totals: bool
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     measures: tuple[str, ...]
@@ -57,7 +68,10 @@ class PassRow:
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """Bytes and operations per element of θ of one procedure, for one precision, default hypers."""
+    """Bytes and operations per element of θ of one procedure, for one precision, default hypers.
+
+    `besides`: state with fewer numbers than there are elements, in words.
+    """
 
     procedure: str
     precision: Precision
@@ -66,6 +80,7 @@ class CostRow:
     written: int
     operations: int
     state: int
+    besides: str
 
     @property
     def moved(self) -> int:
@@ -155,15 +170,15 @@ def state_rows(items: Sequence[nodes.StateItem], program: Program | None, prefix
     for state, where in _states(items, None):
         known = next((s for s in program.states if s.name == state.name), None) if program else None
         host = known is not None and known.host
-        per_tensor = state.extent == "tensor" if known is None else known.extent is Extent.TENSOR
-        place = "one number per tensor" + (", on the host" if host else "") if per_tensor else "one number per element"
+        extent = Extent(state.extent or "elem") if known is None else known.extent
+        place = _PLACES[extent] + (", on the host" if host else "")
         rows.append(
             StateRow(
                 state.outside or prefix + state.name,
                 symbol(state.name),
                 formula(state.initial),
                 formula(where) if where is not None else None,
-                None if per_tensor else 4,
+                4 if extent is Extent.ELEM else None,
                 place,
             )
         )
@@ -191,15 +206,24 @@ def pass_rows(plan: Plan) -> tuple[PassRow, ...]:
 
 
 def _passes(procedure: ProcedurePlan, variant: dict[str, bool]) -> Iterator[PassRow]:
-    number = 0
-    for sweep in (sweep for kernel in procedure.kernels for sweep in kernel.sweeps):
-        moved = list(streams_in(sweep, variant))
-        if moved:
-            number += 1
-            reads = tuple(pretty(name) for name, _, read, _ in moved if read)
-            writes = tuple(pretty(name) for name, _, _, written in moved if written)
-            measures = tuple(_MEASURES[how] for _, how in sweep.measures)
-            yield PassRow(procedure.name, number, reads, writes, tuple(dict.fromkeys(measures)))
+    number, totals = 0, False
+    for phase in procedure.phases:
+        totals = totals or (phase.model is not None and bool(phase.model.totals))
+        for sweep in phase.kernel.sweeps if phase.kernel is not None else ():
+            moved = list(streams_in(sweep, variant))
+            if moved and decide(sweep.exists, variant) is not False:
+                number += 1
+                reads = tuple(pretty(name) for name, _, read, _ in moved if read)
+                writes = tuple(pretty(name) for name, _, _, written in moved if written)
+                yield PassRow(procedure.name, number, totals, reads, writes, tuple(dict.fromkeys(_measured(sweep, variant))))
+                totals = False
+
+
+def _measured(sweep: Pass, variant: dict[str, bool]) -> Iterator[str]:
+    """What a pass measures in a variant, in words."""
+    for line in statements(left_in(sweep.body, variant)):
+        if isinstance(line, Let) and is_measure(line) and isinstance(line.value, Apply):
+            yield _MEASURES[line.value.operation] + _ALONG.get(line.value.type.extent, "")
 
 
 def cost_rows(plan: Plan) -> tuple[CostRow, ...]:
@@ -211,7 +235,16 @@ def cost_rows(plan: Plan) -> tuple[CostRow, ...]:
             cost = traffic(procedure, variant, precision)
             kept = state_bytes(plan, variant, precision)
             rows.append(
-                CostRow(procedure.name, precision, cost.passes, cost.bytes_read, cost.bytes_written, cost.operations, kept)
+                CostRow(
+                    procedure.name,
+                    precision,
+                    cost.passes,
+                    cost.bytes_read,
+                    cost.bytes_written,
+                    cost.operations,
+                    kept,
+                    besides(plan, variant),
+                )
             )
     return tuple(rows)
 

@@ -21,7 +21,7 @@ _GREEK = dict(
 )
 _OPERATORS = {
     "leftarrow": "←", "cdot": "·", "times": "×", "le": "≤", "ge": "≥", "ne": "≠", "wedge": "∧", "vee": "∨", "neg": "¬",
-    "bmod": "mod", "rightarrow": "→",
+    "bmod": "mod", "rightarrow": "→", "sum": "∑",
 }  # fmt: skip
 _SIGNS = "+-=<>()[],.:;/|!*'"
 _SYMBOLS = {"infty": "∞", "top": "⊤"}

@@ -162,7 +162,7 @@ def compiled(kernel: Kernel, source: Source = ADAMW_SOURCE) -> schema.Kernel:
 
 
 def prepare(kernel: Kernel, tensors: Mapping[str, Sequence[Tensor]], gradient_dtype: torch.dtype, **variant: bool) -> Launcher:
-    return NATIVE.prepare(compiled(kernel), Residents(tensors, gradient_dtype, variant))
+    return NATIVE.prepare([compiled(kernel)], [Residents(tensors, gradient_dtype, variant)])[0]
 
 
 def adamw_scalars(t: int, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> list[float]:

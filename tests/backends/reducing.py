@@ -1,4 +1,4 @@
-"""Specs whose kernels take several passes, run natively."""
+"""Specs whose kernels take several passes, and how to run them natively."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HYPERS = {
 
 def spec(name: str, states: str, step: str, more: str = "") -> str:
     """The text of a spec, with those hypers that it uses."""
-    hypers = "".join(f"        {line}\n" for word, line in _HYPERS.items() if word in states + step)
+    hypers = "".join(f"        {line}\n" for word, line in _HYPERS.items() if word in states + step + more)
     return f"""
 optimizer {name}:
     hyper:

@@ -68,7 +68,7 @@ def works(operation: str = "add") -> None:
     native_build._load_once.cache_clear()
     theta, m = [torch.full((1000,), 2.0)], [torch.zeros(1000)]
     kernel = k.compiled(k.function(operation, k.theta, k.g))
-    NATIVE.prepare(kernel, Residents({"theta": theta, "m": m}, torch.float32, {})).launch(
+    NATIVE.prepare([kernel], [Residents({"theta": theta, "m": m}, torch.float32, {})])[0].launch(
         {"g": [torch.full((1000,), 3.0)]}, (), (), 1.0
     )
     assert torch.equal(theta[0], torch.full((1000,), {"add": 5.0, "mul": 6.0}[operation]))
@@ -369,7 +369,7 @@ def test_a_failure_is_not_tried_again_in_the_same_process(cache: Path, compiler:
     counts = []
     for _ in range(2):
         with pytest.raises(BackendUnavailable):
-            NATIVE.prepare(kernel, residents)
+            NATIVE.prepare([kernel], [residents])
         counts.append(len(compiler.builds))
     assert counts[0] == counts[1] > 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from optc.compiler.backends.native.emit import PRELUDE_NAMES
+from optc.compiler.backends.native.matrices import MATRIX_NAMES
 from optc.compiler.backends.native.passes import REDUCTION_NAMES
 from optc.compiler.interpret import Oracle
 from optc.dsl.kinds import Extent
@@ -40,16 +41,9 @@ from tests.backends.reducing import (
 )
 from tests.backends.test_native_run import covered, peak_kib
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = [(0,), (), (1,), (7,), (64, 64), (3, 5, 7), (4097,), (20_011,), (0, 5)]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """One thread, so that tests can share a machine; the tests of threads ask for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- what is computed ---------------------------------------------------------------------------------------------------------
@@ -121,7 +115,7 @@ def novo(thetas: Sequence[Tensor]) -> tuple[Launcher, dict[str, list[Tensor]], d
         "v": [torch.zeros((), dtype=torch.float64) for _ in thetas],
     }
     values = {"beta1": 0.9, "beta2": 0.99, "one_minus_beta2": 0.01, "eps": 1e-6, "lr": 0.1}
-    return NATIVE.prepare(kernel, Residents(tensors, torch.float32, {})), tensors, values
+    return NATIVE.prepare([kernel], [Residents(tensors, torch.float32, {})])[0], tensors, values
 
 
 def test_some_members_are_updated_as_in_the_whole_and_the_others_are_left() -> None:
@@ -144,10 +138,10 @@ def test_some_members_are_updated_as_in_the_whole_and_the_others_are_left() -> N
 def test_numbers_that_are_not_float64_are_refused() -> None:
     tensors = {"theta": [torch.zeros(3)], "m": [torch.zeros(3)], "v": [torch.zeros(())]}
     with pytest.raises(BackendUnavailable, match="float64"):
-        NATIVE.prepare(kernel_of(NOVO), Residents(tensors, torch.float32, {}))
+        NATIVE.prepare([kernel_of(NOVO)], [Residents(tensors, torch.float32, {})])
 
 
-def test_an_entry_that_keeps_numbers_only_takes_sizes_from_its_input() -> None:
+def test_an_entry_that_keeps_numbers_only_takes_sizes_from_the_parameters() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (5, 9000, 0)]
     optimizer = class_of(OBSERVED)(parameters, backend="native", lr=1.0)
     for p in parameters:
@@ -157,12 +151,13 @@ def test_an_entry_that_keeps_numbers_only_takes_sizes_from_its_input() -> None:
     assert [optimizer.state[p]["scale"].item() for p in parameters] == [11.0, 18_001.0, 1.0]
     kernel = class_of(OBSERVED).schema.procedures[1].kernels[0]
     numbers = [torch.zeros((), dtype=torch.float64) for _ in range(3)]
-    launcher = NATIVE.prepare(kernel, Residents({"n": numbers}, torch.float32, {}))
-    for sizes in ((5, 9000, 0), (20_000, 1, 2)):  # nothing says that they stay
-        launcher.launch({"x": [torch.ones(n) for n in sizes]}, (), (), 1.0)
-        assert [n.item() for n in numbers] == [1.0 + n for n in sizes]
-    launcher.only((1,)).launch({"x": [torch.ones(7)]}, (), (), 1.0)
-    assert [n.item() for n in numbers] == [20_001.0, 8.0, 3.0]
+    launcher = NATIVE.prepare([kernel], [Residents({"n": numbers}, torch.float32, {}, [p.shape for p in parameters])])[0]
+    launcher.launch({"x": [torch.ones_like(p) for p in parameters]}, (), (), 1.0)
+    assert [n.item() for n in numbers] == [6.0, 9001.0, 1.0]
+    launcher.only((1,)).launch({"x": [torch.zeros(9000)]}, (), (), 1.0)
+    assert [n.item() for n in numbers] == [6.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="shapes"):
+        NATIVE.prepare([kernel], [Residents({"n": numbers}, torch.float32, {})])
 
 
 def test_a_forked_child_runs_stages_without_threads() -> None:
@@ -242,13 +237,12 @@ def test_instances_are_made_for_the_flags_that_a_pass_reads() -> None:
 
 
 def test_every_name_of_the_fixed_part_is_known_to_the_emitter() -> None:
-    code = re.sub(r"//.*", "", reductions())
-    found = set(
-        re.findall(r"^(?:using|struct|template <class Operation> class|constexpr \w+|namespace|static void) (\w+)", code, re.M)
-    )
+    code = re.sub(r"//.*", "", reductions(matrices=True))
+    kinds = r"using|class|struct|constexpr \w+|namespace|static void|OPTC_INLINE \w+|OPTC_CALLED \w+"
+    found = set(re.findall(rf"^(?:template <.*?> )?(?:{kinds}) (\w+)", code, re.M))
     found |= set(re.findall(r"^OPTC_EXPORT void (\w+)", code, re.M))
-    assert {"Sum", "Tensor", "Share", "TERMS", "run_all", "optc_run_passes", "per_tensor"} <= found
-    assert found <= REDUCTION_NAMES | PRELUDE_NAMES
+    assert {"Sum", "Tensor", "Share", "TERMS", "run_all", "optc_run_passes", "per_tensor", "Tile", "Rows", "fold"} <= found
+    assert found <= REDUCTION_NAMES | PRELUDE_NAMES | MATRIX_NAMES
 
 
 def test_code_per_tensor_has_every_function_of_code_per_element() -> None:

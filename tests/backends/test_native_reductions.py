@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import reduce
 
 import numpy as np
@@ -16,16 +15,9 @@ from optc.runtime.backend import Residents
 from optc.runtime.native import NATIVE
 from tests.backends.reducing import F64, SPECS, all_bits, class_of, float64, name_of, random, run, same_bits, spec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BLOCK, LANES = 4096, 16
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """One thread, so that tests can share a machine; the tests of threads ask for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- one reduction, to the bit ------------------------------------------------------------------------------------------------
@@ -56,7 +48,7 @@ def measured(x: Tensor) -> tuple[float, float, float, float]:
     """Sum, mean, largest and smallest, as the kernel says."""
     numbers = {key: [torch.zeros((), dtype=torch.float64)] for key in KEYS}
     kernel = class_of(MEASURED).schema.procedures[1].kernels[0]
-    NATIVE.prepare(kernel, Residents(numbers, torch.float32, {})).launch({"x": [x]}, (), (), 1.0)
+    NATIVE.prepare([kernel], [Residents(numbers, torch.float32, {}, [x.shape])])[0].launch({"x": [x]}, (), (), 1.0)
     total, mean, largest, smallest = (numbers[key][0].item() for key in KEYS)
     return total, mean, largest, smallest
 

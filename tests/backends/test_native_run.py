@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +21,11 @@ from tests.backends import native_kernels as k
 from tests.backends.native_kernels import apply
 from tests.backends.processes import exit_code, in_child
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 F64 = npt.NDArray[np.float64]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(0,), (), (1,), (7,), (64, 64), (3, 5, 7), (4096,), (4097,), (20_011,), (0, 5), (130_001,)]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """One thread, so that tests can share a machine; the tests of threads ask for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

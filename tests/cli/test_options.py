@@ -203,7 +203,7 @@ def test_explain_shows_every_stage(optc: Command, folder: Path, stage: str, show
 
 def test_explain_prints_plan_and_cost_as_json(optc: Command, folder: Path) -> None:
     plan = json.loads(optc("explain", "adamw", "-s", "plan", "--json")[1])["plan"]
-    assert {s["name"] for s in plan["procedures"][0]["kernels"][0]["passes"][0]["streams"]} >= {"theta", "g", "m", "v"}
+    assert {s["name"] for s in plan["procedures"][0]["phases"][0]["kernel"]["passes"][0]["streams"]} >= {"theta", "g", "m", "v"}
     rows = json.loads(optc("explain", "adamw", "-s", "cost", "--json")[1])["cost"]
     (row,) = [r for r in rows if r["default"] and r["theta"] == "float32"]
     assert (row["bytes_read"], row["bytes_written"], row["state_bytes"]) == (16, 12, 8)

@@ -197,6 +197,15 @@ def test_without_folds_a_hyper_away() -> None:
     assert "half_life" not in "".join(step("AdEMAMix without beta3_warmup"))
 
 
+def test_without_may_name_what_went_with_another_hyper() -> None:
+    """ADOPT reads the kind of its decay only where there is one."""
+    alone = "ADOPT without weight_decay"
+    assert "decoupled_weight_decay" not in signature(alone)
+    for both in ("weight_decay, decoupled_weight_decay", "decoupled_weight_decay, weight_decay"):
+        assert signature(f"ADOPT without {both}") == signature(alone)
+        assert step(f"ADOPT without {both}") == step(alone)
+
+
 def test_only_what_is_exact_is_folded() -> None:
     base = parse(
         Source(

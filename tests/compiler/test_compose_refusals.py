@@ -8,6 +8,7 @@ import pytest
 
 from optc.compiler.compose.expand import expand, with_modifiers
 from optc.compiler.compose.library import named, shipped
+from optc.dsl.check import check
 from optc.dsl.errors import OptcError, SpecError
 from optc.dsl.source import Source
 
@@ -20,6 +21,15 @@ optimizer Stops:
         theta <- theta - lr*u
         if t > 5: stop
         n <- n + 1
+"""
+FLAT = """\
+optimizer Flat:
+    shape: matrix
+    hyper: lr = 1.0 in [0, inf)
+    step:
+        u = g
+        if ndim >= 2: u = g - rowmean(g)
+        theta <- theta - lr*u
 """
 PARTS = {
     "stops.opt": STOPS,
@@ -57,7 +67,26 @@ modifier halves:
     rewrite (a, b): a/b -> 2*a/b
 modifier roots:
     rewrite (a): sqrt(a) -> a
+modifier last_rows:
+    trust u:
+        if ndim >= 2: u = u/rowmax(u)
+modifier first_rows:
+    shape: matrix
+    clip g:
+        if ndim >= 2: g = scaled(g)
+    define scaled(x) = x/colmax(x)
+modifier rows_kept:
+    state:
+        if ndim >= 2: r = 0 per row
+    project g:
+        if ndim >= 2:
+            r <- r + norm(g)
+            g = g + r
+modifier seen_as_matrix:
+    shape: matrix
+    mix m_hat: m_hat = 2*m_hat
 """,
+    "flat.opt": FLAT,
     "self.opt": "optimizer Round = About + grams\n",
     "about.opt": "optimizer About = Round + grams\n",
     "wrong.opt": "optimizer Wrong:\n    hyper: lr = 1.0\n    step: theta <- theta - lrr*g\n",
@@ -103,6 +132,11 @@ REFUSED = [
     ("AdamW + undebiased", "pattern-found-twice", 9, "`debias(v, beta2)`, which `AdamW` has 2 times", "`AdamW without …`"),
     ("AdamW + atan2 + halves", "rewrites-overlap", 17, "`halves` and `atan2` rewrite the same place", "leave one"),
     ("AdamW + roots + atan2", "rewrites-overlap", 17, "`atan2` and `roots` rewrite the same place", "leave one"),
+    # rows
+    ("Flat + last_rows", "shapes-differ", 8, "`last_rows` and `Flat` do not mean the same rows", "leave one of them out"),
+    ("Flat + clip_norm + rows_kept", "shapes-differ", 20, "only one of them has `shape: matrix`", "leave one of them out"),
+    ("AdamW + last_rows + first_rows", "shapes-differ", 21, "`first_rows` and `last_rows` do not mean", "leave one"),
+    ("AdamW + seen_as_matrix + rows_kept", "shapes-differ", 26, "`rows_kept` and `seen_as_matrix` do not", "leave one"),
     # names outside
     ("AdamW + proximal", "name-clash", 9, "a hyper `weight_decay` outside, which `AdamW` has", "`AdamW without weight_decay`"),
     ("SGD without weight_decay + l2 + proximal", "name-clash", 33, "which `l2` has as well", "leave one of the two out"),
@@ -125,6 +159,8 @@ REFUSED = [
     ("AdamW + lookahead(k = 2.5)", "argument-out-of-range", 23, "a whole number in [1, inf)", "give another value"),
     # without
     ("AdamW without wd", "unknown-hyper", 15, "`AdamW` has no hyper `wd`", "it has `lr`"),
+    ("SGD without momentum, momentum", "unknown-hyper", 23, "`SGD` has no hyper `momentum`", "it has `lr`"),
+    ("Odd without flag, steps, s1", "without-tuple", 26, "`s1` is a tuple or an element of one", "`Odd(scales = (…))`"),
     ("AdamW without betas", "without-tuple", 15, "`betas` is a tuple or an element of one", "`AdamW(betas = (…))`"),
     ("Odd without s1", "without-tuple", 13, "`s1` is a tuple or an element of one", "`Odd(scales = (…))`"),
     ("Odd without kind", "without-choice", 13, "a choice of texts", '`Odd(kind = "…")`'),
@@ -199,3 +235,38 @@ def test_a_file_of_modifiers_is_no_optimizer() -> None:
 def test_what_is_no_list_of_modifiers_is_the_users_mistake(given: str) -> None:
     with pytest.raises(OptcError):
         with_modifiers(named(shipped()["adamw"]), [given])
+
+
+@pytest.mark.parametrize(
+    ("composition", "shape"),
+    [
+        ("Flat + first_rows", "matrix"),
+        ("Flat + clip_norm", "matrix"),
+        ("AdamW + first_rows + clip_rms", "matrix"),
+        ("AdamW + seen_as_matrix + first_rows", "matrix"),
+        ("AdamW + last_rows + rows_kept", None),
+    ],
+)
+def test_what_means_the_same_rows_is_composed(folder: Path, composition: str, shape: str | None) -> None:
+    name = folder / "x.opt"
+    name.write_text(f"optimizer X = {composition}\n", encoding="utf-8")
+    assert expand(Source(str(name), name.read_text(encoding="utf-8"))).spec.optimizer.shape == shape
+
+
+def test_a_total_after_a_stop_of_the_base_is_refused_in_the_composed_text(folder: Path) -> None:
+    name = folder / "x.opt"
+    text = (
+        "modifier limited:\n    trust u: u = u/total_norm(u)\n"
+        "modifier counted:\n    state: k = 0 per model\n    trust u:\n        k <- k + 1\n        u = u/k\n"
+    )
+    (folder / "totals.opt").write_text(text, encoding="utf-8")
+    for modifier, code, message in (
+        ("limited", "narrow-total", "`total_norm` waits for all parameters, but here it comes after a `stop`"),
+        ("counted", "wrong-extent", "`counted_k` is one number for the whole model, but this line runs for some"),
+    ):
+        composed = expand(Source(str(name), f"optimizer X = ADOPT + {modifier}\n"))
+        with pytest.raises(SpecError) as caught:
+            check(composed.spec, composed.source)
+        found = [d for d in caught.value.diagnostics if d.code == code]
+        assert found and found[0].message.startswith(message) and f"# {modifier}" in caught.value.render()
+        assert found[0].hint is not None and "put it before the `stop`" in found[0].hint

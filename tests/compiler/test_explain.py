@@ -72,6 +72,78 @@ def test_the_cost_covers_every_variant_and_dtype_once() -> None:
     assert [r["default"] for r in rows if r["theta"] == "float32"] == [True, False]
 
 
+GATHERING = Source(
+    "gathering.opt",
+    """\
+optimizer Gathering:
+    hyper: lr = 1e-3 in [0, inf); limit = 1.0 shared in (0, inf)
+    state:
+        if ndim >= 2: R = 0 per row; C = 0 per col
+        else: V = 0
+        w = 1 per model
+    step:
+        w <- 0.5*w + total_norm(g)
+        if ndim >= 2:
+            R <- R + rowmean(g^2)
+            C <- C + colmean(g^2)
+            u = g*colmean(R)/√outer(R, C)
+        else:
+            V <- V + g^2
+            u = g/√V
+        θ <- θ - lr*min(1, limit/w)*u
+""",
+)
+
+
+def test_the_plan_tells_of_phases_and_of_what_lies_in_rows() -> None:
+    plan = explain(GATHERING, "plan").splitlines()
+    assert "procedure step: 2 passes over memory in 2 phases" in plan
+    model = plan.index("  of the model, float64, once for all parameters")
+    assert plan.index("  kernel step") < model < plan.index("  kernel step_2")
+    assert "    total_sum_g_pow_two: sum_g_pow_two of all tensors, added up" in plan[model:]
+    assert "    parts of totals: sum_g_pow_two" in plan[:model]
+    assert next(row for row in plan if "kept per row" in row) == "    kept per row from pass to pass: mean_g_pow_two, R_2"
+    assert "    R            one number per row" in plan
+    assert any(row.endswith("mean_R = colmean(R)") for row in plan)
+
+
+def test_the_plan_as_json_has_the_phases() -> None:
+    plan = explain_json(GATHERING, "plan")["plan"]
+    assert isinstance(plan, dict)
+    (procedure,) = plan["procedures"]
+    first, second = procedure["phases"]
+    assert first["model"] is None
+    assert second["model"]["totals"] == {"total_sum_g_pow_two": first["kernel"]["parts"][0]}
+    assert second["model"]["carried"] == ["w"]
+    assert second["kernel"]["statistics"] == first["kernel"]["statistics"]
+    assert second["kernel"]["states_on_statistics"] == {"R": "row", "C": "col"}
+    assert set(second["kernel"]["given"]) <= set(first["kernel"]["leaves"])
+
+
+def test_the_cost_says_what_state_lies_besides() -> None:
+    rows = [row for row in cost_json(compile_source(GATHERING).plan) if row["theta"] == "float32"]
+    assert [(r["state_bytes"], r["state_besides"], r["passes"], r["phases"]) for r in rows] == [
+        (4, "", 2, 2),
+        (0, "rows and columns", 2, 2),
+    ]
+    assert "0 + rows and columns" in explain(GATHERING, "cost")
+
+
+def test_reductions_are_told_by_what_they_go_along() -> None:
+    update = explain(GATHERING, "update")
+    assert "R <- R + rowmean(pow(g, 2))" in update
+    assert "g*colmean(R)/sqrt(R*C)" in update
+    assert "sqrt(total(sum(pow(g, 2))))" in update
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_prints_numbers_of_the_model_and_rows(stage: str) -> None:
+    text = explain(GATHERING, stage)
+    assert len(text.splitlines()) >= 3
+    assert " object at 0x" not in text
+    assert explain_json(GATHERING, stage)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
 def test_every_stage_of_every_shipped_spec_prints(path: Path, stage: str) -> None:

@@ -20,7 +20,7 @@ KATEX = set(
     r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau \upsilon
     \phi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega \hat \bar \tilde \mathrm \text
     \textbf \operatorname \frac \sqrt \left \right \Vert \lfloor \rfloor \langle \rangle \leftarrow \le \ge \ne \neg \wedge \vee
-    \bmod \cdot \times \infty \top \begin \end \quad \exp \ln \log \sin \cos \tanh \min \max \_ \, \\""".split()
+    \bmod \sum \cdot \times \infty \top \begin \end \quad \exp \ln \log \sin \cos \tanh \min \max \_ \, \\""".split()
 )
 
 
@@ -56,6 +56,13 @@ def written(text: str) -> nodes.Expression:
         ("a and not b or c", r"a \wedge \neg b \vee c"),
         ("(a or b) and c", r"\left(a \vee b\right) \wedge c"),
         ("t mod 2", r"t \bmod 2"),
+        ("rowmean(g^2)", r"\operatorname{mean}_{\mathrm{row}}\left(g^{2}\right)"),
+        ("colmax(|g|)", r"\max_{\mathrm{col}}\left(\left|g\right|\right)"),
+        ("total(a*b) + c", r"\sum_{\mathrm{model}} a\,b + c"),
+        ("total(a + b)*c", r"\left(\sum_{\mathrm{model}} \left(a + b\right)\right)\,c"),
+        ("c/total(‖g‖)^2", r"\frac{c}{\left(\sum_{\mathrm{model}} \left\Vert g\right\Vert \right)^{2}}"),
+        ("total_norm(g)^2", r"\left\Vert g\right\Vert _{\mathrm{model}}^{2}"),
+        ("outer(R, C + 1)/a", r"\frac{R\,\left(C + 1\right)^{\top}}{a}"),
     ],
 )
 def test_an_expression_is_set_as_in_a_paper(text: str, expected: str) -> None:

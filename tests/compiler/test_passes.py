@@ -1,4 +1,4 @@
-"""Plans of kernels that reduce: passes that see only what lies in memory do what the oracle does, and are few."""
+"""Plans: phases and passes that see only what lies in memory, or what is gathered, do what the oracle does, and are few."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from hypothesis import strategies as st
 
 from optc.compiler.interpret import Oracle
 from optc.compiler.pipeline import check_source, plan_program
-from optc.compiler.plan import Kernel, Plan
-from optc.compiler.streams import decide
+from optc.compiler.plan import Plan
 from optc.compiler.traffic import PRECISIONS, default_variant, traffic
-from optc.dsl.kinds import Extent
-from optc.dsl.program import Branch, Let, Program, Role, Statement, Store, Symbol
-from optc.dsl.semantics import evaluate, evaluate_static
+from optc.dsl.program import Program, Store
 from optc.dsl.source import Source
+from tests.compiler.plan_machine import Machine
 from tests.matrix.random_programs import specs
 from tests.matrix.test_random_programs import bounded
 
 HEAD = """
 optimizer X:
+    {shape}
     hyper:
         lr = 0.1 in [0, inf)
-        beta = 0.9 in [0, 1)
+        beta = 0.9 in [0, 1){hypers}
     state:
 {states}
     step:
@@ -34,130 +33,84 @@ optimizer X:
 """
 
 
-def compiled(*lines: str, states: tuple[str, ...] = ("m = 0", "v = 0")) -> tuple[Program, Plan]:
-    text = HEAD.format(states="\n".join(f"        {s}" for s in states), lines="\n".join(f"        {line}" for line in lines))
+def compiled(
+    *lines: str, states: tuple[str, ...] = ("m = 0", "v = 0"), shared: tuple[str, ...] = (), shape: str = ""
+) -> tuple[Program, Plan]:
+    """A spec with these lines in `step`; `shared`: hypers besides `lr` and `beta`."""
+    hypers = "".join(f"\n        {hyper}" for hyper in shared)
+    text = HEAD.format(
+        hypers=hypers,
+        shape=shape,
+        states="\n".join(f"        {s}" for s in states),
+        lines="\n".join(f"        {line}" for line in lines),
+    )
     program = check_source(Source("<text>", text))
     return program, plan_program(program)[1]
 
 
-# --- a machine that runs plans ------------------------------------------------------------------------------------------------
+MATRIX = ((3, 5),)
+MODEL = ((3, 5), (4,), (), (1, 2, 3))
 
 
-class Machine:
-    """One parameter in memory. A pass has no more than the streams and statistics that the plan gives it."""
-
-    def __init__(self, plan: Plan, theta: np.ndarray, hypers: Mapping[str, Any]) -> None:
-        self.plan, self.hypers = plan, dict(hypers)
-        self.memory: dict[str, Any] = {"theta": theta.copy()}
-        self.t = 0
-
-    def step(self, g: np.ndarray) -> None:
-        self.t += 1
-        theta = self.memory["theta"]
-        start = {"theta": theta, "g": g, **self.hypers}
-        due = [s for s in self.plan.program.states if s.name not in self.memory]
-        due = [s for s in due if evaluate_static(s.exists, self.hypers, theta.ndim, theta.size)]
-        for state in due:
-            value = evaluate(state.initial, lambda symbol: start[symbol.name])
-            self.memory[state.name] = np.broadcast_to(value, theta.shape).copy() if state.extent is Extent.ELEM else value
-        self.new = {s.name for s in due}
-        procedure = self.plan.procedures[0]
-        host = {"t": self.t, "numel": theta.size, "ndim": theta.ndim, **self.hypers}
-        host |= {s.name: self.memory[s.name] for s in self.plan.program.states if s.host and s.name in self.memory}
-        self.run(procedure.host.body, host)
-        for name in procedure.host.carried:
-            self.memory[name] = host[name]
-        for state in self.plan.program.states:
-            host[f"new_{state.name}"] = state.name in self.new
-        flags = {f.name: evaluate_static(f.condition, self.hypers, theta.ndim, theta.size) for f in self.plan.flags}
-        for kernel in procedure.kernels:
-            self.kernel(kernel, {n: host[n] for n in (*kernel.scalars, *kernel.host_flags)} | flags, g)
-
-    def kernel(self, kernel: Kernel, given: dict[str, Any], g: np.ndarray) -> None:
-        table: dict[str, Any] = {}
-        shape = {"numel": self.memory["theta"].size}
-        for sweep in kernel.sweeps:
-            for name, operation in table_of_none(sweep.measures).items():
-                table[name] = operation
-            self.per_tensor(kernel, sweep.prepare, given | shape, table)
-            values = given | {name: table[name] for name in sweep.needs if name in table}
-            for stream in sweep.streams:
-                exists = decide(stream.exists, given)
-                if stream.reads and exists is not False:
-                    values[stream.name] = g if stream.name == "g" else self.memory[stream.name].copy()
-            stored = self.run(sweep.body, values)
-            assert stored <= {s.name for s in sweep.streams if s.writes}
-            table |= {name: values[name] for name, _ in sweep.measures if name in values}
-            self.memory |= {name: np.broadcast_to(values[name], g.shape).copy() for name in stored}
-        self.per_tensor(kernel, kernel.finish, given | shape, table)
-
-    def per_tensor(self, kernel: Kernel, body: tuple[Statement, ...], given: dict[str, Any], table: dict[str, Any]) -> None:
-        numbers = {s.name: self.memory[s.name] for s in kernel.streams if s.extent is Extent.TENSOR and s.name in self.memory}
-        values = given | table | numbers
-        stored = self.run(body, values)
-        self.memory |= {name: values[name] for name in stored}
-        table |= {s: values[s] for s in kernel.statistics if s in values}
-
-    def run(self, body: tuple[Statement, ...], values: dict[str, Any]) -> set[str]:
-        """Runs lines over `values`; the names that were stored."""
-        stored: set[str] = set()
-
-        def read(symbol: Symbol) -> Any:
-            return symbol.name in self.new if symbol.role is Role.NEW else values[symbol.name]
-
-        for statement in body:
-            match statement:
-                case Let(target=target, value=value):
-                    values[target.name] = evaluate(value, read, self.memory["theta"].shape)
-                case Store(target=target, value=value):
-                    values[target.name] = evaluate(value, read, self.memory["theta"].shape)
-                    stored.add(target.name)
-                case Branch(condition=condition, then=then, otherwise=otherwise):
-                    stored |= self.run(then if evaluate(condition, read) else otherwise, values)
-        return stored
-
-
-def table_of_none(measures: tuple[tuple[str, str], ...]) -> dict[str, float]:
-    """What measures leave on a path without their line."""
-    neutral = {"sum": 0.0, "mean": np.nan, "largest": -np.inf, "smallest": np.inf}
-    return {name: neutral[operation] for name, operation in measures}
-
-
-def compare(program: Program, plan: Plan, hypers: Mapping[str, Any], seed: int, shape: tuple[int, ...] = (3, 5)) -> None:
+def compare(
+    program: Program, plan: Plan, hypers: Mapping[str, Any], seed: int, shapes: tuple[tuple[int, ...], ...] = MATRIX
+) -> None:
+    """Four steps of the oracle, of the plan pass by pass, and of its kernels as one program each."""
     rng = np.random.default_rng(seed)
-    theta = rng.normal(size=shape)
-    known = {h.key: h.defaults[0] for h in program.hypers} | dict(hypers)
-    oracle, machine = Oracle(program, hypers), Machine(plan, theta, known)
-    kept = oracle.new_parameter(theta)
-    for _ in range(4):
-        g = rng.normal(size=shape)
-        oracle.step(kept, g)
-        machine.step(g)
-        np.testing.assert_allclose(machine.memory["theta"], kept.theta, rtol=1e-9, atol=1e-9)
-        for name, value in kept.states.items():
-            np.testing.assert_allclose(machine.memory[name], value, rtol=1e-9, atol=1e-9)
+    thetas = [rng.normal(size=shape) for shape in shapes]
+    known = {n: d for h in program.hypers for n, d in zip(h.names, h.defaults, strict=True)} | dict(hypers)
+    oracle, machines = Oracle(program, hypers), [Machine(plan, thetas, known, whole) for whole in (False, True)]
+    kept = oracle.new_parameters(thetas)
+    for step in range(4):
+        gradients = [rng.normal(size=shape) for shape in shapes]
+        taking = [k for k in range(len(shapes)) if len(shapes) == 1 or k != step]  # one after the other does not take part
+        oracle.step_together([kept[k] for k in taking], [gradients[k] for k in taking])
+        for machine in machines:
+            machine.step([gradients[k] if k in taking else None for k in range(len(shapes))])
+            close({**kept[0].model}, machine.model)
+            for one, other in zip(kept, machine.params, strict=True):
+                close({"theta": one.theta, **one.states}, other.memory)
 
 
-@given(specs(reducing=True), st.booleans(), st.integers(0, 1000))
-@bounded(150)
-def test_random_programs(text: str, flag: bool, seed: int) -> None:
-    program = check_source(Source("<text>", text))
-    hypers = {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag}
-    given_hypers = {k: v for k, v in hypers.items() if any(h.key == k for h in program.hypers)}
-    compare(program, plan_program(program)[1], given_hypers, seed)
+def close(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert np.size(found[name]) == np.size(value)
+        np.testing.assert_allclose(np.reshape(found[name], np.shape(value)), value, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+KINDS: dict[str, tuple[dict[str, bool], tuple[tuple[int, ...], ...], int]] = {
+    # what is drawn, for which tensors, how many programs
+    "numbers per tensor": ({"reducing": True}, MATRIX, 40),
+    "numbers of the model": ({"model": True}, ((3, 5), (4,), ()), 50),
+    "rows and columns": ({"rows": True}, ((3, 5), (4,), (2, 3, 4)), 35),
+    "all of them": ({"model": True, "rows": True}, ((3, 5), (4,), (2, 3, 4)), 25),
+}
+
+
+def run_random(kind: str, times: int) -> None:
+    options, shapes, examples = KINDS[kind]
+
+    @given(specs(**options), st.booleans(), st.booleans(), st.integers(0, 1000))
+    @bounded(examples * times)
+    def run(text: str, flag: bool, shared_flag: bool, seed: int) -> None:
+        program = check_source(Source("<text>", text))
+        hypers = {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag, "h3": 0.3 + 0.2 * (seed % 2), "shared_flag": shared_flag}
+        given_hypers = {k: v for k, v in hypers.items() if any(h.key == k for h in program.hypers)}
+        compare(program, plan_program(program)[1], given_hypers, seed, shapes)
+
+    run()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_programs(kind: str) -> None:
+    run_random(kind, 1)
 
 
 @pytest.mark.slow
-def test_many_random_programs() -> None:
-    @given(specs(reducing=True), st.booleans(), st.integers(0, 1000))
-    @bounded(3000)
-    def run(text: str, flag: bool, seed: int) -> None:
-        program = check_source(Source("<text>", text))
-        hypers = {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag}
-        given_hypers = {k: v for k, v in hypers.items() if any(h.key == k for h in program.hypers)}
-        compare(program, plan_program(program)[1], given_hypers, seed)
-
-    run()
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_random_programs(kind: str) -> None:
+    run_random(kind, 40)
 
 
 # --- how many passes, how many bytes ------------------------------------------------------------------------------------------
@@ -211,4 +164,4 @@ def test_all_numbers_per_tensor_are_written_after_the_last_measurement() -> None
 def test_shapes_without_many_elements(shape: tuple[int, ...]) -> None:
     program, plan = compiled(*CASES["a trust ratio re-reads the new moments"][0])
     with np.errstate(all="ignore"):
-        compare(program, plan, {}, seed=3, shape=shape)
+        compare(program, plan, {}, seed=3, shapes=(shape,))

@@ -10,7 +10,7 @@ import pytest
 
 from optc.dsl.check import check, points
 from optc.dsl.functions import BUILTINS
-from optc.dsl.kinds import Extent, Sort, Type
+from optc.dsl.kinds import SCALARS, Extent, Sort, Type
 from optc.dsl.parse import parse
 from optc.dsl.program import (
     BINARY,
@@ -18,6 +18,7 @@ from optc.dsl.program import (
     REDUCTIONS,
     TERNARY,
     THETA,
+    TOTAL,
     TRUE,
     UNARY,
     Apply,
@@ -278,14 +279,14 @@ def test_lines_after_the_write_to_theta_may_read_it() -> None:
 
 
 def test_every_primitive_has_a_meaning_and_every_function_a_description() -> None:
-    assert set(OPERATIONS) == UNARY | BINARY | TERNARY | REDUCTIONS
+    assert set(OPERATIONS) == UNARY | BINARY | TERNARY
     for name, builtin in BUILTINS.items():
         kinds = [k for k in (builtin.operation, builtin.formula, builtin.refused) if k is not None]
         assert len(kinds) == (0 if name in ("where", "new") else 1), name
         assert builtin.doc, name
         if builtin.operation is not None:
-            assert builtin.reduces == (builtin.operation in REDUCTIONS), name
-            assert len(builtin.parameters) == (1 if builtin.operation in UNARY | REDUCTIONS else 2), name
+            assert (builtin.reduces is not None) == (builtin.operation in REDUCTIONS | {TOTAL}), name
+            assert len(builtin.parameters) == (1 if builtin.operation in UNARY | REDUCTIONS | {TOTAL} else 2), name
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
@@ -308,12 +309,13 @@ def _expression(statement: Statement) -> Expression:
 def _check_invariants(statements: tuple[Statement, ...]) -> None:
     for statement in statements:
         if isinstance(statement, Branch):
-            assert statement.condition.type.sort is Sort.BOOL and statement.condition.type.extent is not Extent.ELEM
+            assert statement.condition.type.sort is Sort.BOOL and statement.condition.type.extent in SCALARS
             _check_invariants(statement.then)
             _check_invariants(statement.otherwise)
         for expression in _parts(_expression(statement)):
             if expression.type.static:
                 assert {s.role for s in reads(expression)} <= {Role.HYPER, Role.SHAPE}
             if isinstance(expression, Apply):
-                assert expression.operation in OPERATIONS
-                assert expression.type.host == all(a.type.host for a in expression.arguments)
+                assert expression.operation in set(OPERATIONS) | REDUCTIONS | {TOTAL}
+                host = expression.operation != TOTAL and all(a.type.host for a in expression.arguments)
+                assert expression.type.host == host

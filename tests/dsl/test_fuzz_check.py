@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import re
 from typing import Any
@@ -15,14 +16,20 @@ from optc.compiler.interpret import Oracle
 from optc.dsl import nodes
 from optc.dsl.check import check
 from optc.dsl.errors import OptcError, SpecError
+from optc.dsl.kinds import Extent
 from optc.dsl.parse import parse
 from optc.dsl.program import Program, Scalar
 from optc.dsl.show import show
 from optc.dsl.source import Source
+from tests.dsl.sound import check_totals, check_types
+from tests.dsl.texts import FACTORED, GLOBAL
 from tests.oracle import WRITTEN_OUT
 from tests.strategies import specs
 
-TEXTS = [p.read_text(encoding="utf-8") for p in WRITTEN_OUT]
+NEW = [FACTORED, GLOBAL] * 6
+"""Rows, columns and the model, as often as a tenth of the others."""
+TEXTS = [*(p.read_text(encoding="utf-8") for p in WRITTEN_OUT), *NEW]
+SHAPES = ((2, 3), (3,), (2, 1, 2), ())
 MUTATIONS = 100
 """Per kind and seed; a few hundredths of a second each at most."""
 
@@ -41,7 +48,9 @@ def accepted(spec: nodes.Spec, source: Source) -> Program | None:
 
 
 def run(program: Program) -> None:
-    """Runs it with its defaults and with other branches taken: nothing but a refused hyper may be raised."""
+    """Checks its types and runs it with its defaults and with other branches taken: only a refused hyper may be raised."""
+    check_types(program)
+    check_totals(program)
     run_with(program, {})
     changed: dict[str, Any] = {}
     for hyper in program.hypers:
@@ -58,19 +67,26 @@ def _other(default: Scalar) -> Scalar:
 
 
 def run_with(program: Program, hypers: dict[str, Any]) -> None:
-    """Three steps and every entry."""
-    shape = (2, 3)
+    """Three steps of several parameters, one of which misses the second step, and every entry."""
     try:
         oracle = Oracle(program, hypers)
     except OptcError:
         return  # these violate a `require`
-    parameter = oracle.new_parameter(np.linspace(-1, 1, 6).reshape(shape))
-    for _ in range(3):
-        oracle.step(parameter, np.full(shape, 0.5))
+    parameters = oracle.new_parameters([np.linspace(-1, 1, math.prod(s)).reshape(s) for s in SHAPES])
+    for turn in range(3):
+        taking = [p for p in parameters if turn != 1 or p.theta.ndim != 1]
+        oracle.step_together(taking, [np.full(p.theta.shape, 0.5) for p in taking])
         for entry in program.procedures[1:]:
-            oracle.enter(entry.name, parameter, {name: np.ones(shape) for name in entry.inputs})
-    assert parameter.theta.shape == shape
-    assert parameter.t == 3
+            for p in taking:
+                oracle.enter(entry.name, p, {name: np.ones(p.theta.shape) for name in entry.inputs})
+    assert tuple(p.theta.shape for p in parameters) == SHAPES
+    assert [p.t for p in parameters] == [3, 2, 3, 3]
+    for p in parameters:
+        for state in program.states:
+            kept = p.model if state.extent is Extent.MODEL else p.states
+            if state.name in kept:
+                shape = p.theta.shape if state.extent is Extent.ELEM else state.extent.shape(program.view(p.theta.shape))
+                assert np.shape(kept[state.name]) == shape
 
 
 @pytest.fixture(scope="module")

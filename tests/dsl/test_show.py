@@ -9,7 +9,7 @@ from optc.dsl import nodes
 from optc.dsl.parse import parse, parse_file
 from optc.dsl.show import format_text, show, show_expression
 from optc.dsl.source import Source
-from tests.dsl.texts import ADAMW, ADOPT, SGD
+from tests.dsl.texts import ADAMW, ADOPT, FACTORED, GLOBAL, SGD
 from tests.strategies import compositions, expressions, specs
 
 _QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -50,7 +50,7 @@ def test_a_shown_expression_reads_back(mathematical: bool, expression: nodes.Exp
     assert statement.value == expression
 
 
-@pytest.mark.parametrize("text", [ADAMW, SGD, ADOPT])
+@pytest.mark.parametrize("text", [ADAMW, SGD, ADOPT, FACTORED, GLOBAL])
 def test_the_two_spellings_are_one_program(text: str) -> None:
     spec = parse(Source("<text>", text))
     ascii_text, mathematical = format_text(Source("<text>", text)), format_text(Source("<text>", text), mathematical=True)
@@ -155,6 +155,54 @@ def test_comments_stay_where_they_were() -> None:
     assert format_text(Source("<text>", COMMENTED)) == CANONICAL
     assert format_text(Source("<text>", CANONICAL)) == CANONICAL
     assert format_text(Source("<text>", format_text(Source("<text>", COMMENTED), mathematical=True))) == CANONICAL
+
+
+SHAPED = """\
+modifier a:
+    # before the shape of a
+    shape:matrix # on it
+    cite x
+    trust u:
+        u = u/√outer(rowsum(|u|), colmax(u))
+optimizer B:
+    # before the shape
+    shape :  matrix   # on the shape
+    # before the state
+    state: R = 1 per row; k = 0 per model # on k
+    note "n"
+    step: θ <- total_norm(g)
+"""
+
+
+def test_the_shape_stands_after_the_texts_with_its_comments() -> None:
+    optimizer = SHAPED[SHAPED.index("optimizer") :]
+    shown = (
+        "optimizer B:\n"
+        '    note "n"\n'
+        "    # before the shape\n"
+        "    shape: matrix  # on the shape\n"
+        "    # before the state\n"
+        "    state:\n"
+        "        R = 1 per row\n"
+        "        k = 0 per model  # on k\n"
+        "    step:\n"
+        "        θ ← total_norm(g)\n"
+    )
+    assert format_text(Source("<text>", optimizer), mathematical=True) == shown
+    assert format_text(Source("<text>", shown), mathematical=True) == shown
+    modifier = SHAPED[: SHAPED.index("optimizer")]
+    shown = (
+        "modifier a:\n"
+        "    cite x\n"
+        "    # before the shape of a\n"
+        "    shape: matrix  # on it\n"
+        "    trust u:\n"
+        "        u = u/√outer(rowsum(|u|), colmax(u))\n"
+    )
+    assert format_text(Source("<text>", modifier), mathematical=True) == shown
+    assert format_text(Source("<text>", shown), mathematical=True) == shown
+    read = parse_file(Source("<text>", modifier))
+    assert isinstance(read, nodes.Composition) and read.modifiers[0].shape == "matrix"
 
 
 COMPOSED = """\

@@ -51,3 +51,67 @@ optimizer ADOPT:
         u = m
         θ <- θ - lr*u
 """
+
+FACTORED = """\
+optimizer Factored:
+    "A second moment from its rows and columns."
+    note "Kernels of convolutions are matrices of one row per output."
+    shape: matrix                    # one row for each index of the first dimension
+    hyper:
+        lr = 1e-3 in [0, inf); β = 0.9 in [0, 1); ε = 1e-30 in [0, inf); most = 1.0 in (0, inf)
+        centred = false
+    state:
+        if ndim >= 2:
+            R = 0 per row; C = 0 per col
+            if centred: M = 0 per matrix
+        else: v = 0
+    define capped(x, limit) = x/max(1, rms(x)/limit)
+    step:
+        q = g^2 + ε
+        if ndim >= 2:
+            R <- ema(R, rowmean(q), β)
+            C <- ema(C, colmean(q), β)
+            if centred: M <- colmean(rowmean(g))
+            r = R/colmean(R)
+            u = g/√outer(r, C)
+            if centred: u = u - M/(rowmax(|g|) + colmin(|g|) + 1)
+        else:
+            v <- ema(v, q, β)
+            u = g/√v
+        θ <- θ - lr*capped(u, most)
+"""
+
+GLOBAL = """\
+optimizer Global:
+    hyper:
+        lr = 1e-3 in [0, inf); most = 1.0 shared in (0, inf); warm = none shared in int [1, inf); β = 0.9 shared in [0, 1)
+        nesterov = false
+        grown = true shared
+    state:
+        m = 0
+        n = 0 per tensor
+        k = 0 per model as steps
+        typical = most per model as average
+        if grown: size = 0 per model
+    define limited(x):
+        whole = total_norm(x)
+        if ndim >= 2: s = whole
+        else: s = 1
+        return x*min(1, most/s)
+    step:
+        k <- k + 1
+        all = total_norm(g)
+        if k == 1: typical <- all
+        else: typical <- ema(typical, all, β)
+        if grown: size <- total(where(nesterov, norm(θ), numel))
+        if warm != none and all > 100: stop
+        g = g*min(1, typical/(all + 1e-12))
+        n <- total(‖g‖)/total(where(ndim >= 2, 2, 1))
+        m <- ema(m, limited(g), β)
+        if t == 1: u = m
+        else: u = where(grown, m/size, m)
+        if n == 0: stop
+        θ <- θ - lr*u
+    entry see(h per elem):
+        m <- m + h/k
+"""

@@ -21,6 +21,12 @@ class _Writer:
     lines: list[str] = field(default_factory=list)
     reducing: bool = False
     numbers: list[str] = field(default_factory=list)  # of one number per tensor
+    model: bool = False
+    shared: list[str] = field(default_factory=list)  # of one number of the model
+    narrow: bool = False  # not all parameters of the model come here
+    rows: bool = False
+    matrix: bool = False  # only tensors with rows and columns come here
+    vectors: dict[str, list[str]] = field(default_factory=lambda: {"row": [], "col": [], "matrix": []})
 
     def pick(self, options: tuple[str, ...] | list[str]) -> str:
         return self.draw(st.sampled_from(options))
@@ -56,12 +62,24 @@ class _Writer:
         compared = f"{self.host(1)} {self.pick(COMPARISONS)} {self.host(1)}"
         return self.pick(["t == 1", "t mod 2 == 0", compared, "t > 2 or h1 < 0.5"])
 
+    def unless_waiting(self, *values: str) -> str:
+        """A condition for `where`: no static one on values that wait for all parameters."""
+        condition = self.condition()
+        waits = any("total" in v for v in values)
+        return "t mod 2 == 0" if waits and condition in ("flag", "not flag", "h2 != 0") else condition
+
     # --- element values -------------------------------------------------------------------------------------------------------
 
     def element(self, depth: int) -> str:
-        leaves = ["g", "θ", *self.states, *self.locals]
+        leaves = ["g", "θ", *self.states, *self.locals, *([] if self.matrix else [f"(θ + {y})" for y in self.mixed()])]
         if depth == 0:
             return self.pick(leaves)
+        if self.model and self.draw(st.integers(0, 4)) == 0:
+            x, w = self.element(depth - 1), self.whole(depth - 1)
+            return self.pick([f"{x}*tanh({w})", f"{x}/(1 + abs({w}))", f"where({w} > {self.host(0)}, {x}, tanh({w}))"])
+        if self.matrix and self.draw(st.integers(0, 2)) == 0:
+            x, v, w = self.element(depth - 1), self.vector(depth - 1), self.vector(depth - 1)
+            return self.pick([f"{x}*tanh({v})", f"{x}/(1 + abs({v}))", f"({x} - tanh({v})*{w})", f"where({v} > {w}, {x}, {v})"])
         x = self.element(depth - 1)
         y = self.element(depth - 1)
         h = self.host(self.draw(st.integers(0, 1)))
@@ -98,7 +116,7 @@ class _Writer:
                 f"-({x})",
                 f"where({x} {self.pick(COMPARISONS)} {h}, {y}, {x})",
                 f"where({x} > 0 and {y} < 1, {y}, 0.5)",
-                f"where({self.condition()}, {x}, {y})",
+                f"where({self.unless_waiting(x, y)}, {x}, {y})",
                 f"exp(min({x}, 1))",
                 f"ln(1 + {x}²)",
                 f"atan2({x}, 0.5 + abs({y}))",
@@ -117,6 +135,13 @@ class _Writer:
     def number(self, depth: int) -> str:
         if self.numbers and (depth <= 0 or self.draw(st.booleans())):
             return self.pick(self.numbers)
+        if self.model and self.draw(st.integers(0, 4)) == 0:
+            return self.pick(
+                [f"tanh({self.whole(depth - 1)})*{self.pick(self.numbers)}", f"({self.whole(depth - 1)} + h1*{self.host(0)})"]
+            )
+        if self.matrix and self.draw(st.integers(0, 2)) == 0:
+            v = self.vector(depth - 1)
+            return self.pick([f"mean({v})", f"sum({v})/numel", f"max(abs({v}))", f"min({v})", f"norm({v})/(1 + numel)"])
         x, y = self.element(max(depth - 1, 0)), self.element(0)
         h = self.host(self.draw(st.integers(0, 1)))
         return self.pick(
@@ -136,12 +161,145 @@ class _Writer:
             ]
         )
 
+    # --- one number of the model ----------------------------------------------------------------------------------------------
+
+    def whole(self, depth: int) -> str:
+        leaves = ["h3", *self.shared]
+        if depth <= 0 or (self.narrow and self.draw(st.booleans())):
+            return self.pick(leaves)
+        x, y = self.whole(depth - 1), self.whole(0)
+        plain = [
+            f"({x} + {y})",
+            f"{x}/(1 + abs({y}))",
+            f"max({x}, {y})",
+            f"where({x} > {y}, {x}, 0.5*{y})",
+            f"where(shared_flag, {x}, {y})",
+            f"tanh({x})*h3",
+        ]
+        if self.narrow or self.draw(st.booleans()):
+            return self.pick(plain)
+        n = self.number(depth - 1)
+        return self.pick(
+            [
+                f"tanh(total({n}))",
+                f"total({n})/(1 + total(numel))",
+                f"total_norm({self.element(1)})/(1 + total_norm({self.element(0)}))",
+                f"total(where({n} > {self.host(0)}, 1, 0))/(1 + total(1 + 0*t))",
+                f"tanh(total({x}*{n} + {self.host(1)}))",
+                f"{y}*tanh(total(h1*{self.host(1)}))",
+            ]
+        )
+
+    def whole_condition(self) -> str:
+        compared = f"{self.whole(1)} {self.pick(COMPARISONS)} {self.whole(1)}"
+        return self.pick(["shared_flag", "not shared_flag", "h3 > 0.4", compared, compared])
+
+    # --- values per row, column and matrix ------------------------------------------------------------------------------------
+
+    def mixed(self) -> list[str]:
+        """Names that have rows or columns for matrices, and one number for other tensors."""
+        return [n for names in self.vectors.values() for n in names if n.startswith("y")]
+
+    def vector(self, depth: int, extent: str = "") -> str:
+        extent = extent or self.pick(["row", "col", "matrix"])
+        if depth <= 0:
+            return self.pick(self.vectors[extent])
+        x, n, v = self.element(depth - 1), self.number(0), self.vector(depth - 1, extent)
+        options = [f"tanh({v})*{n}/(1 + abs({n}))", f"where({v} > {n}, {n}, {v})", f"({v} + {self.pick(self.vectors[extent])})"]
+        if extent == "matrix":
+            row, col = self.vector(depth - 1, "row"), self.vector(depth - 1, "col")
+            options += [f"colmean({row})", f"rowmax({col})", f"tanh(colsum({row}))", f"rowmean(colmin({x}))"]
+            return self.pick([*options, f"max({v}, rowmean({col}))"])
+        m = self.vector(depth - 1, "matrix")
+        along = extent
+        options += [
+            f"{along}mean({x})",
+            f"tanh({along}sum({x}))",
+            f"{along}max(abs({x}))",
+            f"{along}min({x})",
+            f"{along}mean({x}²)",
+        ]
+        return self.pick([*options, f"{v}/(1 + abs({m}))", f"ema({v}, {along}mean({x}), h1)"])
+
+    def matrices(self, indent: str, depth: int) -> None:
+        """A branch on whether there are rows and columns."""
+        inside = indent + "    "
+        self.lines.append(f"{indent}if ndim >= 2{self.pick(['', '', ' and h2 > 0' if self.matrix else ''])}:")
+        narrow, matrix, self.narrow, self.matrix = self.narrow, self.matrix, True, True
+        names = {k: len(v) for k, v in self.vectors.items()}
+        for _ in range(self.draw(st.integers(1, 3))):
+            extent = self.pick(["row", "col", "matrix"])
+            if (kind := self.draw(st.integers(0, 2))) == 0:
+                self.lines.append(f"{inside}{extent[0].upper()} <- tanh({self.vector(1, extent)})")
+            elif kind == 1 and depth == 0:
+                name = f"r{sum(map(len, self.vectors.values()))}"
+                self.lines.append(f"{inside}{name} = {self.vector(2, extent)}")
+                self.vectors[extent].append(name)
+            else:
+                self.lines.append(f"{inside}{self.pick(self.states)} <- tanh({self.element(2)})")
+        number, element = (self.number(1), self.element(2)) if depth == 0 else ("", "")
+        extent = self.pick(["row", "col", "matrix"])
+        vector = self.vector(1, extent)
+        for extent_, count in names.items():
+            element += "".join(f" + 0.1*{name}" for name in self.vectors[extent_][count:])
+            del self.vectors[extent_][count:]
+        self.matrix = matrix
+        if depth == 0:
+            same, other, mixed = f"n{len(self.numbers)}", f"x{len(self.locals)}", f"y{len(self.mixed())}"
+            self.lines += [f"{inside}{same} = {number}", f"{inside}{other} = {element}", f"{inside}{mixed} = {vector}"]
+            self.lines += [f"{indent}else:", f"{inside}V <- tanh({self.element(1)} + V)", f"{inside}{same} = {self.number(1)}"]
+            alone = self.pick([self.number(0), self.host(1)])
+            self.lines += [f"{inside}{other} = V*{self.element(1)}", f"{inside}{mixed} = {alone}"]
+            self.numbers.append(same)
+            self.locals.append(other)
+            self.vectors[extent].append(mixed)
+        self.narrow = narrow
+
     # --- lines ----------------------------------------------------------------------------------------------------------------
+
+    def special(self, kind: str, indent: str, depth: int) -> bool:
+        """Writes a line of the model, or about rows and columns; False if it cannot stand here."""
+        if kind == "matrices" and depth < 2:
+            self.matrices(indent, depth)
+        elif self.narrow:
+            changed = [n for n in self.shared if n.startswith("q")]
+            if kind != "whole" or not changed:
+                return False
+            name = self.pick(changed)  # from here on it differs between parameters
+            self.lines.append(f"{indent}{name} = tanh({name} + {self.number(0)})")
+            self.shared.remove(name)
+            self.numbers.append(name)
+        elif kind == "whole" and depth == 0:
+            name = f"q{len(self.lines)}"
+            self.lines.append(f"{indent}{name} = {self.whole(2)}")
+            self.shared.append(name)
+        elif kind == "whole" and (changed := [n for n in self.shared if n.startswith("q")]):
+            self.lines.append(f"{indent}{self.pick(changed)} = {self.whole(1)}")
+        elif kind == "whole state":
+            self.lines.append(f"{indent}{self.pick(['w', 'z'])} <- tanh({self.whole(2)})")
+        elif kind == "whole branch" and depth < 2:
+            self.branch(self.whole_condition(), indent, depth)
+        elif kind == "whole stop" and depth == 0 and self.draw(st.booleans()):
+            self.lines.append(f"{indent}if {self.whole_condition()} and {self.whole(1)} > 1: stop")
+        else:
+            return False
+        return True
+
+    def branch(self, condition: str, indent: str, depth: int) -> None:
+        self.lines.append(f"{indent}if {condition}:")
+        self.block(indent + "    ", 2, depth + 1)
+        if self.draw(st.booleans()):
+            self.lines.append(f"{indent}else:")
+            self.block(indent + "    ", 2, depth + 1)
 
     def block(self, indent: str, budget: int, depth: int) -> None:
         for _ in range(budget):
             kinds = ["local", "local", "state", "state", "host", "carried", "branch", "rebind"]
-            kind = self.pick([*kinds, "number", "number", "measured", "measured branch"] if self.reducing else kinds)
+            kinds += ["number", "number", "measured", "measured branch"] if self.reducing else []
+            kinds += ["whole", "whole state", "whole branch", "whole stop"] if self.model else []
+            kind = self.pick([*kinds, "matrices", "matrices"] if self.rows else kinds)
+            if self.special(kind, indent, depth):
+                continue
             if kind == "local" and depth == 0:
                 name = f"x{len(self.locals)}"
                 self.lines.append(f"{indent}{name} = {self.element(2)}")
@@ -164,51 +322,76 @@ class _Writer:
                 self.lines.append(f"{indent}s <- tanh({self.number(1)})")
             elif kind in ("branch", "measured branch") and depth < 2:
                 condition = self.condition() if kind == "branch" else f"{self.number(0)} > {self.host(0)}"
-                self.lines.append(f"{indent}if {condition}:")
-                self.block(indent + "    ", 2, depth + 1)
-                if self.draw(st.booleans()):
-                    self.lines.append(f"{indent}else:")
-                    self.block(indent + "    ", 2, depth + 1)
+                narrow, self.narrow = self.narrow, True
+                self.branch(condition, indent, depth)
+                self.narrow = narrow
             else:
                 self.lines.append(f"{indent}{self.pick(self.states)} <- tanh({self.element(2)})")
 
 
 @st.composite
-def specs(draw: st.DrawFn, reducing: bool = False) -> str:
-    """The text of a random optimizer `Random`, with hypers lr, h1, h2 and perhaps flag; `reducing`: it measures tensors."""
+def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False) -> str:
+    """The text of a random optimizer `Random`, with hypers lr, h1, h2 and perhaps flag.
+
+    `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, and hypers h3 and shared_flag; `rows`:
+    values per row, column and matrix, too.
+    """
+    reducing = reducing or model or rows
     writer = _Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)
-    writer.numbers = ["s"] if reducing else []
+    writer.numbers, writer.model, writer.rows = ["s"] if reducing else [], model, rows
+    writer.shared = ["w", "z"] if model else []
+    writer.vectors = {"row": ["R"], "col": ["C"], "matrix": ["M"]}
     initial = {"a": draw(st.sampled_from(["0", "0.5", "h1"])), "b": draw(st.sampled_from(["0", "θ", "g", "g² + h2"]))}
     if draw(st.booleans()):
         writer.lines.append(f"        g = g + {writer.host(1)}*θ/(1 + h2)")
-    if draw(st.booleans()):
+    if not model and draw(st.booleans()):
         writer.lines.append("        if t == 2:\n            a <- g\n            stop")
     if draw(st.booleans()):
         writer.lines.append("        if new(b): b <- 0.25*g")
     if reducing:
         writer.lines.append("        s <- 0.5*s + 0.1*tanh(mean(g))")
-        if draw(st.booleans()):
+        if not model and draw(st.booleans()):
             writer.lines.append("        if max(abs(g)) > 2:\n            a <- 0.5*a\n            stop")
     writer.block("        ", draw(st.integers(2, 6)), 0)
+    if model:
+        writer.lines.append(f"        {draw(st.sampled_from(['w', 'z']))} <- tanh({writer.whole(2)})")
+        if draw(st.booleans()):
+            writer.lines.append(
+                f"        if {draw(st.sampled_from(['t == 2', 'max(abs(g)) > 2', 'w > 2*s']))}: b <- tanh(w*g); stop"
+            )
+            writer.narrow = True
+    if rows:
+        writer.matrices("        ", 0)
+        writer.lines.append("        if ndim >= 2: rest = 0.1*R + 0.1*C*M")
+        writer.lines.append("        else: rest = 0.1*V")
     # every name is read, so that no line is dead
-    sums = " + ".join(f"0.1*{n}" for n in [*writer.locals, *writer.states])
-    sums += "".join(f" + 0.01*tanh({n})" for n in writer.numbers)
+    sums = " + ".join(f"0.1*{n}" for n in [*writer.locals, *writer.states, *writer.mixed(), *(["rest"] if rows else [])])
+    sums += "".join(f" + 0.01*tanh({n})" for n in [*writer.numbers, *writer.shared, *(["h3"] if model else [])])
     hosts = "".join(f" + 0.01*{c}/(1 + {c})" for c in [*writer.host_locals, *(["k"] if writer.carried else [])])
     flag = " + where(flag, 0.1, 0)" if writer.flag else ""
+    flag += " + where(shared_flag, 0.1, 0)" if model else ""
     writer.lines.append(f"        u = {writer.element(1)} + {sums}{hosts}{flag} + h1*h2*g")
     writer.lines.append("        θ <- (1 - lr*h2)*θ - lr*clamp(u, -2, 2)")
     return "\n".join(
         [
             "optimizer Random:",
+            *(["    shape: matrix"] if rows and draw(st.booleans()) else []),
             "    hyper:",
             "        lr = 0.1 in [0, inf)",
             "        h1 = 0.9 in [0, 1)",
             "        h2 = 0.5 in [0, inf)",
             *(["        flag = false"] if writer.flag else []),
+            *(["        h3 = 0.6 shared in [0, 1)", "        shared_flag = true shared"] if model else []),
             "    state:",
             *(f"        {name} = {value}" for name, value in initial.items()),
             *(["        k = h1 per tensor"] if writer.carried else []),
             *(["        s = h2 per tensor"] if reducing else []),
+            *(["        w = 0.5 per model", "        z = h3 per model"] if model else []),
+            *(
+                ["        if ndim >= 2: R = 0 per row; C = 0.5 per col; M = 1 per matrix", "        else: V = 0.5"]
+                if rows
+                else []
+            ),
             "    step:",
             *writer.lines,
             "",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import optc
+from optc.dsl.kinds import Extent
 from optc.dsl.program import Program
 from optc.runtime.optimizer import Optimizer
 from tests.oracle import spec_path
@@ -45,7 +46,8 @@ def run_compiled(
             if call.entry in entries:
                 getattr(optimizer, call.entry)(**{n: [torch.tensor(x, dtype=dtype)] for n, x in call.inputs.items()})
         thetas.append(float64(parameter))
-    kept = optimizer.state[parameter]
+    of_model = {s.key for s in program.states if s.extent is Extent.MODEL}
+    kept = {k: v for k, v in optimizer.param_groups[0].items() if k in of_model} | dict(optimizer.state[parameter])
     return Trace(tuple(thetas), {s.key: float64(kept[s.key]) for s in program.states if s.key in kept})
 
 

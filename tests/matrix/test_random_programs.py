@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TypeAlias
+
 import numpy as np
 import pytest
 import torch
@@ -19,34 +22,48 @@ TOLERANCE = 1e-9
 """float64 arithmetic in another order, through four steps of mild non-linearities."""
 
 
-def thetas_of(text: str, backend: str, hypers: dict[str, float | bool], seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+ONE = ((3, 5),)
+SEVERAL = ((3, 5), (4,), (2, 3, 4))
+
+Numbers: TypeAlias = dict[str, np.ndarray]
+
+
+def run_both(
+    text: str, backend: str, hypers: dict[str, float | bool], seed: int, shapes: tuple[tuple[int, ...], ...]
+) -> Iterator[tuple[Numbers, Numbers]]:
+    """What the oracle and an optimizer have after every step: θ and the states of all parameters, and those of the model."""
     rng = np.random.default_rng(seed)
-    start = rng.normal(size=(3, 5))
+    start = [rng.normal(size=shape) for shape in shapes]
     program = check_source(Source("<text>", text))
     given_hypers = {k: v for k, v in hypers.items() if any(h.key == k for h in program.hypers)}
     oracle = Oracle(program, given_hypers)
-    kept = oracle.new_parameter(start)
-    parameter = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
-    optimizer = optc.compile(text)([parameter], **given_hypers, backend=backend)
-    expected, found = [], []
+    kept = oracle.new_parameters(start)
+    parameters = [torch.nn.Parameter(torch.tensor(theta, dtype=torch.float64)) for theta in start]
+    optimizer = optc.compile(text)(parameters, **given_hypers, backend=backend)
     for _ in range(STEPS):
-        g = rng.normal(size=start.shape)
-        oracle.step(kept, g)
-        parameter.grad = torch.tensor(g, dtype=torch.float64)
+        gradients = [rng.normal(size=shape) for shape in shapes]
+        oracle.step_together(kept, gradients)
+        for parameter, g in zip(parameters, gradients, strict=True):
+            parameter.grad = torch.tensor(g, dtype=torch.float64)
         optimizer.step()
-        expected.append(np.array(kept.theta, copy=True))
-        found.append(parameter.detach().numpy().copy())
-        for state in program.states:
-            if not state.host:
-                expected.append(np.array(kept.states[state.name], copy=True))
-                found.append(optimizer.state[parameter][state.key].double().numpy().copy())
-    return expected, found
+        keys = {s.name: s.key for s in program.states if not s.host}
+        expected = {name: np.array(value) for name, value in kept[0].model.items()}
+        found = {name: np.array(float(optimizer.param_groups[0][keys[name]])) for name in expected}
+        for number, (one, parameter) in enumerate(zip(kept, parameters, strict=True)):
+            state = optimizer.state[parameter]
+            expected |= {f"theta {number}": one.theta.copy()}
+            expected |= {f"{n} {number}": np.array(v) for n, v in one.states.items() if n in keys}
+            found |= {f"theta {number}": parameter.detach().numpy().copy()}
+            found |= {f"{n} {number}": state[keys[n]].double().numpy().copy() for n in one.states if n in keys}
+        yield expected, found
 
 
-def compare(text: str, backend: str, flag: bool, seed: int) -> None:
-    expected, found = thetas_of(text, backend, {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag}, seed)
-    for one, other in zip(expected, found, strict=True):
-        np.testing.assert_allclose(other, one, rtol=TOLERANCE, atol=TOLERANCE)
+def compare(text: str, backend: str, flag: bool, seed: int, shapes: tuple[tuple[int, ...], ...] = ONE) -> None:
+    hypers = {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag, "h3": 0.3 + 0.2 * (seed % 2), "shared_flag": seed % 3 > 0}
+    for expected, found in run_both(text, backend, hypers, seed, shapes):
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name].reshape(value.shape), value, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
 def bounded(examples: int) -> settings:
@@ -110,13 +127,26 @@ def test_triton_that_reduces(text: str, flag: bool, seed: int) -> None:
     compare(text, "triton", flag, seed)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("reducing", [False, True], ids=["elementwise", "reducing"])
-@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
-def test_many(backend: str, reducing: bool) -> None:
-    @given(specs(reducing=reducing), st.booleans(), st.integers(0, 1000))
-    @bounded(1000)
+@pytest.mark.parametrize(("backend", "examples"), [("torch", 20), ("native", 8), ("triton", 4)])
+@pytest.mark.parametrize("kind", ["model", "rows"])
+def test_model_and_rows(kind: str, backend: str, examples: int) -> None:
+    run_many(backend, {kind: True}, examples, SEVERAL)
+
+
+def run_many(backend: str, options: dict[str, bool], examples: int, shapes: tuple[tuple[int, ...], ...]) -> None:
+    @given(specs(**options), st.booleans(), st.integers(0, 1000))
+    @bounded(examples)
     def run(text: str, flag: bool, seed: int) -> None:
-        compare(text, backend, flag, seed)
+        compare(text, backend, flag, seed, shapes)
 
     run()
+
+
+MANY: tuple[dict[str, bool], ...] = ({}, {"reducing": True}, {"model": True}, {"rows": True}, {"model": True, "rows": True})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", MANY, ids=lambda options: " and ".join(options) or "elementwise")
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
+def test_many(backend: str, options: dict[str, bool]) -> None:
+    run_many(backend, options, 1000, SEVERAL if {"model", "rows"} & options.keys() else ONE)

@@ -12,6 +12,7 @@ import pytest
 
 from optc.runtime.backend import BackendUnavailable
 from optc.runtime.native_build import LADDER, OPTIONS, find_compiler, kernel_source
+from optc.runtime.native_matrices import knows_matrices
 from optc.runtime.schema import Kernel, Schema
 from tests.references import SPECS, rest
 
@@ -53,7 +54,7 @@ def vectorised(kernel: Kernel, dtype: str, variant: int, folder: Path) -> bool:
         "OPTC_VARIANT": str(variant), "OPTC_KEY": '"vectorised"',
     }  # fmt: skip
     source = folder / "kernel.cpp"
-    source.write_text(kernel_source(kernel.native, bool(kernel.passes)), encoding="utf-8")
+    source.write_text(kernel_source(kernel.native, bool(kernel.passes), knows_matrices(kernel)), encoding="utf-8")
     options = [o for o in (*OPTIONS, *LADDER[0]) if not o.startswith(("-l", "-Wl"))]
     options += [f"-D{k}={v}" for k, v in macros.items()]
     command = [*gcc(), *options, "-fopt-info-vec-optimized", "-shared", "-fPIC", "-o", "kernel.so", "kernel.cpp"]

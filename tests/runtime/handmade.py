@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optc.runtime import ieee
 from optc.runtime.optimizer import Optimizer
-from optc.runtime.schema import Condition, Hyper, Kernel, Procedure, Require, Schema, State, Stream
+from optc.runtime.schema import Condition, Hyper, Kernel, Phase, Procedure, Require, Schema, State, Stream
 
 Outcome = tuple[tuple[float, ...], tuple[bool, ...], tuple[float, ...]]
 INF = float("inf")
@@ -70,8 +70,8 @@ ADAMW = Schema(
             name="step", inputs=(), every=None, host=adamw_host,
             arguments=("lr", "beta1", "beta2", "eps", "weight_decay", "t"),
             scalars=ADAMW_SCALARS, flags=(), carried=(),
-            kernels=(
-                Kernel(
+            phases=(
+                Phase(Kernel(
                     "step",
                     (
                         Stream("theta", "theta", True, True),
@@ -81,7 +81,7 @@ ADAMW = Schema(
                         Stream("v_max", "state", True, True),
                     ),
                     ADAMW_SCALARS, ("amsgrad",), (), adamw_torch, "", None,
-                ),
+                )),
             ),
             triton_scalars=None,
         ),
@@ -173,8 +173,8 @@ SGD_SCHEMA = Schema(
             name="step", inputs=(), every=None, host=sgd_host,
             arguments=("lr", "momentum", "dampening", "new_b", "n", "every"),
             scalars=("lr", "momentum", "one_minus_dampening"), flags=("new_b", "average"), carried=("n",),
-            kernels=(
-                Kernel(
+            phases=(
+                Phase(Kernel(
                     "step",
                     (
                         Stream("theta", "theta", True, True),
@@ -184,18 +184,18 @@ SGD_SCHEMA = Schema(
                     ),
                     ("lr", "momentum", "one_minus_dampening"),
                     ("has_momentum", "is_matrix"), ("new_b", "average"), sgd_torch, "", None,
-                ),
+                )),
             ),
             triton_scalars=None,
         ),
         Procedure(
             name="shift", inputs=("delta",), every=10, host=shift_host,
             arguments=("lr",), scalars=("lr",), flags=(), carried=(),
-            kernels=(
-                Kernel(
+            phases=(
+                Phase(Kernel(
                     "shift", (Stream("slow", "state", True, True), Stream("delta", "input", True, False)),
                     ("lr",), (), (), shift_torch, "", None,
-                ),
+                )),
             ),
             triton_scalars=None,
         ),

@@ -24,10 +24,10 @@ class Recorder:
         self.name, self.reason, self.prepared, self.halved, self.launched = name, reason, 0, 0, 0
         self.flags: list[list[bool]] = []
 
-    def prepare(self, kernel: Any, residents: Any) -> Any:
+    def prepare(self, kernels: Any, residents: Any) -> Any:
         if self.reason is not None:
             raise BackendUnavailable(self.reason)
-        self.prepared += 1
+        self.prepared += len(kernels)
         recorder = self
 
         class Launcher:
@@ -43,7 +43,7 @@ class Recorder:
                 recorder.flags.append(list(flags))
                 self.inner.launch(varying, scalars, flags, factor)
 
-        return Launcher(TORCH.prepare(kernel, residents))
+        return [Launcher(launcher) for launcher in TORCH.prepare(kernels, residents)]
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *backends: Recorder) -> None:

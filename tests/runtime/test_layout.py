@@ -63,12 +63,16 @@ def use_flat_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     class Launcher:
         def __init__(self, kernel: Any, residents: Any) -> None:
             columns = {name: flat(column) for name, column in residents.tensors.items()}
-            self.inner = TORCH.prepare(kernel, type(residents)(columns, residents.gradient_dtype, residents.variant))
+            seen = type(residents)(columns, residents.gradient_dtype, residents.variant)
+            (self.inner,) = TORCH.prepare([kernel], [seen])
 
         def launch(self, varying: Any, *rest: Any) -> None:
             self.inner.launch({name: flat(column) for name, column in varying.items()}, *rest)
 
-    monkeypatch.setattr(choose, "load", lambda name: type("Flat", (), {"name": "flat", "prepare": staticmethod(Launcher)})())
+    def prepare(kernels: Any, residents: Any) -> list[Launcher]:
+        return list(map(Launcher, kernels, residents))
+
+    monkeypatch.setattr(choose, "load", lambda name: type("Flat", (), {"name": "flat", "prepare": staticmethod(prepare)})())
 
 
 @pytest.mark.parametrize("backend", ["torch", "flat"])
@@ -124,7 +128,7 @@ def test_a_changed_shape_is_an_error_before_anything_changes() -> None:
     params[1].data = params[1].data[:2]
     give_gradients(2, params)
     before = twins(params)
-    with pytest.raises(ValueError, match=r"state 'exp_avg' has shape \(4,\), its parameter \(2,\)"):
+    with pytest.raises(ValueError, match=r"state 'exp_avg' has shape \(4,\), for its parameter \(2,\)"):
         optimizer.step()
     assert_equal(params, before)
     assert optimizer.state[params[0]]["step"] == 2

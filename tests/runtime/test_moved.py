@@ -189,7 +189,7 @@ def test_a_parameter_reshaped_in_place_is_refused_as_in_the_first_step() -> None
     p.grad = None
     p.data = p.data.view(3, 2)
     p.grad = torch.ones(3, 2)
-    with pytest.raises(ValueError, match=r"shape \(2, 3\), its parameter \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), for its parameter \(3, 2\)"):
         optimizer.step()
 
 

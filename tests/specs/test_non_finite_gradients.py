@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,28 @@ def spoiled(problem: Problem) -> Problem:
 
 
 SPOILED = spoiled(PLAIN)
-HAS_BEEN_NAN = np.maximum.accumulate([np.isnan(g) for g in SPOILED.gradients])
-"""By step and element: the gradient is NaN, or was."""
+
+
+def with_entries(entries: dict[tuple[int, int], tuple[int, float]]) -> Problem:
+    """A problem of a matrix with these gradients, by row and column: step and value."""
+    plain = random_problem((6, 5), steps=5, seed=7)
+    for at, (step, value) in entries.items():
+        plain.gradients[step][at] = value
+    return plain
+
+
+MATRICES = {
+    "NaN": with_entries({(1, 2): (1, NAN)}),
+    "infinite": with_entries({(4, 1): (1, INF)}),
+    "infinite first": with_entries({(1, 2): (2, NAN), (4, 1): (0, -INF)}),
+}
+
+
+def has_been_nan(problem: Problem) -> Array:
+    """By step and element: the gradient is NaN, or was."""
+    found: Array = np.maximum.accumulate([np.isnan(g) for g in problem.gradients])
+    return found
+
 
 # --- forms in which references compute a line ---------------------------------------------------------------------------------
 
@@ -64,6 +85,10 @@ SIGN = "torch.sign(NaN) is 0: a step without the sign of a gradient that has non
 LAST_SIGN = (
     f"{SIGN}; so in the last line only, as Rprop's other sign asks whether g*g_prev is above or below 0, and NaN is neither"
 )
+NAN_TO_NUM = (
+    "torch.nan_to_num for 0/0 alone (a neuron without a gradient, the deviation of one number): hides any other NaN too"
+)
+NO_BUFFER = "momentum*b with a momentum of 0, where the equation keeps no buffer: 0*inf for an infinite gradient of the past"
 EXPLAINED: dict[str, tuple[str, ...]] = {
     "adam/adam": (LERP,),
     "adam/adamw": (LERP,),
@@ -78,7 +103,8 @@ EXPLAINED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("adam/grams", "adam/exadam", "adam/grokfast_adamw", "adam/ano", "adam/dual_adam", "adam/adamg"), (LERP,)),
     **dict.fromkeys(("adam/spam", "adaptive/bcos", "second_order/sophia_h"), (LERP,)),
     **dict.fromkeys(("adam/stable_adamw", "adam/adanorm"), (LERP,)),
-    **dict.fromkeys(("momentum/sgdsai", "adam/aida", "adam/adamw_sn", "adam/adashift", "adam/adagc"), (LERP,)),
+    "momentum/sgdsai": (LERP, NAN_TO_NUM),
+    **dict.fromkeys(("adam/aida", "adam/adamw_sn", "adam/adashift", "adam/adagc"), (LERP,)),
     "adam/yogi": (LERP,),
     "adam/adabound": (LERP,),
     "adam/qhadam": (LERP,),
@@ -94,6 +120,13 @@ EXPLAINED: dict[str, tuple[str, ...]] = {
     "sign/signum": (LERP, SIGN),
     "sign/signsgd": (SIGN,),
     "sign/rprop": (LAST_SIGN,),
+    **dict.fromkeys(("factored/adafactor", "factored/torch_adafactor", "factored/racs"), (LERP,)),
+    **dict.fromkeys(("factored/adamp", "factored/ranger21_core", "adam/adams", "adam/avagrad"), (LERP,)),
+    **dict.fromkeys(("parameter_free/dadapt_sgd", "trust/novograd", "adam/stable_spam"), (LERP,)),
+    "factored/nero": (NAN_TO_NUM,),
+    "factored/sgdp": (NO_BUFFER,),
+    "parameter_free/dadapt_lion": (LERP, SIGN),
+    "parameter_free/lion_prodigy": (SIGN,),
 }
 """Why the reference of a spec differs where gradients are not finite: each is an operation of the library, not of the spec."""
 IN_LOOPS = {"adam/adopt", "second_order/sophia"}
@@ -109,15 +142,27 @@ def _sign(self: torch.Tensor) -> torch.Tensor:
     return torch.where(self.isnan(), self, _torch_sign(self))
 
 
+def _mul(self: torch.Tensor, other: torch.Tensor | float) -> torch.Tensor:
+    return torch.zeros_like(self) if isinstance(other, float) and other == 0 else _torch_mul(self, other)
+
+
+def _as_it_is(self: torch.Tensor, *, nan: float = 0.0) -> torch.Tensor:
+    assert nan == 0
+    return self
+
+
 _torch_sign = torch.sign
+_torch_mul = torch.mul
 FORMS: dict[str, dict[str, Callable[..., torch.Tensor]]] = {
     LERP: {"lerp": _lerp},
     SIGN: {"sign": _sign, "sgn": _sign},
     LAST_SIGN: {},
+    NAN_TO_NUM: {"nan_to_num": _as_it_is},
+    NO_BUFFER: {"mul": _mul},
 }
 
 
-def as_written(case: Case, forms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Trace:
+def as_written(case: Case, forms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, problem: Problem = SPOILED) -> Trace:
     """What the reference does, with the operations of `forms` in the form of the equation."""
     with monkeypatch.context() as patch, np.errstate(all="ignore"):
         for form in forms:
@@ -127,9 +172,10 @@ def as_written(case: Case, forms: tuple[str, ...], monkeypatch: pytest.MonkeyPat
                 patch.setattr(torch.Tensor, f"{name}_", in_place(function))
                 patch.setattr(torch, f"_foreach_{name}", for_each(function), raising=False)
                 patch.setattr(torch, f"_foreach_{name}_", for_each(in_place(function)), raising=False)
-        trace = case.run(SPOILED)
+        trace = case.run(problem)
     if LAST_SIGN in forms:
-        trace = Trace(tuple(np.where(nan, NAN, a) for nan, a in zip(HAS_BEEN_NAN, trace.thetas, strict=True)), trace.states)
+        thetas = zip(has_been_nan(problem), trace.thetas, strict=True)
+        trace = Trace(tuple(np.where(nan, NAN, a) for nan, a in thetas), trace.states)
     return trace
 
 
@@ -141,8 +187,9 @@ def in_place(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
 
 
 def for_each(function: Callable[..., torch.Tensor]) -> Callable[..., list[torch.Tensor]]:
-    def several(*lists: Sequence[torch.Tensor], **keywords: Any) -> list[torch.Tensor]:
-        return [function(*tensors, **keywords) for tensors in zip(*lists, strict=True)]
+    def several(first: Sequence[torch.Tensor], *others: Sequence[torch.Tensor] | float, **keywords: Any) -> list[torch.Tensor]:
+        lists = [repeat(x, len(first)) if isinstance(x, int | float) else x for x in others]
+        return [function(*tensors, **keywords) for tensors in zip(first, *lists, strict=True)]
 
     return several
 
@@ -169,6 +216,7 @@ def reduces(number: int) -> bool:
 
 
 every_case = pytest.mark.parametrize("number", range(len(CASES)), ids=[case.label for case in CASES])
+reducing_case = pytest.mark.parametrize("number", [n for n in range(len(CASES)) if reduces(n)], ids=lambda n: CASES[n].label)
 
 
 @every_case
@@ -181,20 +229,35 @@ def test_oracle_gives_what_the_reference_gives(number: int, monkeypatch: pytest.
     assert difference(found, theirs) <= case.tolerance
 
 
+@pytest.mark.parametrize("problem", MATRICES.values(), ids=MATRICES)
+@reducing_case
+def test_matrices_give_what_the_reference_gives(number: int, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into rows, columns and the whole tensor it spreads as the equations say, and no further; NaN is not hidden."""
+    case = CASES[number]
+    found = run_oracle(case.spec, case.hypers, problem)
+    assert difference(found, as_written(case, EXPLAINED.get(case.spec, ()), monkeypatch, problem)) <= case.tolerance
+    assert np.isnan(found.thetas[-1][has_been_nan(problem)[-1]]).all()
+
+
 @pytest.mark.parametrize("spec", EXPLAINED)
 def test_every_explained_difference_is_one(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without one of its forms a spec does not agree in some case, so the table holds no more than it must."""
     numbers = [n for n, case in enumerate(CASES) if case.spec == spec]
     for left_out in EXPLAINED[spec]:
         others = tuple(form for form in EXPLAINED[spec] if form != left_out)
-        assert any(difference(oracle(n), as_written(CASES[n], others, monkeypatch)) == INF for n in numbers), left_out
+        assert any(
+            difference(run_oracle(spec, CASES[n].hypers, problem), as_written(CASES[n], others, monkeypatch, problem)) == INF
+            for n in numbers
+            for problem in (SPOILED, *MATRICES.values())
+        ), left_out
 
 
 @every_case
 def test_nan_is_never_hidden(number: int) -> None:
     """Where a gradient was NaN, θ is NaN at the end: no line turns it into a number."""
-    assert HAS_BEEN_NAN[-1].sum() == 5
-    assert np.isnan(oracle(number).thetas[-1][HAS_BEEN_NAN[-1]]).all()
+    been = has_been_nan(SPOILED)[-1]
+    assert been.sum() == 5
+    assert np.isnan(oracle(number).thetas[-1][been]).all()
 
 
 @pytest.mark.parametrize("number", [n for n in range(len(CASES)) if not reduces(n)], ids=lambda n: CASES[n].label)

@@ -22,7 +22,8 @@ from optc.compiler.backends.native.loop import (
     static_flags,
     template_of,
 )
-from optc.compiler.backends.native.passes import emit_passes
+from optc.compiler.backends.native.matrices import MatrixEmitter, knows_matrices
+from optc.compiler.backends.native.passes import Emitter, emit_passes
 from optc.compiler.layout import WIDTH
 from optc.compiler.plan import Kernel, Stream
 from optc.dsl.program import Role, Symbol
@@ -53,7 +54,8 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
     title = textwrap.wrap(f"Kernel `{kernel.name}`: {_streams_in_words(kernel.streams)}.", WIDTH - len("// "))
     if kernel.passes:
         template = _ENVIRONMENT.get_template("passes.cpp.j2")
-        return template.render(title=title, **emit_passes(kernel, source, PRELUDE_NAMES, MAX_TEMPLATE_FLAGS))
+        kind = MatrixEmitter if knows_matrices(kernel) else Emitter
+        return template.render(title=title, **emit_passes(kernel, source, PRELUDE_NAMES, MAX_TEMPLATE_FLAGS, kind))
     names = Names(PRELUDE_NAMES)
     for flag in (*kernel.static_flags, *kernel.host_flags):
         names.flag(flag)

@@ -1,15 +1,13 @@
-"""What the statements of a kernel bind, read and write, and under which flags."""
+"""What the statements of a kernel bind, read and write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from optc.compiler.ir import expressions
 from optc.compiler.ir import reads as reads_of
-from optc.dsl.kinds import Extent, Sort, Type
-from optc.dsl.program import TRUE, Apply, Branch, Expression, Let, Read, Role, Statement, Store, Symbol
-
-HOST_BOOL = Type(Sort.BOOL, Extent.TENSOR, host=True)
+from optc.dsl.kinds import Sort
+from optc.dsl.program import Branch, Expression, Let, Read, Role, Statement, Store, Symbol
 
 
 def locals_bound(statements: Sequence[Statement]) -> dict[Symbol, Sort]:
@@ -57,41 +55,3 @@ def reads_in(statements: tuple[Statement, ...]) -> Iterator[Read]:
 
 def _reads(expression: Expression) -> set[str]:
     return {read.symbol.name for read in reads_of(expression)}
-
-
-def written_when(statements: Sequence[Statement], name: str) -> Expression | None:
-    """The condition, over flags, under which the statements store `name`; TRUE for always, None for never."""
-    return _when(statements, lambda statement: isinstance(statement, Store) and statement.target.name == name)
-
-
-def bound_when(statements: Sequence[Statement], symbol: Symbol) -> Expression | None:
-    """The same for a name that they bind."""
-    return _when(statements, lambda statement: isinstance(statement, Let) and statement.target == symbol)
-
-
-def _when(statements: Sequence[Statement], wanted: Callable[[Statement], bool]) -> Expression | None:
-    when: Expression | None = None
-    for statement in statements:
-        match statement:
-            case Let() | Store() if wanted(statement):
-                return TRUE
-            case Branch(condition=condition, then=then, otherwise=otherwise):
-                yes, no = _when(then, wanted), _when(otherwise, wanted)
-                if yes == TRUE and no == TRUE:
-                    return TRUE
-                if yes is not None:
-                    when = _either(when, both(condition, yes))
-                if no is not None:
-                    when = _either(when, both(Apply("not", (condition,), HOST_BOOL), no))
-    return when
-
-
-def both(a: Expression, b: Expression) -> Expression:
-    """`a and b`, shorter where that is clear."""
-    if a in (TRUE, b):
-        return b
-    return a if b == TRUE else Apply("and", (a, b), HOST_BOOL)
-
-
-def _either(a: Expression | None, b: Expression) -> Expression:
-    return b if a is None or a == b else Apply("or", (a, b), HOST_BOOL)

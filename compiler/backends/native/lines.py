@@ -9,7 +9,7 @@ from functools import partial
 from optc.compiler.backends.exprs import Dialect, print_expression
 from optc.compiler.backends.names import CPP, Namer
 from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in
-from optc.compiler.separate import is_measure
+from optc.compiler.extents import is_measure
 from optc.dsl.kinds import Sort
 from optc.dsl.program import Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
 from optc.dsl.source import NOWHERE, Source, Span
@@ -47,17 +47,21 @@ class Names:
 
 
 class Lines:
-    """Prints statements. `real` is the type of numbers: `math_t` per element, `double` per tensor."""
+    """Prints statements. `real` is the type of numbers: `math_t` per element, `double` per tensor.
 
-    def __init__(self, names: Names, source: Source, real: str = "math_t") -> None:
+    `place` says where a piece's terms of the present element are.
+    """
+
+    def __init__(self, names: Names, source: Source, real: str = "math_t", place: str = "i - first") -> None:
         self._names = names
         self._source = source
         self._real = real
+        self._place = place
         number = _number if real == "math_t" else _double
         powers = {number(2): "square", number(3): "cube", number(0.5): "half_power"}
         self._dialect = Dialect(
             call={**_CALLS, "pow": partial(_pow, powers)},
-            name=names,
+            name=self._spelled,
             number=number,
             boolean=lambda value: "true" if value else "false",
             logic={"and": ("&&", 20), "or": ("||", 10), "not": ("!", 80)},
@@ -66,6 +70,14 @@ class Lines:
     def expression(self, expression: Expression, outer: int = 0) -> str:
         """An expression, in brackets if it binds more loosely than `outer`."""
         return print_expression(expression, self._dialect, outer)
+
+    def _spelled(self, symbol: Symbol) -> str:
+        """How the value of a name is read, or written."""
+        return self._names(symbol)
+
+    def _loops(self, statement: Statement) -> tuple[list[str], bool]:
+        """Loops that stand before a statement's line, and whether they are all of it."""
+        return [], False
 
     def type(self, sort: Sort) -> str:
         """The C++ type of a value."""
@@ -78,10 +90,14 @@ class Lines:
         lines: list[str] = []
         for at, statement in enumerate(statements):
             later = frozenset(names_in(statements[at + 1 :])) | outer
+            loops, whole = self._loops(statement)
+            lines += loops
+            if whole:
+                continue
             match statement:
                 case Let(target=target, value=Apply(arguments=(term,))) if is_measure(statement):
                     terms = self._names.beside(target.name, "terms")
-                    lines.append(f"{terms}[i - first] = {self.expression(term)};{self._line(statement.span)}")
+                    lines.append(f"{terms}[{self._place}] = {self.expression(term)};{self._line(statement.span)}")
                 case Let(target=Symbol(role=Role.LOCAL | Role.STATISTIC, name=name), value=value) if name not in declared:
                     again = bound_in(statements[at + 1 :], name)
                     head = f"{'' if again else 'const '}{self.type(value.type.sort)} {self._names(statement.target)}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optc.compiler.backends.native.flow import both, bound_in, written_when
+from optc.compiler.backends.native.flow import bound_in
 from optc.compiler.backends.native.lines import Lines, Names
+from optc.compiler.conditions import FALSE, both, written_when
 from optc.compiler.plan import Kernel, Stream
 from optc.dsl.kinds import Extent
 from optc.dsl.program import TRUE, Expression, Role, Statement, Symbol
@@ -19,12 +20,14 @@ class Streams:
     """The streams of some code, by their rows in the table of pointers, and the code, whose names are `names`.
 
     Numbers (one float64 per tensor) are loaded and stored by code per tensor alone, everything else by code per element.
+    `place` is the present element.
     """
 
     names: Names
     lines: Lines
     rows: Mapping[int, Stream]
     body: tuple[Statement, ...]
+    place: str = "i"
 
     def pointers(self) -> list[str]:
         """A constant or variable row per stream."""
@@ -39,33 +42,33 @@ class Streams:
         lines = [self._store(s, written_when(self.body, s.name)) for s in self.rows.values()]
         return [line for line in lines if line]
 
-    def _pointer(self, row: int, stream: Stream, written: Expression | None) -> str:
-        const = "const " if written is None else ""
+    def _pointer(self, row: int, stream: Stream, written: Expression) -> str:
+        const = "const " if written == FALSE else ""
         name = self.names.beside(stream.name, "at")
         if stream.extent is Extent.TENSOR:
             return f"{const}double* {name} = tensor.number({row});"
         kind = _ROW_TYPES[stream.role]
         return f"{const}{kind}* __restrict {name} = chunk.row<{kind}>({row});"
 
-    def _load(self, stream: Stream, written: Expression | None) -> str:
+    def _load(self, stream: Stream, written: Expression) -> str:
         """A written stream is loaded too where it may be read first or keep its value."""
         name = self.names(Symbol(stream.role, stream.name))
         at = self.names.beside(stream.name, "at")
-        real, value = ("double", f"*{at}") if stream.extent is Extent.TENSOR else ("math_t", f"load({at}[i])")
+        real, value = ("double", f"*{at}") if stream.extent is Extent.TENSOR else ("math_t", f"load({at}[{self.place}])")
         if not stream.reads and written == TRUE:
             return f"{real} {name};"
         if stream.role is Role.GRADIENT:
             value += "*gradient_factor"
         if stream.exists != TRUE:
             value = f"{self.lines.expression(stream.exists, 11)} ? {value} : {real}(0)"
-        const = "" if written is not None or bound_in(self.body, stream.name) else "const "
+        const = "" if written != FALSE or bound_in(self.body, stream.name) else "const "
         return f"{const}{real} {name} = {value};"
 
-    def _store(self, stream: Stream, written: Expression | None) -> str:
-        if written is None:
+    def _store(self, stream: Stream, written: Expression) -> str:
+        if written == FALSE:
             return ""
         at, name = self.names.beside(stream.name, "at"), self.names(Symbol(stream.role, stream.name))
-        call = f"*{at} = {name};" if stream.extent is Extent.TENSOR else f"store({at}[i], {name});"
+        call = f"*{at} = {name};" if stream.extent is Extent.TENSOR else f"store({at}[{self.place}], {name});"
         guard = both(stream.exists, written)
         return call if guard == TRUE else f"if ({self.lines.expression(guard)}) {call}"
 

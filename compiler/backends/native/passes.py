@@ -1,64 +1,80 @@
 """Kernels of several passes: a function per pass over elements, a function per stage over tensors, and their order.
 
-The text needs `runtime/reductions.hpp` before it. A pass that reduces is the loop of an elementwise kernel, cut into short
-pieces: in each, the terms of its reductions are written to the stack, then joined in double.
+The text needs `runtime/reductions.hpp` and `runtime/passes.hpp` before it. A pass that reduces is the loop of an elementwise
+kernel, cut into short pieces: in each, the terms of its reductions are written to the stack, then joined in double. Kernels
+that know rows and columns need more, which is in `matrices.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from optc.compiler.backends.native.flow import bound_when, locals_bound, names_in, reads_in
+from optc.compiler.backends.native.flow import locals_bound, names_in, reads_in
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.loop import Streams, flag_constants, instance_of, scalar_constants, static_flags, template_of
+from optc.compiler.conditions import FALSE, bound_when
 from optc.compiler.ir import reads
 from optc.compiler.plan import Kernel, Pass
 from optc.dsl.kinds import Extent, Sort
 from optc.dsl.program import TRUE, Role, Statement, Symbol
 from optc.dsl.source import Source
 
-_REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor Pass Stage Share per_tensor LANES TERMS BLOCK
-run_all run_share optc_run_passes share statistics partials tensor first end"""
+_REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor AllMatrices Part Pass Stage Share per_tensor
+LANES TERMS BLOCK run_all run_share optc_run_passes share statistics partials tensor first end"""
 REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
 """What `reductions.hpp` and the text of several passes mean something else by."""
 
-_KINDS = {"sum": "Sum", "mean": "Sum", "largest": "Largest", "smallest": "Smallest"}
-_OF_NOTHING = {"sum": "0.0", "mean": "not_a_number", "largest": "-infinity", "smallest": "infinity"}
-_COUNTS = ("No", "One pass", "Two passes", "Three passes", "Four passes", "Five passes", "Six passes")
+KINDS = {"sum": "Sum", "mean": "Sum", "largest": "Largest", "smallest": "Smallest"}
+OF_NOTHING = {"sum": "0.0", "mean": "not_a_number", "largest": "-infinity", "smallest": "infinity"}
+_COUNTS = ("No pass", "One pass", "Two passes", "Three passes", "Four passes", "Five passes", "Six passes")
 
 
-def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int) -> dict[str, Any]:
+def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int, kind: type[Emitter]) -> dict[str, Any]:
     """What the template is filled with. `taken`: names of the prelude; `most_flags`: host flags with instances of a pass."""
     count = len(kernel.passes)
     functions = [n for k in range(count + 1) for n in (f"pass_{k}", f"select_pass_{k}", f"stage_{k}")]
-    emitter = _Emitter(kernel, source, taken | REDUCTION_NAMES | set(functions), most_flags)
+    emitter = kind(kernel, source, taken | REDUCTION_NAMES | set(functions), most_flags)
     parts, order = [], []
     for k in range(count + 1):
-        if kernel.has_stage(k):
+        if emitter.has_stage(k):
             parts.append(emitter.stage(k))
             order.append(f"share.run(per_tensor::stage_{k});")
-        if k < count:
+        if k < count and kernel.passes[k].exists != FALSE:
             parts.append(emitter.pass_over_elements(k))
             order.append(f"{emitter.guard(k)}share.run({parts[-1]['chosen']});")
+    sweeps = sum(one.exists != FALSE for one in kernel.passes)
     return {
-        "passes_in_words": _COUNTS[count] if count < len(_COUNTS) else f"{count} passes",
-        "variant": static_flags(kernel, emitter.names()),
+        "passes_in_words": _COUNTS[sweeps] if sweeps < len(_COUNTS) else f"{sweeps} passes",
+        "variant": [*static_flags(kernel, emitter.names()), *emitter.variant()],
+        "by_rows": kind is not Emitter,
         "parts": parts,
         "order": [line for at, run in enumerate(order) for line in (["share.wait();", run] if at else [run])],
     }
 
 
-class _Emitter:
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Lines of a stage before and after its own, for `names` that are more than numbers."""
+
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    names: frozenset[str] = frozenset()
+
+
+class Emitter:
     """Prints the functions of one kernel. Each has names of its own; flags have the same in all."""
+
+    _place = "i"  # of the present element
 
     def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int) -> None:
         self._kernel = kernel
         self._source = source
         self._taken = taken
         self._most_flags = most_flags
-        bound = [s for p in kernel.passes for s in locals_bound((*p.prepare, *p.body)).items()]
-        self._sorts = {symbol: sort for symbol, sort in bound if symbol.role is Role.STATISTIC}
+        reads_ = [r for p in kernel.passes for r in reads_in((*p.prepare, *p.body))] + [*reads_in(kernel.finish)]
+        self._sorts = {r.symbol: r.type.sort for r in reads_ if r.symbol.role is Role.STATISTIC}
         self._row = {s.name: row for row, s in enumerate(kernel.streams)}
 
     def names(self) -> Names:
@@ -67,6 +83,14 @@ class _Emitter:
         for flag in (*self._kernel.static_flags, *self._kernel.host_flags):
             names.flag(flag)
         return names
+
+    def variant(self) -> list[str]:
+        """What else a variant decides."""
+        return []
+
+    def has_stage(self, k: int) -> bool:
+        """Whether something is done per tensor before pass `k`, or after the last."""
+        return self._kernel.has_stage(k)
 
     def guard(self, k: int) -> str:
         """What stands before the run of pass `k`: nothing, or the condition for variants in which it has something to do."""
@@ -77,17 +101,17 @@ class _Emitter:
         """The function of pass `k`, and how it is chosen for a call's flags."""
         one, kernel = self._kernel.passes[k], self._kernel
         names = self.names()
-        lines = Lines(names, self._source)
-        used = _used(one.body)
+        lines = self._lines_of_elements(names)
+        used = used_in(one.body)
         scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
         needs = [n for n in kernel.statistics if n in one.needs]
         flags = [f for f in kernel.host_flags if Symbol(Role.FLAG, f) in used]
         constants = flag_constants(kernel, names, flags[self._most_flags :])
         constants += scalar_constants(kernel, names, scalars)
-        constants += [self._statistic(names, lines, name, "math_t") for name in needs]
+        constants += [self._statistic(names, lines, name, "math_t") for name in needs if not self._is_vector(name)]
         if any(s.role is Role.GRADIENT for s in one.streams):
             constants.append("const math_t gradient_factor = math_t(factor);")
-        streams = Streams(names, lines, {self._row[s.name]: s for s in one.streams}, one.body)
+        streams = Streams(names, lines, {self._row[s.name]: s for s in one.streams}, one.body, self._place)
         templated = flags[: self._most_flags]
         return {
             "elements": True,
@@ -96,10 +120,22 @@ class _Emitter:
             "constants": constants,
             "pointers": streams.pointers(),
             "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
+            **self._pieces(needs, names),
             **self._measured(one, names, lines),
             "selection": instance_of(kernel, f"pass_{k}", "Pass", templated) if templated else [],
             "chosen": f"select_pass_{k}(share.flags)" if templated else f"pass_{k}",
         }
+
+    def _lines_of_elements(self, names: Names) -> Lines:
+        return Lines(names, self._source)
+
+    def _is_vector(self, name: str) -> bool:
+        """Whether a statistic is more than a number."""
+        return False
+
+    def _pieces(self, needs: Sequence[str], names: Names) -> dict[str, list[str]]:
+        """What else the function of a pass needs."""
+        return {}
 
     def _measured(self, one: Pass, names: Names, lines: Lines) -> dict[str, list[str]]:
         """Accumulators, the terms of a piece, how they are joined, and what the chunk leaves."""
@@ -107,10 +143,10 @@ class _Emitter:
         for at, (name, operation) in enumerate(one.measures):
             symbol = Symbol(Role.STATISTIC, name)
             variable, terms = names(symbol), names.beside(name, "terms")
-            found["accumulators"].append(f"{_KINDS[operation]} {variable};")
+            found["accumulators"].append(f"{KINDS[operation]} {variable};")
             found["terms"].append(f"math_t {terms}[TERMS];")
             when = bound_when(one.body, symbol)
-            guard = "" if when in (TRUE, None) else f"if ({lines.expression(when)}) "
+            guard = "" if when in (TRUE, FALSE) else f"if ({lines.expression(when)}) "
             found["joins"].append(f"{guard}{variable}.add({terms}, end - first);")
             found["partials"].append(f"partials[{at}] = {variable}.total();")
         return found
@@ -121,8 +157,8 @@ class _Emitter:
         body = kernel.passes[k].prepare if k < len(kernel.passes) else kernel.finish
         before = kernel.passes[k - 1] if k else None
         names = self.names()
-        lines = Lines(names, self._source, "double")
-        used = _used(body)
+        lines = self._lines_on_statistics(names, body)
+        used = used_in(body)
         scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
         bound = {symbol.name for symbol in locals_bound(body) if symbol.role is Role.STATISTIC}
         measured = [name for name, _ in before.measures] if before else []
@@ -135,39 +171,50 @@ class _Emitter:
         constants = flag_constants(kernel, names, flags) + scalar_constants(kernel, names, scalars, "double")
         if Symbol(Role.SHAPE, "numel") in used:
             constants.append(f"const double {names(Symbol(Role.SHAPE, 'numel'))} = tensor.numel;")
-        constants += [self._statistic(names, lines, n, "double") for n in kernel.statistics if n in wanted.difference(measured)]
+        given = [n for n in kernel.statistics if n in wanted.difference(measured)]
+        constants += [self._statistic(names, lines, n, "double") for n in given if not self._is_vector(n)]
         constants += combined
-        writes = [f"statistics[{kernel.statistics.index(n)}] = {names(Symbol(Role.STATISTIC, n))};" for n in kept]
+        numbers_kept = [n for n in kept if not self._is_vector(n)]
+        writes = [f"statistics[{kernel.statistics.index(n)}] = {names(Symbol(Role.STATISTIC, n))};" for n in numbers_kept]
+        vectors = self._vectors(k, body, names, lines)
         return {
             "elements": False,
             "index": k,
             "when": f"Before pass {k}" if k < len(kernel.passes) else "After the last pass",
             "lines": _paragraphs(
-                [*constants, *streams.pointers(), *streams.loads()],
-                lines.block(body, frozenset(kept)),
-                [*streams.stores(), *writes],
+                [*constants, *streams.pointers(), *streams.loads(), *vectors.before],
+                lines.block(body, frozenset(numbers_kept), vectors.names),
+                [*streams.stores(), *vectors.after, *writes],
             ),
         }
 
+    def _lines_on_statistics(self, names: Names, body: tuple[Statement, ...]) -> Lines:
+        return Lines(names, self._source, "double")
+
+    def _vectors(self, k: int, body: tuple[Statement, ...], names: Names, lines: Lines) -> Vectors:
+        """What stage `k` does for values that are more than numbers."""
+        return Vectors()
+
     def _wanted_from(self, k: int) -> set[str]:
-        """The statistics that are read after stage `k`."""
+        """The statistics that are read after stage `k`, by what comes after the kernel, too."""
         later = self._kernel.passes[k:]
-        found = {name for one in later for name in one.needs}
+        found = {name for one in later for name in one.needs}.union(self._kernel.leaves, self._kernel.parts)
         for body in (*(one.prepare for one in later[1:]), *((self._kernel.finish,) if later else ())):
-            found |= _statistics(_used(body))
+            found |= _statistics(used_in(body))
         return found
 
     def _combined(self, before: Pass, names: Names, lines: Lines, wanted: set[str]) -> tuple[list[str], set[Symbol]]:
         """What all chunks left of the pass before, and the flags that this asks for."""
         found: list[str] = []
         tested: set[Symbol] = set()
-        for at, (name, operation) in enumerate(before.measures):
+        numbers = [m for m in before.measures if not self._is_vector(m[0])]
+        for at, (name, operation) in enumerate(numbers):
             symbol = Symbol(Role.STATISTIC, name)
             value = f"tensor.{operation}({at})"
             when = bound_when(before.body, symbol)
             left_out = before.exists != TRUE  # then no chunk leaves anything
-            if (operation == "mean" or left_out) and when is not None and when != TRUE:
-                value = f"{lines.expression(when, 11)} ? {value} : {_OF_NOTHING[operation]}"
+            if (operation == "mean" or left_out) and when not in (TRUE, FALSE):
+                value = f"{lines.expression(when, 11)} ? {value} : {OF_NOTHING[operation]}"
                 tested |= {read.symbol for read in reads(when)}
             if name in wanted:
                 found.append(f"const double {names(symbol)} = {value};")
@@ -195,5 +242,5 @@ def _statistics(symbols: set[Symbol]) -> set[str]:
     return {symbol.name for symbol in symbols if symbol.role is Role.STATISTIC}
 
 
-def _used(body: Iterable[Statement]) -> set[Symbol]:
+def used_in(body: Iterable[Statement]) -> set[Symbol]:
     return {read.symbol for read in reads_in(tuple(body))}

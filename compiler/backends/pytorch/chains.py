@@ -3,12 +3,13 @@
 Only memory of values per element is ever overwritten: a number of the tensor costs nothing to make anew, and may still be
 read as an old value. Such numbers are 0-dim and float64, so PyTorch rounds them to the dtype of the elements that they meet;
 they are cast by hand where no operand says that dtype. In a 0-dim parameter elements are like numbers, and what meets a number
-is computed in float64.
+is computed in float64. Values per row, column or matrix are float64 as well, with dimensions of length 1 where they do not
+vary; they are cast by hand before they meet elements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -24,15 +25,39 @@ _PRECEDENCE = {**dict.fromkeys(COMPARISONS, 30), "add": _SUM, "sub": _SUM, "mul"
 
 
 _NUMBERS = (Role.SCALAR, Role.FLAG, Role.HYPER, Role.SHAPE)
+_NARROW = (Role.LOCAL, Role.STATE)
 _OF_NUMBERS = {"min": "minimum", "max": "maximum"}
 
 
 class Kind(IntEnum):
-    """What a printed value is; an operation gives the greatest kind of its operands."""
+    """What a printed value is."""
 
     NUMBER = 0  # a Python number or bool
     TENSOR = 1  # one number or condition of the tensor: 0-dim, float64 or bool
-    ELEM = 2  # a value per element
+    MATRIX = 2  # one per matrix, row or column: float64 or bool, with the dimensions of a tensor
+    ROW = 3
+    COL = 4
+    ELEM = 5  # a value per element
+
+    @staticmethod
+    def of(extent: Extent) -> Kind:
+        """The kind of a tensor that varies so."""
+        return _KINDS.get(extent, Kind.TENSOR)
+
+    @staticmethod
+    def joined(kinds: Iterable[Kind]) -> Kind:
+        """What an operation gives: the greatest kind of its operands, and elements where rows meet columns."""
+        found = set(kinds)
+        return Kind.ELEM if found >= {Kind.ROW, Kind.COL} else max(found)
+
+    @property
+    def lined(self) -> bool:
+        """Whether it varies with matrices, rows or columns."""
+        return Kind.TENSOR < self < Kind.ELEM
+
+
+_KINDS = {Extent.MATRIX: Kind.MATRIX, Extent.ROW: Kind.ROW, Extent.COL: Kind.COL, Extent.ELEM: Kind.ELEM}
+_SHAPES = {Kind.MATRIX: "*{0}.shape[:-2], 1, 1", Kind.ROW: "*{0}.shape[:-1], 1", Kind.COL: "*{0}.shape[:-2], 1, {0}.shape[-1]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +65,7 @@ class Piece:
     """Printed text of a value.
 
     `fresh`: new memory nobody else holds. `root`: the name whose memory the result lies in, where that may be overwritten.
+    `rounded`: a value per matrix, row or column that has the dtype of elements already.
     """
 
     text: str
@@ -47,6 +73,7 @@ class Piece:
     kind: Kind = Kind.ELEM
     fresh: bool = False
     root: str | None = None
+    rounded: bool = False
 
     @property
     def tensor(self) -> bool:
@@ -74,6 +101,8 @@ class Printer:
 
     `like`: a stream with the shape, dtype and device of values per element. `numbers`: locals that hold Python numbers or
     bools. `whole`: a value per element must have memory, or a view, of that shape, since reductions count its elements.
+    `tensors`: scalars that are 0-dim tensors. `rounded`: locals per matrix, row or column that have the dtype of elements.
+    `size`: the number of elements, where no stream tells it.
     """
 
     name: Callable[[str], str]
@@ -81,6 +110,9 @@ class Printer:
     like: str = "theta"
     numbers: frozenset[str] = field(default=frozenset())
     whole: bool = False
+    tensors: frozenset[str] = field(default=frozenset())
+    rounded: frozenset[str] = field(default=frozenset())
+    size: str = ""
 
     def kind(self, value: Expression) -> Kind:
         """What the value is when it is printed."""
@@ -88,12 +120,13 @@ class Printer:
             case Constant():
                 return Kind.NUMBER
             case Read(symbol=symbol):
+                if symbol.role is Role.SCALAR and symbol.name in self.tensors:
+                    return Kind.TENSOR
                 if symbol.role in _NUMBERS or (symbol.role is Role.LOCAL and symbol.name in self.numbers):
                     return Kind.NUMBER
-                narrow = symbol.role in (Role.LOCAL, Role.STATE) and value.type.extent.within(Extent.TENSOR)
-                return Kind.TENSOR if narrow else Kind.ELEM
+                return Kind.of(value.type.extent) if symbol.role in _NARROW else Kind.ELEM
             case Apply(operation=operation, arguments=arguments):
-                return Kind.TENSOR if operation in REDUCTIONS else max(self.kind(a) for a in arguments)
+                return Kind.of(value.type.extent) if operation in REDUCTIONS else Kind.joined(map(self.kind, arguments))
 
     def piece(self, value: Expression) -> Piece:
         """The printed form of a value."""
@@ -103,32 +136,54 @@ class Printer:
             case Constant(value=int() | float() as literal):
                 return Piece(python_number(float(literal)), kind=Kind.NUMBER)
             case Read(symbol=symbol) if symbol.role is Role.SHAPE:
-                return Piece(f"float({self.name(self.like)}.{symbol.name}())", kind=Kind.NUMBER)
+                size = self.size or f"float({self.name(self.like)}.{symbol.name}())"
+                return Piece(size, kind=Kind.NUMBER)
             case Read(symbol=symbol):
                 root = symbol.name if symbol.name in self.free else None
-                return Piece(self.name(symbol.name), kind=self.kind(value), root=root)
-            case Apply(operation=operation, arguments=arguments):
-                return self._apply(operation, arguments, value.type.sort)
+                return Piece(self.name(symbol.name), kind=self.kind(value), root=root, rounded=symbol.name in self.rounded)
+            case Apply():
+                return self._apply(value)
         raise TypeError(f"not a value: {value!r}")
 
     def widened(self, piece: Piece, kind: Kind, sort: Sort) -> Piece:
         """The value as one of a greater kind; a view, where the value is one for many elements."""
         if piece.kind is kind:
             return piece
-        like = self.name(self.like)
         if not piece.tensor:
-            dtype = ", dtype=torch.bool" if sort is Sort.BOOL else ", dtype=torch.float64" if kind is Kind.TENSOR else ""
-            piece = Piece(f"{like}.new_full((), {piece.text}{dtype})", kind=kind)
-            return replace(piece, text=f"{piece.text}.expand_as({like})") if kind is Kind.ELEM and self.whole else piece
-        return Piece(f"{self._rounded(piece, sort).atom}.expand_as({like})")
+            piece = Piece(self.full(piece.text, kind, sort), kind=kind)
+            return self._expanded(piece, kind) if self.whole else piece
+        return self._expanded(self.as_element(piece, sort) if kind is Kind.ELEM else piece, kind)
 
-    def _rounded(self, piece: Piece, sort: Sort) -> Piece:
-        """A number of the tensor in the dtype of elements."""
-        real = piece.kind is Kind.TENSOR and sort is Sort.REAL
-        return replace(piece, text=f"{piece.atom}.to({self.name(self.like)}.dtype)", precedence=_ATOM) if real else piece
+    def full(self, number: str, kind: Kind, sort: Sort) -> str:
+        """A 0-dim tensor of the dtype of a kind; without a stream it has no device of its own."""
+        dtype = ", dtype=torch.bool" if sort is Sort.BOOL else "" if kind is Kind.ELEM else ", dtype=torch.float64"
+        return f"{self.name(self.like)}.new_full((), {number}{dtype})" if self.like else f"torch.tensor({number}{dtype})"
 
-    def _apply(self, operation: str, arguments: tuple[Expression, ...], sort: Sort) -> Piece:
-        reduced = reductions.recognised(operation, arguments)
+    def _expanded(self, piece: Piece, kind: Kind) -> Piece:
+        """A view of the shape of a greater kind."""
+        like = self.name(self.like)
+        if kind is Kind.TENSOR:
+            return replace(piece, kind=kind)
+        text = f"expand_as({like})" if kind is Kind.ELEM else f"expand({_SHAPES[kind].format(like)})"
+        return Piece(f"{piece.atom}.{text}", kind=kind)
+
+    def as_element(self, piece: Piece, sort: Sort) -> Piece:
+        """A value that varies less than elements in their dtype."""
+        real = Kind.NUMBER < piece.kind < Kind.ELEM and sort is Sort.REAL and not piece.rounded
+        text = f"{piece.atom}.to({self.name(self.like)}.dtype)"
+        return replace(piece, text=text, precedence=_ATOM, rounded=True) if real else piece
+
+    def _operands(self, arguments: tuple[Expression, ...]) -> tuple[Piece, ...]:
+        """What an operation is applied to: values per matrix, row or column are rounded before they meet elements."""
+        pieces = tuple(self.piece(a) for a in arguments)
+        if _widest(pieces) is not Kind.ELEM:
+            return pieces
+        sorts = [a.type.sort for a in arguments]
+        return tuple(self.as_element(p, sort) if p.kind.lined else p for p, sort in zip(pieces, sorts, strict=True))
+
+    def _apply(self, value: Apply) -> Piece:
+        operation, arguments, sort = value.operation, value.arguments, value.type.sort
+        reduced = reductions.recognised(value)
         if reduced is not None:
             return self._reduced(reduced)
         if operation in ("add", "sub"):
@@ -139,7 +194,7 @@ class Printer:
             base = self.piece(arguments[0])
             if base.tensor:
                 return self._chain(base, "square", "")
-        pieces = tuple(self.piece(a) for a in arguments)
+        pieces = self._operands(arguments)
         if operation == "where":
             return self._where(sort, *pieces)
         if not any(p.tensor for p in pieces):
@@ -160,8 +215,11 @@ class Printer:
         return self._function({"mod": "remainder"}.get(operation, operation), pieces)
 
     def _reduced(self, reduced: reductions.Reduced) -> Piece:
-        text = reduced.template.format(self.piece(reduced.value).text, numel=f"{self.name(self.like)}.numel()")
-        return Piece(text, _PRODUCT if reduced.divides else _ATOM, Kind.TENSOR, fresh=True)
+        piece = self.piece(reduced.value)
+        if reduced.source is not None:
+            piece = self.widened(piece, Kind.of(reduced.source), reduced.value.type.sort)
+        text = reduced.template.format(piece.text, numel=f"{self.name(self.like)}.numel()")
+        return Piece(text, _PRODUCT if reduced.divides else _ATOM, Kind.of(reduced.extent), fresh=True)
 
     # --- sums of scaled terms -------------------------------------------------------------------------------------------------
 
@@ -182,12 +240,12 @@ class Printer:
             return self._chain(first, "addcmul", f"{scale.text}, {self.piece(inner).text}{sign}")
         method, minus = operation, "-" if operation == "sub" else ""
         match inner:
-            case Apply(operation="mul", arguments=(y, z)):
-                a, b = self.piece(y), self.piece(z)
+            case Apply(operation="mul", arguments=(_, _) as factors):
+                a, b = self._operands(factors)
             case Apply(operation="pow", arguments=(Read() as y, Constant(value=2))):
                 a = b = Piece(self.piece(y).text)
-            case Apply(operation="div", arguments=(y, z)):
-                a, b = self.piece(y), self.piece(z)
+            case Apply(operation="div", arguments=(_, _) as factors):
+                a, b = self._operands(factors)
                 if a.tensor and b.tensor:
                     return self._chain(first, "addcdiv", f"{a.text}, {b.text}, value={minus}{scale.atom}")
                 a = b = Piece("", kind=Kind.NUMBER)
@@ -202,7 +260,8 @@ class Printer:
         if isinstance(term, Apply) and term.operation == "mul":
             for scale, inner in (term.arguments, term.arguments[::-1]):
                 if self.kind(scale) is not Kind.ELEM and self.kind(inner) is Kind.ELEM:
-                    return self.piece(scale), inner
+                    factor = self.piece(scale)
+                    return self.as_element(factor, scale.type.sort) if factor.kind.lined else factor, inner
         return None
 
     # --- operations -----------------------------------------------------------------------------------------------------------
@@ -257,14 +316,16 @@ class Printer:
 
     def _where(self, sort: Sort, condition: Piece, yes: Piece, no: Piece) -> Piece:
         if not condition.tensor:
-            kind = max(yes.kind, no.kind)  # both sides must answer to tensor methods
+            kind = Kind.joined((yes.kind, no.kind))  # both sides must answer to tensor methods
             yes, no = self.widened(yes, kind, sort), self.widened(no, kind, sort)
             return Piece(f"({yes.text} if {condition.text} else {no.text})", kind=kind)
         kind = _widest((condition, yes, no))
         if not yes.tensor and not no.tensor:
+            if kind is not Kind.ELEM and (yes.text, no.text) == ("1.0", "0.0"):
+                return Piece(f"{condition.atom}.double()", kind=kind, fresh=True)
             yes = replace(self, whole=False).widened(yes, kind, sort)
         elif kind is Kind.ELEM and Kind.ELEM not in (yes.kind, no.kind):
-            yes, no = self._rounded(yes, sort), self._rounded(no, sort)
+            yes, no = self.as_element(yes, sort), self.as_element(no, sort)
         return Piece(f"torch.where({condition.text}, {yes.text}, {no.text})", kind=kind, fresh=True)
 
     def _numbers(self, operation: str, pieces: tuple[Piece, ...]) -> Piece:
@@ -284,4 +345,4 @@ class Printer:
 
 
 def _widest(pieces: tuple[Piece, ...]) -> Kind:
-    return max(p.kind for p in pieces)
+    return Kind.joined(p.kind for p in pieces)

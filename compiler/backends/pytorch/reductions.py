@@ -7,35 +7,62 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from optc.dsl.kinds import IN_MATRICES, Extent
 from optc.dsl.program import REDUCTIONS, Apply, Constant, Expression
 
-FUNCTIONS = frozenset({"total", "norm", "count", "largest", "smallest", "largest_magnitude"})
+FUNCTIONS = frozenset({"total", "mean", "norm", "count", "largest", "smallest", "largest_magnitude"})
 """The functions that generated code calls by their names."""
+
+_DIMENSION = {Extent.ROW: -1, Extent.COL: -2}
 
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """One number of a tensor. `template` takes the printed `value` and `numel`; `divides`: it is a quotient."""
+    """One number of a tensor, matrix, row or column.
+
+    `template` takes the printed `value` and `numel`; `divides`: it is a quotient. `extent`: where it varies. `source`: where
+    the entries that count vary, if the value could be printed as one number for several of them.
+    """
 
     template: str
     value: Expression
     divides: bool = False
+    extent: Extent = Extent.TENSOR
+    source: Extent | None = None
 
 
-def recognised(operation: str, arguments: tuple[Expression, ...]) -> Reduced | None:
+def recognised(value: Apply) -> Reduced | None:
     """How an operation that is, or contains, a reduction is spelled; None for all others."""
+    operation, arguments = value.operation, value.arguments
     if operation in REDUCTIONS:
-        return _reduction(operation, arguments[0])
+        return _along(value) if _is_lined(value) else _reduction(operation, arguments[0])
     match operation, arguments:
-        case "sqrt", (Apply(operation="sum" | "mean" as inner, arguments=(value,)),):
-            squared = _squared(value)
-            if squared is not None:
+        case "sqrt", (Apply(operation="sum" | "mean" as inner, arguments=(reduced,)) as reduction,):
+            squared = _squared(reduced)
+            if squared is not None and not _is_lined(reduction):
                 return _mean("norm({0})", squared, "{numel}**0.5") if inner == "mean" else Reduced("norm({0})", squared)
-        case "gt", (Apply(operation="largest", arguments=(value,)), Constant(value=bound)) if bound == 0:
-            condition = _indicated(value)
-            if condition is not None:
+        case "gt", (Apply(operation="largest", arguments=(reduced,)) as reduction, Constant(value=bound)) if bound == 0:
+            condition = _indicated(reduced)
+            if condition is not None and not _is_lined(reduction):
                 return Reduced("torch.any({0})", condition)
     return None
+
+
+def _is_lined(reduction: Apply) -> bool:
+    """Whether it takes or gives values per matrix, row or column."""
+    return not {reduction.type.extent, reduction.arguments[0].type.extent}.isdisjoint(IN_MATRICES)
+
+
+def _along(reduction: Apply) -> Reduced:
+    """Entries of rows (along the last dimension), of columns (along the one before), or all of a vector's."""
+    value, target = reduction.arguments[0], reduction.type.extent
+    source = value.type.extent if value.type.extent in IN_MATRICES else Extent.ELEM
+    across = {Extent.ROW: Extent.COL, Extent.COL: Extent.ROW}.get(source, target)  # a matrix' rows lie along its columns
+    dimension = f", dim={_DIMENSION[across]}" if target in IN_MATRICES else ""
+    function = {"sum": "total"}.get(reduction.operation, reduction.operation)
+    condition = _indicated(value) if function in ("total", "mean") else None
+    template = f"{function}({{0}}{dimension})"
+    return Reduced(template, value if condition is None else condition, extent=target, source=source)
 
 
 def _reduction(operation: str, value: Expression) -> Reduced:

@@ -22,9 +22,9 @@ class TableColumns:
 
     @staticmethod
     def of(kernel: Kernel) -> TableColumns:
-        """θ and states, then numbers; the gradient and inputs."""
+        """θ and states, then states that are not like θ; the gradient and inputs."""
         stays = [s for s in kernel.streams if s.role in (Role.THETA, Role.STATE)]
-        numbers = [s.name for s in stays if s.extent is Extent.TENSOR]
+        numbers = [s.name for s in stays if s.extent is not Extent.ELEM]
         resident = (*(s.name for s in stays if s.name not in numbers), *numbers)
         return TableColumns(resident, tuple(s.name for s in kernel.streams if s.role not in (Role.THETA, Role.STATE)))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from optc.compiler.backends.host import line_comment
 from optc.compiler.backends.triton import flow
 from optc.compiler.backends.triton.spelling import Spelling
+from optc.compiler.conditions import FALSE
 from optc.compiler.ir import reads, statements
 from optc.dsl.kinds import Sort
 from optc.dsl.program import REDUCTIONS, TRUE, Apply, Branch, Expression, Let, Statement, Store
@@ -59,7 +60,7 @@ class Lines:
 
     def when(self, condition: Expression, line: str) -> Iterator[str]:
         """A line that runs under a condition over flags."""
-        if condition == flow.FALSE:
+        if condition == FALSE:
             return
         if condition == TRUE:
             yield line

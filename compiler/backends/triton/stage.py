@@ -6,7 +6,7 @@ statistics for the next passes and numbers that live on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from optc.compiler.backends.names import Namer
 from optc.compiler.backends.triton import flow
@@ -14,10 +14,12 @@ from optc.compiler.backends.triton.columns import TableColumns, sort_of
 from optc.compiler.backends.triton.environment import ENVIRONMENT
 from optc.compiler.backends.triton.lines import COMBINED, NEUTRAL, Lines
 from optc.compiler.backends.triton.spelling import RESERVED, Spelling
+from optc.compiler.backends.triton.vectors import per_tensor, stages_of
+from optc.compiler.conditions import both, written_when
 from optc.compiler.ir import reads, statements
 from optc.compiler.layout import Call, laid_out
 from optc.compiler.plan import Kernel, Stream
-from optc.dsl.kinds import Extent, Sort
+from optc.dsl.kinds import IN_MATRICES, Extent, Sort
 from optc.dsl.program import Expression, Role, Store
 from optc.dsl.source import Source
 
@@ -31,9 +33,9 @@ GEOMETRY = ("LANES", "HAS_FOUND_INF")
 _LOCALS = frozenset({"tensor", "resident", "row", "first", "last", "i", "at", "inside", "taken", "numel"})
 
 
-def emit_stage(kernel: Kernel, index: int, source: Source) -> str:
-    """One Triton function, `{kernel.name}_stage_{index}_triton`, with a final newline."""
-    stage = _Stage(kernel, index, source)
+def emit_stage(kernel: Kernel, index: int, source: Source, extents: Mapping[str, Extent]) -> str:
+    """One Triton function, `{kernel.name}_stage_{index}_triton`, with a final newline: the stage of tensors without rows."""
+    stage = _Stage(kernel, index, source, extents)
     return ENVIRONMENT.get_template("stage.py.j2").render(
         name=f"{kernel.name}_stage_{index}",
         parameters=[
@@ -41,13 +43,13 @@ def emit_stage(kernel: Kernel, index: int, source: Source) -> str:
             *(f"{p}: tl.constexpr" for p in (*map(stage.name, kernel.static_flags), *GEOMETRY)),
         ],
         n_resident=len(stage.columns.resident),
-        n_statistics=len(kernel.statistics),
         width=len(kernel.scalars) + len(kernel.host_flags),
         reads_scalars=bool(stage.scalar_lines()),
         reads_resident=stage.reads_numel() or any("resident" in line for line in (*stage.number_lines(), *stage.store_lines())),
         reads_numel=stage.reads_numel(),
         writes_numbers=any(s.writes for s in stage.numbers),
         load_lines=[*stage.scalar_lines(), *stage.statistic_lines(), *stage.number_lines()],
+        row=f"statistics + {len(kernel.statistics)} * tensor" if stage.uses_row() else "",
         total_lines=[f"{t} = tl.full((LANES,), {NEUTRAL[o]}, tl.float64)" for t, o in stage.measured],
         partial_lines=[_combine(t, o, i) for i, (t, o) in enumerate(stage.measured)],
         result_lines=[_result(t, o) for t, o in stage.measured],
@@ -69,14 +71,16 @@ def _result(total: str, operation: str) -> str:
 class _Stage:
     """One stage of a kernel; `numbers` are the states that it reads or writes."""
 
-    def __init__(self, kernel: Kernel, index: int, source: Source) -> None:
+    def __init__(self, kernel: Kernel, index: int, source: Source, extents: Mapping[str, Extent]) -> None:
         self.kernel = kernel
         self.columns = TableColumns.of(kernel)
-        self.body = kernel.passes[index].prepare if index < len(kernel.passes) else kernel.finish
-        measures = kernel.passes[index - 1].measures if index else ()
+        self.body = per_tensor(stages_of(kernel)[index], extents)
+        every = kernel.passes[index - 1].measures if index else ()
+        measures = [(name, operation) for name, operation in every if extents.get(name) not in IN_MATRICES]
         bound = flow.bound_by(self.body)
         self._always, self._ever = bound
-        self._needs = [n for n in (kernel.passes[index].needs if index < len(kernel.passes) else ()) if n in self._ever]
+        left = kernel.passes[index].needs if index < len(kernel.passes) else kernel.parts
+        self._needs = [n for n in left if n in self._ever]
         self._read = flow.count_reads(self.body)
         stored = {s.target.name for s in statements(self.body) if isinstance(s, Store)}
         self.numbers = [
@@ -95,6 +99,10 @@ class _Stage:
     def reads_numel(self) -> bool:
         """Whether anything depends on the number of elements."""
         return "numel" in self._read or any(operation == "mean" for _, operation in self.measured)
+
+    def uses_row(self) -> bool:
+        """Whether anything is read from, or left in, the tensor's statistics."""
+        return bool(self.measured or self._needs or self.statistic_lines())
 
     def scalar_lines(self) -> list[str]:
         """The scalars and flags of the step that are read."""
@@ -137,7 +145,7 @@ class _Stage:
             yield f"tl.store(row + {self.kernel.statistics.index(name)}, {text})"
         for stream in self.numbers:
             if stream.writes:
-                when = flow.both(stream.exists, flow.written_when(self.body, stream.name))
+                when = both(stream.exists, written_when(self.body, stream.name))
                 yield from self._lines.when(when, f"tl.store({self._pointer(stream)}, {self.name(stream.name)}, taken)")
 
     def _known_in_order(self) -> list[str]:
@@ -146,7 +154,7 @@ class _Stage:
     def _wanted(self) -> set[str]:
         """What is looked at after the lines: needs, and numbers whose storing depends on flags of the host."""
         static = self.kernel.static_flags
-        stored = {s.name for s in self.numbers if flow.reads_host_flags(flow.written_when(self.body, s.name), static)}
+        stored = {s.name for s in self.numbers if flow.reads_host_flags(written_when(self.body, s.name), static)}
         return {*self._needs} | stored
 
     def _pointer(self, stream: Stream) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from optc.compiler.backends.triton import flow
 from optc.compiler.backends.triton.lines import Lines
 from optc.compiler.backends.triton.spelling import Spelling
+from optc.compiler.conditions import both, written_when
 from optc.compiler.plan import Pass
 from optc.dsl.program import GRADIENT
 from optc.dsl.source import Source
@@ -19,10 +20,12 @@ class Tile:
 
     What the pass measures is given to the tile and returned with the block in it. `conditions` are the statistics that it gets
     as 1 or 0; they are spread over the block, as Triton's interpreter takes a condition for a number when it does that itself.
+    `vectors` are the statistics that differ from row to row or from column to column; they are spread, too.
     """
 
     sweep: Pass
     conditions: tuple[str, ...]
+    vectors: tuple[str, ...]
     static_flags: tuple[str, ...]
     spelling: Spelling
     pointer: dict[str, str]
@@ -31,13 +34,13 @@ class Tile:
     def lines(self) -> Iterator[str]:
         """Loads, statements, stores."""
         sweep, spell = self.sweep, self.spelling.spell
-        elementwise = flow.elementwise_names(sweep.body, (*(s.name for s in sweep.streams), *self.conditions))
+        elementwise = flow.elementwise_names(sweep.body, (*(s.name for s in sweep.streams), *self.conditions, *self.vectors))
         shape = f"{self.pointer[sweep.streams[0].name]}.shape" if sweep.streams else "(1,)"
         body = Lines(sweep.body, elementwise, shape, "real", self.spelling, self.static_flags, self.source)
         bound: set[str] = {name for name, _ in sweep.measures}
         for stream in sweep.streams:
             address = self.pointer[stream.name]
-            written = flow.written_when(sweep.body, stream.name)
+            written = written_when(sweep.body, stream.name)
             if stream.reads:
                 scale = " * factor" if stream.name == GRADIENT.name else ""
                 yield from body.when(stream.exists, f"{spell(stream.name)} = tl.load({address}, mask).to(real){scale}")
@@ -45,12 +48,16 @@ class Tile:
             elif flow.reads_host_flags(written, self.static_flags):
                 yield f"{spell(stream.name)} = {body.spread('0.0', 'real')}"
                 bound.add(stream.name)
+        for name in self.vectors:
+            test = " != 0.0" if name in self.conditions else ""
+            yield f"{spell(name)} = tl.broadcast_to({spell(name)}, {shape}){test}"
         for name in self.conditions:
-            yield f"{spell(name)} = {body.spread(spell(name), 'real')} != 0.0"
+            if name not in self.vectors:
+                yield f"{spell(name)} = {body.spread(spell(name), 'real')} != 0.0"
         yield from body.printed(bound)
         for stream in sweep.streams:
             if stream.writes:
-                when = flow.both(stream.exists, flow.written_when(sweep.body, stream.name))
+                when = both(stream.exists, written_when(sweep.body, stream.name))
                 yield from body.when(when, f"tl.store({self.pointer[stream.name]}, {spell(stream.name)}, mask)")
         if sweep.measures:
             yield "return " + ", ".join(spell(name) for name, _ in sweep.measures)

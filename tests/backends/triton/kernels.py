@@ -75,6 +75,6 @@ def runnable(kernel: Kernel, source: Source) -> schema.Kernel:
 def bind(
     kernel: Kernel, tensors: Mapping[str, Sequence[Tensor]], gradient_dtype: torch.dtype, source: Source, **variant: bool
 ) -> TritonLauncher:
-    launcher = TRITON.prepare(runnable(kernel, source), Residents(tensors, gradient_dtype, variant))
+    (launcher,) = TRITON.prepare([runnable(kernel, source)], [Residents(tensors, gradient_dtype, variant)])
     assert isinstance(launcher, TritonLauncher)
     return launcher

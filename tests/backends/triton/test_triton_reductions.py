@@ -12,48 +12,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from optc.compiler.instant import compile_class
 from optc.compiler.interpret import Oracle
-from optc.compiler.pipeline import check_source
 from optc.dsl.kinds import Extent
-from optc.dsl.source import Source
 from optc.runtime.schema import Kernel
 from optc.runtime.triton_passes import EXTENT
+from tests.backends.reducing import CAUTIOUS, LAMB, class_of, kernel_of, program_of, spec
 
 pytestmark = [
     pytest.mark.usefixtures("interpreted"),
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),  # NumPy, inside the interpreter
 ]
 
-LAMB = """
-optimizer LAMB:
-    hyper:
-        lr           = 1e-2                   in [0, ∞)
-        betas        = (β₁ = 0.9, β₂ = 0.99)  in [0, 1)
-        ε            = 1e-6                   in [0, ∞)
-        weight_decay = 1e-2                   in [0, ∞)
-    state:
-        m = 0
-        v = 0
-    step:
-        m ← ema(m, g, β₁)
-        v ← ema(v, g², β₂)
-        u = debias(m, β₁)/(√debias(v, β₂) + ε) + weight_decay·θ
-        w = ‖θ‖
-        r = ‖u‖
-        q = where(w > 0 and r > 0, w/r, 1)
-        θ ← θ - lr·q·u
-"""
-NUMBER_AND_STOP = """
-optimizer NumberAndStop:
-    hyper:
-        lr    = 1e-2                  in [0, ∞)
-        betas = (β₁ = 0.9, β₂ = 0.99) in [0, 1)
-        ε     = 1e-6                  in [0, ∞)
-    state:
+NUMBER_AND_STOP = spec(
+    "NumberAndStop",
+    """
         m = 0
         v = 0 per tensor
-    step:
+""",
+    """
         s = sum(g²)
         if new(v): v ← s
         else: v ← ema(v, s, β₂)
@@ -61,53 +37,33 @@ optimizer NumberAndStop:
         if max(|g|) > 2.5: stop
         m ← β₁·m + g/d
         θ ← θ - lr·m·√numel
-"""
-THREE_PASSES = """
-optimizer ThreePasses:
-    hyper:
-        lr    = 1e-2                  in [0, ∞)
-        betas = (β₁ = 0.9, β₂ = 0.99) in [0, 1)
-        ε     = 1e-6                  in [0, ∞)
-    state:
-        m = 0
-        v = 0
-    step:
-        g = g/max(‖g‖/√numel, 1)
-        m ← ema(m, g, β₁)
-        v ← ema(v, g², β₂)
-        k = m·g > 0
-        m̂ = where(k, m, 0)·numel/(count(k) + 1)
-        θ ← θ - lr·m̂/(√v + ε)
-"""
-MANY_MEASURES = """
-optimizer ManyMeasures:
-    hyper:
-        lr = 1e-2 in [0, ∞)
-        β  = 0.9  in [0, 1)
-    state:
+""",
+)
+MANY_MEASURES = spec(
+    "ManyMeasures",
+    """
         m    = 0
         peak = 1 per tensor
-    step:
+""",
+    """
         peak ← max(peak, max(g))
         low = min(g·θ)
         hit = any(g > 2)
         a = mean(g·θ)
         c = count(g > 0)
-        m ← ema(m, g/(1 + |low|), β)
+        m ← ema(m, g/(1 + |low|), β₁)
         θ ← θ - lr·(m + where(hit and not (a > 0), c/numel, a)/peak)
-"""
-FLAGS = """
-optimizer Flags:
-    hyper:
-        lr           = 1e-2 in [0, ∞)
-        β            = 0.9  in [0, 1)
-        weight_decay = 0.1  in [0, ∞)
-    state:
+""",
+)
+FLAGS = spec(
+    "Flags",
+    """
         m = 0
         n = 0.5 per tensor
         if weight_decay ≠ 0:
             k = 0 per tensor
-    step:
+""",
+    """
         s = 1
         if weight_decay ≠ 0:
             s = 1 + mean(|θ|)·weight_decay
@@ -115,40 +71,41 @@ optimizer Flags:
                 k ← k + s
         if t > 2:
             s = s + ‖m‖/√numel
-            n ← ema(n, s, β)
-        m ← ema(m, g, β)
+            n ← ema(n, s, β₁)
+        m ← ema(m, g, β₁)
         θ ← θ - lr·n·m/s
-"""
-MEASURE_OF_A_MEASURE = """
-optimizer MeasureOfAMeasure:
-    hyper:
-        lr = 1e-2 in [0, ∞)
-        β  = 0.9  in [0, 1)
-    state:
+""",
+)
+MEASURE_OF_A_MEASURE = spec(
+    "MeasureOfAMeasure",
+    """
         centre = 0 per tensor
-    step:
+""",
+    """
         a = mean(g)
         spread = √mean((g - a)²)
-        centre ← ema(centre, a, β)
+        centre ← ema(centre, a, β₁)
         z = clamp((g - centre)/(spread + 0.1), -2, 2)
         θ ← θ - lr·z/(1 + max(|z|))
-"""
+""",
+)
 SPECS = {
-    "LAMB": LAMB, "number and stop": NUMBER_AND_STOP, "three passes": THREE_PASSES, "many measures": MANY_MEASURES,
+    "LAMB": LAMB, "number and stop": NUMBER_AND_STOP, "cautious": CAUTIOUS, "many measures": MANY_MEASURES,
     "flags": FLAGS, "measure of a measure": MEASURE_OF_A_MEASURE,
 }  # fmt: skip
-ENTRY = """
-optimizer WithEntry:
-    hyper:
-        lr = 1e-2 in [0, ∞)
-        β  = 0.9  in [0, 1)
-    state:
+ENTRY = spec(
+    "WithEntry",
+    """
         n = 1 per tensor
-    step:
+""",
+    """
         θ ← θ - lr·g/(n + ‖g‖)
+""",
+    """
     entry observe(h per elem):
-        n ← ema(n, mean(h²), β)
-"""
+        n ← ema(n, mean(h²), β₁)
+""",
+)
 SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (), (0,), (1,), (513,), (EXTENT,), (2 * EXTENT + 77,))
 SMALL = ((3, 5), (700,), ())
 
@@ -160,7 +117,7 @@ def randn(shapes: Sequence[Sequence[int]], dtype: torch.dtype, seed: int) -> lis
 
 def made(text: str, thetas: Sequence[Tensor], **options: Any) -> tuple[list[Tensor], Any]:
     parameters = [torch.nn.Parameter(theta.clone()) for theta in thetas]
-    return list(parameters), compile_class(text)(parameters, backend="triton", **options)
+    return list(parameters), class_of(text)(parameters, backend="triton", **options)
 
 
 def step(optimizer: Any, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -182,7 +139,7 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def follow_the_oracle(
     text: str, shapes: Sequence[Sequence[int]], dtype: torch.dtype, steps: int, tolerance: float, **hypers: Any
 ) -> None:
-    program = check_source(Source("<text>", text))
+    program = program_of(text)
     oracle = Oracle(program, hypers)
     parameters, optimizer = made(text, randn(shapes, dtype, 0), **hypers)
     expected = [oracle.new_parameter(p.detach().double().numpy()) for p in parameters]
@@ -264,7 +221,7 @@ def test_what_one_tensor_holds_stays_in_it(name: str, value: float) -> None:
     step(second, soiled, gradients)
     for i in (0, 2):
         assert same_bits(kept(first, clean[i]), kept(second, soiled[i]))
-    oracle = Oracle(check_source(Source("<text>", SPECS[name])))
+    oracle = Oracle(program_of(SPECS[name]))
     expected = oracle.new_parameter(thetas[1].double().numpy())
     oracle.step(expected, gradients[1].double().numpy())
     np.testing.assert_allclose(soiled[1].detach().double().numpy(), expected.theta, rtol=3e-6, atol=3e-6)
@@ -325,7 +282,7 @@ def test_a_step_skipped_on_the_device_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_launches_do_not_grow_with_tensors(name: str) -> None:
-    kernel = compile_class(SPECS[name]).schema.procedure("step").kernels[0]
+    kernel = kernel_of(SPECS[name])
     for tensors in (1, 12):
         assert counted(kernel, partial(run_one_step, SPECS[name], tensors)) == len(functions(kernel))
 
@@ -358,7 +315,7 @@ def run_one_step(text: str, tensors: int) -> None:
 
 
 def test_an_entry_that_keeps_one_number_of_its_input() -> None:
-    oracle = Oracle(check_source(Source("<text>", ENTRY)))
+    oracle = Oracle(program_of(ENTRY))
     parameters, optimizer = made(ENTRY, randn(SMALL, torch.float32, 0))
     expected = [oracle.new_parameter(p.detach().double().numpy()) for p in parameters]
     for t in (1, 2):

@@ -159,7 +159,8 @@ def test_fifty_tensors_take_one_launch() -> None:
     before = {name: float64(column) for name, column in tensors.items()}
     expected = [adamw(before["theta"][i], before["v"][i], before["m"][i], before["v"][i], None) for i in range(50)]
     g = [v.clone() for v in tensors["v"]]
-    TRITON.prepare(kernel, Residents(tensors, torch.float32, {"amsgrad": False})).launch({"g": g}, SCALARS, [], 1.0)
+    (launcher,) = TRITON.prepare([kernel], [Residents(tensors, torch.float32, {"amsgrad": False})])
+    launcher.launch({"g": g}, SCALARS, [], 1.0)
     assert len(launches) == 1
     for theta, want in zip(tensors["theta"], expected, strict=True):
         np.testing.assert_allclose(theta.double().numpy(), want[0], rtol=1e-5, atol=1e-6)
@@ -220,4 +221,4 @@ def test_kernels_of_other_devices_are_refused_with_a_reason() -> None:
     kernel = runnable(plans.adamw(), plans.ADAMW_SOURCE)
     tensors = {name: [torch.empty(3, device="meta")] for name in ("theta", "m", "v")}
     with pytest.raises(BackendUnavailable, match="CUDA and ROCm devices, not on 'meta'"):
-        TRITON.prepare(kernel, Residents(tensors, torch.float32, {"amsgrad": False}))
+        TRITON.prepare([kernel], [Residents(tensors, torch.float32, {"amsgrad": False})])

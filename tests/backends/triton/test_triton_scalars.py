@@ -98,7 +98,7 @@ def test_capturable_does_what_the_host_path_does_and_counts(name: str, procedure
         one = bench.residents({n: [column[i]] for n, column in twins.items()})
         known = dict(zip(bench.procedure.scalars, scalars, strict=True))
         raised = dict(zip(bench.procedure.flags, flags, strict=True))
-        TRITON.prepare(kernel, one).launch(
+        TRITON.prepare([kernel], [one])[0].launch(
             {n: [column[i]] for n, column in bench.varying.items()},
             [known[n] for n in kernel.scalars], [raised[n] for n in kernel.host_flags], -1.0,
         )  # fmt: skip

@@ -1,0 +1,154 @@
+"""One pass of a kernel as both of its forms need it: names, parameters, what its tile is given and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optc.compiler.backends.names import Namer
+from optc.compiler.backends.triton import flow
+from optc.compiler.backends.triton.columns import TableColumns, sort_of
+from optc.compiler.backends.triton.spelling import RESERVED, Spelling
+from optc.compiler.backends.triton.tile import Tile
+from optc.compiler.backends.triton.vectors import in_panels
+from optc.compiler.ir import reads
+from optc.compiler.layout import Call, filled, laid_out
+from optc.compiler.plan import Kernel, Pass
+from optc.dsl.kinds import Extent, Sort
+from optc.dsl.program import Expression, Role
+from optc.dsl.source import Source
+
+TABLES = (
+    "residents", "varying", "chunk_tensors", "chunk_offsets", "chunk", "gradient_factor", "found_inf", "scalars", "scalar_rows",
+)  # fmt: skip
+"""The first parameters of every pass, before its scalars."""
+NEEDING = ("statistics",)
+"""The next ones of a pass that reads statistics: float64 [tensors][statistics]."""
+MEASURING = ("partials", "partials_each", "first_partials")
+"""The next ones of a pass that measures: a row for each measure, its length, and where a tensor's partials begin in it."""
+GEOMETRY = ("real", "LANES", "BLOCK", "TAIL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF")
+"""The last parameters of every pass, after the dtypes of its streams and its flags."""
+IN_MATRICES = (
+    "statistics", "partials", "partials_each", "shapes",
+    "row_partials", "col_partials", "row_values", "col_values", "matrix_values",
+)  # fmt: skip
+"""The parameters between scalars and dtypes where a pass runs over panels; see `optc.runtime.triton_matrices`."""
+GEOMETRY_OF_PANELS = ("real", "LANES", "ROWS", "COLUMNS", "PANEL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF")
+"""The last ones there."""
+_LOCALS = frozenset({"program", "tensor", "base", "resident", "changing", "n", "i", "j", "whole", "factor"})
+_LOCALS_REDUCING = frozenset({*NEEDING, *MEASURING, "row", "place"})
+LOCALS_OF_PANELS = frozenset(
+    {
+        "panel", "shape", "height", "width", "row_panels", "col_panels", "matrix", "matrices", "top", "left", "rest", "start",
+        "i_by", "lines", "columns", "at", "lanes", "heading",
+    }
+)  # fmt: skip
+
+
+class Sweep:
+    """A pass with the spelling of its names. `name` is the prefix of its functions."""
+
+    def __init__(self, name: str, sweep: Pass, kernel: Kernel, source: Source, extents: Mapping[str, Extent]) -> None:
+        self.name, self.sweep, self.kernel, self.source, self.extents = name, sweep, kernel, source, extents
+        self.panelled = in_panels(sweep, extents)
+        self.value, self.pointer, self.aligned, self.dtype = self._names()
+        value, used = self.value, self._used()
+        self.columns = TableColumns.of(kernel)
+        self.streams = [s.name for s in sweep.streams]
+        self.scalars = [value(s) for s in kernel.scalars]
+        self.static_flags = [value(f) for f in kernel.static_flags]
+        self.host_flags = [value(f) for f in kernel.host_flags]
+        self.used = used
+        self.given = [value(s) for s in kernel.scalars if s in used]
+        self.flags_given = [value(f) for f in (*kernel.static_flags, *kernel.host_flags) if f in used]
+        self.totals = [value(m) for m, _ in sweep.measures]
+        self.needs = [value(s) for s in sweep.needs]
+        self.width = len(self.scalars) + len(self.host_flags)
+
+    def is_vector(self, statistic: str) -> bool:
+        """Whether it differs from row to row, or from column to column."""
+        return self.extents.get(statistic) in (Extent.ROW, Extent.COL)
+
+    def tile(self) -> dict[str, Any]:
+        """What the template of a tile wants."""
+        names, kernel, sweep = self.value, self.kernel, self.sweep
+        conditions = tuple(s for s in sweep.needs if sort_of(s, kernel) is Sort.BOOL)
+        vectors = tuple(s for s in sweep.needs if self.is_vector(s))
+        tile = Tile(sweep, conditions, vectors, kernel.static_flags, _spelling(kernel, names), self.pointer, self.source)
+        return {
+            "tile_parameters": [
+                *(f"{self.pointer[s]}: tl.tensor" for s in self.streams),
+                "mask: tl.tensor",
+                *(f"{s}: tl.tensor" for s in (*self.totals, *self.given)),
+                *(f"{names(f)}: tl.constexpr" for f in kernel.static_flags if f in self.used),
+                *(f"{names(f)}: tl.tensor" for f in kernel.host_flags if f in self.used),
+                *(f"{s}: tl.tensor" for s in (*self.needs, "factor")),
+                "real: tl.constexpr",
+            ],
+            "tile_lines": list(tile.lines()),
+            "results": ", ".join(self.totals) + " = " if self.totals else "",
+            "returned": {0: "None", 1: "tl.tensor"}.get(len(self.totals), "tuple[tl.tensor, ...]"),
+        }
+
+    def call(self, pointers: list[str], mask: str, indent: int) -> list[str]:
+        """The arguments of a call of the tile, in lines."""
+        last = filled((*self.totals, *self.given, *self.flags_given, *self.needs, "factor", "real"), indent)
+        return [*filled((*pointers, mask), indent), *last]
+
+    def flag_lines(self) -> list[str]:
+        """Host flags that are read from the device."""
+        pairs = zip(self.host_flags, self.kernel.host_flags, strict=True)
+        return [
+            f"{f} = tl.load(scalars + {len(self.scalars) + i}) != 0" for i, (f, name) in enumerate(pairs) if name in self.used
+        ]
+
+    def scalar_lines(self) -> list[str]:
+        """Scalars, from the arguments or from the device."""
+        used = [(i, self.value(s)) for i, s in enumerate(self.kernel.scalars) if s in self.used]
+        return [
+            laid_out(Call(f"{name} = gpu.read_scalar", (name, "scalars", str(i), "SCALARS_IN_MEMORY", "real")), 4)
+            for i, name in used
+        ]
+
+    def pointer_lines(self) -> list[str]:
+        """Where the streams of the tensor begin."""
+        rows = [("resident", i, s) for i, s in enumerate(self.columns.resident) if s in self.streams]
+        rows += [("changing", i, s) for i, s in enumerate(self.columns.varying) if s in self.streams]
+        return [f"{self.pointer[s]} = tl.load({table} + {i}).to(tl.pointer_type({self.dtype[s]}))" for table, i, s in rows]
+
+    def hint(self, stream: str, offset: str) -> str:
+        """The pointer of a stream where it is aligned."""
+        pointer = self.pointer[stream]
+        size = f"LANES * {pointer}.dtype.element_ty.primitive_bitwidth // 8"
+        return f"{self.aligned[stream]} = tl.multiple_of({pointer} + {offset}, {size})"
+
+    def _used(self) -> set[str]:
+        """The scalars and flags that a pass reads; an elementwise kernel's own are all there for it."""
+        kernel = self.kernel
+        if not kernel.passes:
+            return {*kernel.scalars, *kernel.static_flags, *kernel.host_flags}
+        return flow.count_reads(self.sweep.body).keys() | {r.symbol.name for s in self.sweep.streams for r in reads(s.exists)}
+
+    def _names(self) -> tuple[Namer, dict[str, str], dict[str, str], dict[str, str]]:
+        """Names of values; of each stream's pointer, of the same pointer where it is aligned, of its dtype."""
+        kernel, sweep = self.kernel, self.sweep
+        taken = RESERVED | _LOCALS | set(TABLES) | set(GEOMETRY)
+        if kernel.passes:
+            taken |= _LOCALS_REDUCING
+        if self.panelled:
+            taken |= LOCALS_OF_PANELS | set(IN_MATRICES) | set(GEOMETRY_OF_PANELS)
+        value = Namer(taken)
+        spec = {*(s.name for s in sweep.streams), *kernel.scalars, *kernel.static_flags, *kernel.host_flags}
+        spec |= flow.bound_by(sweep.body)[1] | flow.count_reads(sweep.body).keys()
+        derived = Namer({value(name) for name in sorted(spec)} | taken)
+        pointer, aligned, dtype = ({s.name: derived(s.name + end) for s in sweep.streams} for end in ("_at", "_by", "_type"))
+        self.row_in = {m: derived(f"{m}_in") for m in sweep.needs if self.is_vector(m)}
+        self.row_out = {m: derived(f"{m}_out") for m, _ in sweep.measures}
+        return value, pointer, aligned, dtype
+
+
+def _spelling(kernel: Kernel, spell: Namer) -> Spelling:
+    def static(condition: Expression) -> bool:
+        return all(r.symbol.role is Role.FLAG and r.symbol.name in kernel.static_flags for r in reads(condition))
+
+    return Spelling(spell, "real", static)

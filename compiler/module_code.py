@@ -1,0 +1,149 @@
+"""The code of a module: what every procedure, phase, kernel and pass puts into the template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optc.compiler.backends import host
+from optc.compiler.backends.native.emit import emit_kernel as emit_native
+from optc.compiler.backends.pytorch.emit import emit_kernel as emit_pytorch
+from optc.compiler.backends.pytorch.model import emit_model
+from optc.compiler.backends.triton.emit import emit_kernel as emit_triton
+from optc.compiler.backends.triton.scalars import emit_scalars
+from optc.compiler.layout import Call, long_names, names
+from optc.compiler.plan import Kernel, Phase, Plan, ProcedurePlan, Stream
+from optc.compiler.traffic import read_if
+from optc.dsl.kinds import Extent
+from optc.dsl.program import TRUE, Expression, Program
+
+
+@dataclass(frozen=True, slots=True)
+class _PassText:
+    streams: list[str]
+    needs: str
+    measures: str
+    stage: str
+    triton: str
+    exists: str
+
+
+@dataclass(frozen=True, slots=True)
+class _KernelText:
+    name: str
+    streams: list[str]
+    scalars: tuple[str, ...]
+    static_flags: str
+    host_flags: str
+    torch: str
+    native: str
+    triton: str
+    function: str
+    passes: list[_PassText]
+    statistics: tuple[str, ...]
+    finish: str
+    rest: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _PhaseText:
+    """`model` are the arguments of its ModelProgram, `program` the function."""
+
+    kernel: _KernelText | None
+    program: str
+    model: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _ProcedureText:
+    name: str
+    inputs: str
+    every: int | None
+    arguments: tuple[str, ...]
+    names: tuple[str, ...]
+    host: tuple[str, ...]
+    scalars: tuple[str, ...]
+    flags: str
+    carried: str
+    phases: list[_PhaseText]
+    triton_scalars: str
+
+
+def condition_text(condition: Expression, program: Program, keyword: str = "") -> Call:
+    function, arguments = host.emit_condition(condition, program)
+    return Call(f"{keyword}Condition", (function, names(arguments)))
+
+
+def unless_always(keyword: str, condition: Expression, program: Program) -> tuple[Call, ...]:
+    """A condition as a keyword argument; nothing where it always holds."""
+    return () if condition == TRUE else (condition_text(condition, program, f"{keyword}="),)
+
+
+def _stream(stream: Stream, *read_if: Call) -> str:
+    parts = [f'"{stream.name}"', f'"{stream.role.value}"', str(stream.reads), str(stream.writes)]
+    parts += [f'extent="{stream.extent.value}"'] if stream.extent is not Extent.ELEM else []
+    return str(Call("Stream", (*parts, *read_if)))
+
+
+def _phase(phase: Phase, number: int, procedure: ProcedurePlan, program: Program) -> _PhaseText:
+    model = phase.model
+    kernel = None if phase.kernel is None else _kernel(phase.kernel, () if model is None else model.exports, program)
+    if model is None:
+        return _PhaseText(kernel, "", [])
+    name = f"{procedure.name}_model" if number == 0 else f"{procedure.name}_model_{number + 1}"
+    totals = "(" + "".join(f'("{total}", "{part}"), ' for total, part in model.totals).rstrip() + ")"
+    parts = [f"function={name}", f"totals={totals}"]
+    parts += [f"{what}={long_names(getattr(model, what), 24)}" for what in ("scalars", "flags", "states", "exports", "carried")]
+    return _PhaseText(kernel, emit_model(model, name, program.source), parts)
+
+
+def _kernel(kernel: Kernel, exports: tuple[str, ...], program: Program) -> _KernelText:
+    rest = [f"{what}={long_names(found, 24)}" for what in ("parts", "given", "leaves") if (found := getattr(kernel, what))]
+    if any(extent is not Extent.TENSOR for extent in kernel.extents):
+        rest.insert(0, f"extents={long_names(tuple(extent.value for extent in kernel.extents), 24)}")
+        rest += ["matrix=True"] * program.matrix
+    return _KernelText(
+        kernel.name,
+        [_stream(s) for s in kernel.streams],
+        kernel.scalars,
+        names(kernel.static_flags),
+        names(kernel.host_flags),
+        emit_pytorch(kernel, program.source, frozenset(exports)),
+        emit_native(kernel, program.source).strip("\n"),
+        emit_triton(kernel, program.source).strip("\n"),
+        "None" if kernel.passes else f"{kernel.name}_triton",
+        [_pass(kernel, index, program) for index in range(len(kernel.passes))],
+        kernel.statistics,
+        _stage(kernel, len(kernel.passes)),
+        rest,
+    )
+
+
+def _pass(kernel: Kernel, index: int, program: Program) -> _PassText:
+    one = kernel.passes[index]
+    measures = "(" + "".join(f'("{name}", "{operation}"), ' for name, operation in one.measures).rstrip() + ")"
+    streams = [_stream(s, *unless_always("read_if", read_if(one, s.name, kernel.static_flags), program)) for s in one.streams]
+    function = f"{kernel.name}_pass_{index}_triton"
+    exists = "".join(map(str, unless_always("exists", one.exists, program)))
+    return _PassText(streams, names(one.needs), measures, _stage(kernel, index), function, exists)
+
+
+def _stage(kernel: Kernel, index: int) -> str:
+    """The name of the Triton function that runs per tensor before a pass, or after the last."""
+    return f"{kernel.name}_stage_{index}_triton" if kernel.has_stage(index) else "None"
+
+
+def procedure_text(procedure: ProcedurePlan, plan: Plan) -> _ProcedureText:
+    arguments, lines = host.emit_host(procedure, plan)
+    return _ProcedureText(
+        procedure.name,
+        names(procedure.inputs),
+        procedure.every,
+        arguments,
+        host.host_arguments(procedure, plan),
+        lines,
+        procedure.host.scalars,
+        names(procedure.host.flags),
+        names(procedure.host.carried),
+        [_phase(phase, number, procedure, plan.program) for number, phase in enumerate(procedure.phases)],
+        "" if any(phase.model is not None for phase in procedure.phases) else emit_scalars(procedure, plan).strip("\n"),
+    )

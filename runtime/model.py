@@ -1,0 +1,101 @@
+"""Numbers of the whole model: states that all parameters share, and what is added up over them between two phases of a step.
+
+The states are 0-dim float64 tensors on the device of the first parameter, kept in the parameter groups under their keys (where
+the authors' implementations of D-Adaptation and Prodigy have them, too); all groups hold the same tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optc.runtime import state as states
+from optc.runtime.hypers import Values, holds
+from optc.runtime.rows import Outcome
+from optc.runtime.schema import Phase, Procedure, Schema, State
+
+
+def states_of(schema: Schema) -> tuple[State, ...]:
+    """The states of the whole model."""
+    return tuple(state for state in schema.states if state.extent == "model")
+
+
+def gathers(schema: Schema) -> bool:
+    """Whether a step has numbers of the whole model."""
+    return any(phase.model is not None for procedure in schema.procedures for phase in procedure.phases)
+
+
+def settle(schema: Schema, values: Values, groups: Sequence[dict[str, Any]], device: torch.device) -> dict[str, Tensor]:
+    """The states by name, the same tensor in all groups: what the first group has that has one, else the initial value.
+
+    Raises ValueError for what is not one number; then no group has changed.
+    """
+    found: dict[str, Tensor] = {}
+    for state in states_of(schema):
+        if state.exists is not None and not holds(state.exists, values, 0, 0):
+            continue
+        entry = next((group[state.key] for group in groups if group.get(state.key) is not None), None)
+        if entry is None:
+            entry = float(state.initial(None, None, *[values[name] for name in state.arguments]))
+        found[state.name] = _as_number(entry, state, device)
+    for state in states_of(schema):
+        if state.name in found:
+            for group in groups:
+                group[state.key] = found[state.name]
+    return found
+
+
+def _as_number(entry: Any, state: State, device: torch.device) -> Tensor:
+    if isinstance(entry, Tensor):
+        if entry.numel() != 1 or entry.is_complex():
+            raise ValueError(f"{state.key!r} has shape {tuple(entry.shape)} in a group, but it is one number of the model")
+        if not entry.ndim and entry.dtype == torch.float64 and entry.device == device and not entry.requires_grad:
+            return entry
+        return entry.detach().reshape(()).to(device, torch.float64)
+    if not isinstance(entry, float | int):
+        raise ValueError(f"{state.key!r} = {entry!r} in a group, but it is one number of the model")
+    return states.scalar(float(entry), device)
+
+
+@dataclass(slots=True)
+class Gathering:
+    """The programs of one step, run phase by phase. `values` are hypers that all groups share."""
+
+    schema: Schema
+    procedure: Procedure
+    values: Values
+    numbers: dict[str, Tensor]
+    outcome: Outcome
+    device: torch.device
+    _sums: dict[str, Tensor] = field(default_factory=dict)
+    _left: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, names: Sequence[str], parts: Sequence[Tensor]) -> None:
+        """Adds up what a kernel has left for all its tensors: float64 [tensors][names] of each batch."""
+        every = parts[0] if len(parts) == 1 else torch.cat([part.to(self.device, non_blocking=True) for part in parts])
+        self._sums |= zip(names, every.sum(0).unbind(), strict=True)
+
+    def run(self, phase: Phase) -> Mapping[str, float | Tensor]:
+        """The numbers that the kernel of a phase is given."""
+        program = phase.model
+        if program is None:
+            return {}
+        scalars = dict(zip(self.procedure.scalars, self.outcome[0], strict=True))
+        flags: dict[str, bool] = dict(zip(self.procedure.flags, self.outcome[1], strict=True))
+        flags |= {name: holds(c, self.values, 0, 0) for name, c in self.schema.flags if name in program.flags}
+        sums = [self._sums[part] for _, part in program.totals]
+        own = [self.numbers.get(name) for name in program.states]
+        given = [scalars[name] for name in program.scalars], [flags[name] for name in program.flags]
+        exports, carried = program.function(*given[0], *given[1], *sums, *own)
+        self._left |= zip(program.carried, carried, strict=True)
+        return dict(zip(program.exports, exports, strict=True))
+
+    def keep(self) -> None:
+        """Writes the states' new values."""
+        for name, value in self._left.items():
+            if name in self.numbers:
+                self.numbers[name].copy_(value)

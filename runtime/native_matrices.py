@@ -1,0 +1,155 @@
+"""Rows and columns for native kernels: how matrices are cut, and the memory of values per row, column and matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from optc.runtime.schema import Kernel
+
+Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+SMALLEST_TILE = 1 << 16
+MOST_CUTS = 16
+"""Parts of a matrix that threads share have 64 Ki elements or more, and are at most 16: powers of two, whatever the machine."""
+
+SCRATCH = 1 << 17
+"""Numbers (1 MiB) that parts of matrices leave for each other. The tensors of a wave share them; more where one needs more."""
+
+LEFT_BEHIND = 1 << 16
+"""Of how many numbers per measure parts that are whole rows may leave, rather than parts that leave the fewest."""
+
+_IN_MATRICES = ("row", "col", "matrix")
+_MATRICES, _ROWS, _COLUMNS, _ROW_CUTS, _COLUMN_CUTS, _PER_TILE, _SCRATCH, _ROW_MEASURES = range(8)  # as `Grid` in matrices.hpp
+
+
+def knows_matrices(kernel: Kernel) -> bool:
+    """Whether a kernel's text is one for `load_matrices`."""
+    return bool(kernel.passes) and any(e in _IN_MATRICES for e in (*kernel.extents, *(s.extent for s in kernel.streams)))
+
+
+def grids(shapes: Sequence[torch.Size], kernel: Kernel) -> Integers:
+    """A row for each tensor, as the kernel sees it: its shape and its cuts, which depend on the shape alone."""
+    found = np.zeros((len(shapes), 8), dtype=np.int64)
+    for row, shape in zip(found, shapes, strict=True):
+        if kernel.matrix and len(shape) > 2:
+            row[:3] = 1, shape[0], math.prod(shape[1:])
+        elif len(shape) >= 2:
+            row[:3] = math.prod(shape[:-2]), shape[-2], shape[-1]
+        else:
+            row[:3] = 1, 1, shape.numel()
+    matrices, rows, columns = found[:, _MATRICES], found[:, _ROWS], found[:, _COLUMNS]
+    elements = rows * columns
+    cuts = np.ones_like(rows)
+    while (more := (elements >= 2 * cuts * SMALLEST_TILE) & (cuts < MOST_CUTS)).any():
+        cuts[more] *= 2
+    # whole rows are read fastest; parts of rows leave less where there are many columns
+    found[:, _ROW_CUTS], found[:, _COLUMN_CUTS] = 1, cuts
+    least = np.full(len(shapes), np.inf)
+    across = 1
+    while across <= MOST_CUTS:
+        left = matrices * ((across - 1) * columns + (cuts // across - 1) * rows)
+        better = (across <= cuts) & (across <= np.maximum(rows, 1)) & ((left < least) | (left <= LEFT_BEHIND))
+        least[better], found[better, _ROW_CUTS], found[better, _COLUMN_CUTS] = left[better], across, (cuts // across)[better]
+        across *= 2
+    whole = cuts == 1
+    found[:, _PER_TILE] = np.where(whole, np.clip(-(-SMALLEST_TILE // np.maximum(elements, 1)), 1, np.maximum(matrices, 1)), 1)
+    found[elements * matrices == 0, _PER_TILE] = np.maximum(matrices[elements * matrices == 0], 1)
+    found[:, _ROW_MEASURES] = _most(kernel, "row")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """The tiles of some tensors, tensors of one tile first: the tensors, how many tiles each has, tiles' numbers and elements.
+
+    `grids` has a row for each tensor of the batch; `waves` are the members before which the earlier ones must have ended, and
+    `scratch` is how many numbers each wave needs at most.
+    """
+
+    chosen: Integers
+    counts: Integers
+    number: Integers
+    elements: Integers
+    grids: Integers
+    waves: Integers
+    scratch: int
+
+
+def tile(all_grids: Integers, kernel: Kernel, members: Integers) -> Tiles:
+    """The tiles of members."""
+    table = all_grids.copy()
+    per_matrix = table[:, _ROW_CUTS] * table[:, _COLUMN_CUTS]
+    groups = -(-table[:, _MATRICES] // table[:, _PER_TILE])
+    all_counts = np.maximum(groups, 1) * per_matrix
+    chosen = np.concatenate([members[all_counts[members] <= 1], members[all_counts[members] > 1]])
+    counts = all_counts[chosen]
+    rows, columns = _most(kernel, "row"), _most(kernel, "col")
+    lengths = table[:, _MATRICES]
+    sizes = rows * (table[:, _COLUMN_CUTS] - 1) * lengths * table[:, _ROWS]
+    sizes = sizes + columns * (table[:, _ROW_CUTS] - 1) * lengths * table[:, _COLUMNS]
+    waves, used, most = [], 0, 0
+    for at, size in enumerate(sizes[chosen].tolist()):
+        if used and used + size > SCRATCH:
+            waves.append(at)
+            used = 0
+        table[chosen[at], _SCRATCH] = used
+        used += size
+        most = max(most, used)
+    number = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    elements = _elements(table[np.repeat(chosen, counts)], number)
+    return Tiles(chosen, counts, number, elements, table, np.array(waves, dtype=np.int64), most)
+
+
+def _elements(table: Integers, number: Integers) -> Integers:
+    """The elements of each tile, by the row of its tensor and its number there: as `Tile` in matrices.hpp cuts."""
+    per_matrix = table[:, _ROW_CUTS] * table[:, _COLUMN_CUTS]
+    first = number // per_matrix * table[:, _PER_TILE]
+    matrices = np.minimum(first + table[:, _PER_TILE], table[:, _MATRICES]) - first
+    p, q = number % per_matrix // table[:, _COLUMN_CUTS], number % table[:, _COLUMN_CUTS]
+    rows = table[:, _ROWS] * (p + 1) // table[:, _ROW_CUTS] - table[:, _ROWS] * p // table[:, _ROW_CUTS]
+    begin, end = (table[:, _COLUMNS] // 16 * at // table[:, _COLUMN_CUTS] * 16 for at in (q, q + 1))
+    end = np.where(q + 1 == table[:, _COLUMN_CUTS], table[:, _COLUMNS], end)
+    found: Integers = matrices * rows * (end - begin)
+    return found
+
+
+def _most(kernel: Kernel, extent: str) -> int:
+    """The measures of that extent in one pass, at most."""
+    extents = dict(zip(kernel.statistics, kernel.extents, strict=True))
+    return max((sum(extents[name] == extent for name, _ in one.measures) for one in kernel.passes), default=0)
+
+
+class Vectors:
+    """Memory of a procedure's statistics that are more than numbers: in float64, and rounded for passes that need them."""
+
+    def __init__(self, kernels: Sequence[Kernel], shapes: Sequence[torch.Size], real: torch.dtype) -> None:
+        first = kernels[0]
+        size = {torch.float32: np.float32, torch.float64: np.float64}[real]
+        needed = {name for kernel in kernels for one in kernel.passes for name in one.needs}
+        shape = grids(shapes, first)
+        lengths = {
+            "row": shape[:, _MATRICES] * shape[:, _ROWS],
+            "col": shape[:, _MATRICES] * shape[:, _COLUMNS],
+            "matrix": shape[:, _MATRICES],
+        }
+        self._memory: list[np.ndarray[Any, Any]] = []
+        self.table = np.zeros((2 * len(first.statistics), len(shapes)), dtype=np.int64)
+        for slot, (name, extent) in enumerate(zip(first.statistics, first.extents, strict=True)):
+            if extent in lengths:
+                self._place(2 * slot, lengths[extent], np.float64)
+                if name in needed:
+                    self._place(2 * slot + 1, lengths[extent], size)
+
+    def _place(self, row: int, lengths: Integers, kind: type[Any]) -> None:
+        """Memory for one value of every tensor, on lines of the cache of their own."""
+        width = 64 // np.dtype(kind).itemsize
+        padded = -(-lengths // width) * width
+        memory = np.zeros(int(padded.sum()), dtype=kind)
+        self._memory.append(memory)
+        self.table[row] = memory.ctypes.data + (np.cumsum(padded) - padded) * memory.itemsize

@@ -1,0 +1,79 @@
+"""Updates: everything that could fail is done, what is left is to run kernels, phase by phase, over all groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from optc.runtime.batches import Launch
+from optc.runtime.capturable import DeviceBatch
+from optc.runtime.columns import Columns
+from optc.runtime.model import Gathering
+from optc.runtime.rows import Outcome
+from optc.runtime.schema import Procedure
+from optc.runtime.turns import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A group's turn with its gradients. Counts on the device (`device_batches`) know one phase only.
+
+    `tensors` are the hypers that live on the device.
+    """
+
+    procedure: Procedure
+    turn: Turn
+    varying: Columns
+    outcomes: Sequence[Outcome]
+    launches: Sequence[tuple[Launch, Outcome]]
+    device_batches: Sequence[DeviceBatch]
+    factor: float | Tensor
+    found_inf: Tensor | None
+    tensors: Mapping[str, Tensor]
+
+    def start(self) -> None:
+        """Parameters that are not dense are updated in copies."""
+        for p, copy in self.turn.staged:
+            copy.copy_(p)
+
+    def run(self, kernel: int, numbers: Mapping[str, float | Tensor]) -> None:
+        """Runs one of the procedure's kernels; `numbers` are those of the model."""
+        for launch, outcome in self.launches:
+            launch.run(kernel, outcome, numbers, self.varying, float(self.factor))
+        for batch in self.device_batches:
+            batch.launch(self.varying, self.factor, self.found_inf, self.tensors)
+
+    def parts(self, kernel: int) -> list[Tensor]:
+        """What that kernel has left for totals."""
+        return [launch.binding.launchers[kernel].parts() for launch, _ in self.launches]
+
+    def finish(self) -> None:
+        """Parameters get their new values where they lie; counts and host states go on."""
+        for launch, _ in self.launches:
+            launch.binding.note()
+        for p, copy in self.turn.staged:
+            p.copy_(copy)
+        for row, outcome in zip(self.turn.rows, self.outcomes, strict=True):
+            row.commit(self.procedure, outcome)
+
+
+def run(procedure: Procedure, updates: Sequence[Update], gathering: Gathering | None) -> None:
+    """Runs the updates of all groups side by side; between two phases what they have left is added up over the model."""
+    for update in updates:
+        update.start()
+    kernel = 0
+    for phase in procedure.phases:
+        numbers = {} if gathering is None else gathering.run(phase)
+        if phase.kernel is None:
+            continue
+        for update in updates:
+            update.run(kernel, numbers)
+        if gathering is not None and phase.kernel.parts:
+            gathering.add(phase.kernel.parts, [part for update in updates for part in update.parts(kernel)])
+        kernel += 1
+    for update in updates:
+        update.finish()
+    if gathering is not None:
+        gathering.keep()

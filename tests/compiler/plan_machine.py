@@ -1,0 +1,183 @@
+"""A machine that runs plans on the parameters of one model: kernels and programs have no more than the plan gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from optc.compiler.plan import Kernel, ModelProgram, Plan, Stream
+from optc.compiler.streams import decide
+from optc.dsl.kinds import Extent
+from optc.dsl.program import Branch, Let, Role, Statement, Store, Symbol
+from optc.dsl.semantics import evaluate, evaluate_static
+
+OF_NONE = {"sum": 0.0, "mean": np.nan, "largest": -np.inf, "smallest": np.inf}
+"""What a measure leaves on a path without its line."""
+
+
+@dataclass
+class Held:
+    """A parameter as the program sees it: its memory, and what is known of it during a step.
+
+    `table`: the statistics kept from pass to pass. `ndim` is that of θ itself.
+    """
+
+    memory: dict[str, Any]
+    ndim: int
+    t: int = 0
+    host: dict[str, Any] = field(default_factory=dict)
+    table: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def theta(self) -> Any:
+        return self.memory["theta"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.theta)
+
+
+class Machine:
+    """Runs a plan. `whole`: kernels run as one program each (`Kernel.body`), else pass by pass with lines on statistics."""
+
+    def __init__(self, plan: Plan, thetas: Iterable[Any], hypers: Mapping[str, Any], whole: bool = False) -> None:
+        self.plan, self.hypers, self.whole = plan, dict(hypers), whole
+        view = plan.program.view
+        self.params = [Held({"theta": np.array(t).reshape(view(np.shape(t)))}, np.ndim(t)) for t in thetas]
+        self.model: dict[str, Any] = {}
+
+    def step(self, gradients: Sequence[Any | None]) -> None:
+        """One step of the parameters that have a gradient."""
+        taking = [(p, np.array(g).reshape(p.shape)) for p, g in zip(self.params, gradients, strict=True) if g is not None]
+        procedure = self.plan.procedures[0]
+        for param, g in taking:
+            self.begin(param, g)
+        parts: dict[str, float] = {}
+        for number, phase in enumerate(procedure.phases):
+            exports: dict[str, Any] = {}
+            if phase.model is not None:
+                assert not phase.model.carried or number == len(procedure.phases) - 1
+                exports = self.of_model(phase.model, [p for p, _ in taking], parts)
+            if phase.kernel is None:
+                continue
+            for param, g in taking:
+                given = {n: exports[n] if n in exports else param.host[n] for n in phase.kernel.scalars}
+                given |= {n: param.host[n] for n in (*phase.kernel.static_flags, *phase.kernel.host_flags)}
+                (self.as_one if self.whole else self.in_passes)(phase.kernel, param, given, g)
+            for name in phase.kernel.parts:
+                found = [p.table[name] for p, _ in taking]
+                assert all(np.ndim(f) == 0 for f in found)
+                parts[name] = float(np.sum(found))
+
+    def begin(self, param: Held, g: Any) -> None:
+        """Creates states, runs the host program."""
+        param.t += 1
+        theta, program = param.theta, self.plan.program
+        start = {"theta": theta, "g": g, **self.hypers}
+        new = set()
+        for state in program.states:
+            memory = self.model if state.extent is Extent.MODEL else param.memory
+            if state.name in memory or not evaluate_static(state.exists, self.hypers, param.ndim, theta.size):
+                continue
+            new.add(state.name)
+            value = evaluate(state.initial, lambda symbol: start[symbol.name])
+            memory[state.name] = np.broadcast_to(value, state.extent.shape(param.shape)).copy()
+        procedure = self.plan.procedures[0]
+        host = {"t": param.t, "numel": theta.size, "ndim": param.ndim, **self.hypers}
+        host |= {f"new_{s.name}": s.name in new for s in program.states}
+        host |= {s.name: float(param.memory[s.name]) for s in program.states if s.host and s.name in param.memory}
+        run(procedure.host.body, host, ())
+        for name in procedure.host.carried:
+            param.memory[name] = host[name]
+        flags = {f.name: evaluate_static(f.condition, self.hypers, param.ndim, theta.size) for f in self.plan.flags}
+        param.host = {n: host[n] for n in (*procedure.host.scalars, *procedure.host.flags)} | flags
+        param.table = {}
+
+    def of_model(self, program: ModelProgram, params: list[Held], parts: Mapping[str, float]) -> dict[str, Any]:
+        """Runs a program of the model once, on what all parameters have in common."""
+        given = {n: params[0].host[n] for n in (*program.scalars, *program.flags)}
+        for other in params:
+            for name, value in given.items():
+                np.testing.assert_equal(other.host[name], value, f"{name} differs between parameters")
+        values = (
+            given
+            | {total: parts[part] for total, part in program.totals}
+            | {n: self.model.get(n, np.nan) for n in program.states}
+        )
+        assert run(program.body, values, ()) <= set(program.carried)
+        self.model |= {n: values[n] for n in program.carried if n in self.model}
+        return {n: values[n] for n in program.exports}
+
+    def as_one(self, kernel: Kernel, param: Held, given: dict[str, Any], g: Any) -> None:
+        """The kernel as one program with reductions in place."""
+        values = (
+            given
+            | {"numel": param.theta.size}
+            | {n: param.table[n] for n in kernel.given}
+            | self.streams(kernel.streams, param, given, g)
+        )
+        self.keep(param, kernel.streams, values, run(kernel.body, values, param.shape))
+        none = {n: OF_NONE[how] for p in kernel.passes for n, how in p.measures}
+        param.table |= {n: values.get(n, none.get(n, np.nan)) for n in kernel.leaves}
+
+    def in_passes(self, kernel: Kernel, param: Held, given: dict[str, Any], g: Any) -> None:
+        """The kernel pass by pass. Lines on statistics have what has been measured, and leave what their pass needs."""
+        measured = param.table
+        for sweep in kernel.sweeps:
+            needed = self.stage(kernel, sweep.prepare, param, given, measured)
+            values = given | {n: (measured | needed)[n] for n in sweep.needs if n in measured or n in needed}
+            moved = self.streams(sweep.streams, param, given, g)
+            measures = {n: OF_NONE[how] for n, how in sweep.measures}
+            if decide(sweep.exists, given) is not False:
+                values |= moved
+                assert all(np.shape(v) == np.shape(param.theta) for v in moved.values())
+                stored = run(sweep.body, values, param.shape)
+                self.keep(param, sweep.streams, values, stored)
+                measures = {n: values.get(n, none) for n, none in measures.items()}
+            assert measures.keys().isdisjoint(measured)
+            measured |= measures
+        left = self.stage(kernel, kernel.finish, param, given, measured)
+        measured |= {n: left.get(n, measured.get(n, np.nan)) for n in kernel.parts}
+
+    def stage(
+        self, kernel: Kernel, body: tuple[Statement, ...], param: Held, given: dict[str, Any], measured: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Lines on statistics; what they bind."""
+        numbers = tuple(s for s in kernel.streams if s.extent is not Extent.ELEM)
+        values = given | {"numel": param.theta.size} | measured | self.streams(numbers, param, given, None)
+        self.keep(param, numbers, values, run(body, values, param.shape))
+        return {n: values[n] for n in kernel.statistics if n in values}
+
+    def streams(self, streams: Iterable[Stream], param: Held, given: dict[str, Any], g: Any) -> dict[str, Any]:
+        """The old values of streams that are read."""
+        read = [s for s in streams if s.reads and decide(s.exists, given) is not False]
+        return {s.name: g if s.name == "g" else np.copy(param.memory[s.name]) for s in read}
+
+    def keep(self, param: Held, streams: Iterable[Stream], values: Mapping[str, Any], stored: set[str]) -> None:
+        """Writes what was stored."""
+        written = {s.name for s in streams if s.writes}
+        assert stored <= written
+        for name in stored:
+            param.memory[name] = np.broadcast_to(values[name], np.shape(param.memory[name])).copy()
+
+
+def run(body: tuple[Statement, ...], values: dict[str, Any], shape: tuple[int, ...]) -> set[str]:
+    """Runs lines over `values`; the names that were stored."""
+    stored: set[str] = set()
+
+    def read(symbol: Symbol) -> Any:
+        return values[f"new_{symbol.name}" if symbol.role is Role.NEW else symbol.name]
+
+    for statement in body:
+        match statement:
+            case Let(target=target, value=value):
+                values[target.name] = evaluate(value, read, shape)
+            case Store(target=target, value=value):
+                values[target.name] = evaluate(value, read, shape)
+                stored.add(target.name)
+            case Branch(condition=condition, then=then, otherwise=otherwise):
+                stored |= run(then if evaluate(condition, read) else otherwise, values, shape)
+    return stored

@@ -143,7 +143,7 @@ CASES: tuple[Case, ...] = (
     loop(f"{FREE}/dog", dog, lr=1.0),
     loop(f"{FREE}/dog", dog, lr=0.5, reps_rel=0.1, eps=0.5, weight_decay=0.3),
     loop(f"{FREE}/adgd", adgd, lr=0.5, first=0.1, damping=0.2),
-    loop(f"{FREE}/adgd", adgd, lr=0.5, first=0.1, amplifier=0.02, damping=0.2),
+    loop(f"{FREE}/adgd", adgd, lr=0.5, first=0.05, amplifier=0.02, damping=0.15),
     loop("adaptive/adagrad_norm", adagrad_norm, lr=1.0),
     loop("adaptive/adagrad_norm", adagrad_norm, lr=0.5, b0=2.0, weight_decay=0.3),
     loop("adam/adams", adams, lr=0.01),

@@ -45,6 +45,8 @@ MORE_ON_AMD = 8
 MOST_SHARED, MOST_SHARED_BY_STORES = 64, 4096
 """Bytes: one number per warp where something is summed; one block of one stream where a pass that measures stores as well: its
 masked loop has the lanes of the unmasked one, but stores them one by one."""
+MOST_SHARED_BY_STEPS = 2048
+"""One block of 256 rows or columns in float64: AMD's compiler hands it from the lanes that load it to those that add it up."""
 KEPT_IN_FLOAT64 = (8, 4)
 """Bytes of stack and accesses to it (32 bits each). The float64 division and root of NVIDIA's compiler call a subroutine for
 rare operands; of what lives across these calls it keeps one double on the stack in some kernels. All others keep nothing."""
@@ -186,7 +188,8 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
     stage, panels = "_stage_" in job.function, "_panels_" in job.function
     if panels and job.precision is FLOAT64:
         stack, spills = KEPT_OVER_PANELS
-    shared = MOST_SHARED if stage else 0
+    steps = re.search(r"_stage_\d+_\d+_", job.function) is not None
+    shared = MOST_SHARED_BY_STEPS if steps else MOST_SHARED if stage else 0
     if job.sweep is not None and job.sweep.measures:
         shared = MOST_SHARED_BY_STORES if any(s.writes for s in job.sweep.streams) else MOST_SHARED
     if panels:

@@ -23,6 +23,9 @@ from optc.dsl.program import (
     Symbol,
 )
 
+ON_STATISTICS = IN_MATRICES | {Extent.TENSOR}
+"""Where code on statistics runs: beside code per element, and that of the whole model."""
+
 _GIVEN = (Role.SCALAR, Role.FLAG, Role.STATISTIC)
 _STREAMS = (Role.THETA, Role.GRADIENT, Role.INPUT)
 
@@ -79,9 +82,8 @@ def _widen(body: tuple[Statement, ...], extents: Extents, found: dict[str, Exten
     for statement in body:
         match statement:
             case Let(target=Symbol(role=Role.LOCAL, name=name), value=value):
-                wide = (
-                    Extent.ELEM if value.type.extent is Extent.ELEM else around
-                )  # told by `place.py`: rows for some, and more
+                # `place.py` calls per element what is per row for some tensors, and more for others
+                wide = Extent.ELEM if value.type.extent is Extent.ELEM else around
                 found[name] = found.get(name, Extent.MODEL).join(extents.of(value)).join(wide)
             case Branch():
                 inside = Extent.TENSOR if is_narrow(statement) else around

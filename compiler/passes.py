@@ -9,26 +9,25 @@ value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeAlias
 
 from optc.compiler.conditions import FALSE, reached_when
-from optc.compiler.extents import Extents, extents_of, is_measure
+from optc.compiler.extents import ON_STATISTICS, extents_of, is_measure
 from optc.compiler.ir import InternalError, map_symbols, reads, statements
 from optc.compiler.levels import Level, Levels
 from optc.compiler.plan import Pass, Stream
 from optc.compiler.slices import Impossible, Slice
-from optc.dsl.kinds import IN_MATRICES, Extent
+from optc.dsl.kinds import Extent
 from optc.dsl.program import Apply, Let, Program, Role, Statement, Store, Symbol
 
 StreamsOf: TypeAlias = Callable[[tuple[Statement, ...]], tuple[Stream, ...]]
 
 MOST_CHOICES = 4096
 """Assignments of states to passes that are tried; with more, states are written as early as they can be."""
-
-ON_STATISTICS = IN_MATRICES | {Extent.TENSOR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class _Splitter:
         self._static_flags = static_flags
         self._program = program
         self._streams_of = streams_of
-        self._extents: Extents = extents_of(body, program)
+        self._extents = extents_of(body, program)
         self._levels = Levels(body)
         self._kept = self._needed()
         self._measures = {
@@ -121,23 +120,23 @@ class _Splitter:
         """The passes, and the one in which each state, and θ, is written."""
         states = [n for n in stored if n != "theta"]
         choices = [[k for k, level in enumerate(at) if level >= stored[n]] for n in states]
-        if _count(choices) > MOST_CHOICES:
+        if math.prod(map(len, choices)) > MOST_CHOICES:
             choices = [c[:1] for c in choices]
-        best: tuple[int, tuple[int, ...], tuple[Pass, ...]] | None = None
+        last = {"theta": len(at) - 1} if "theta" in stored else {}
+        best: tuple[tuple[int, tuple[int, ...]], tuple[Pass, ...], dict[str, int]] | None = None
         for assignment in product(*choices):
-            written = dict(zip(states, assignment, strict=True)) | ({"theta": len(at) - 1} if "theta" in stored else {})
+            written = dict(zip(states, assignment, strict=True)) | last
             try:
                 passes = tuple(self._pass(k, level, written, measured) for k, level in enumerate(at))
             except Impossible:
                 continue
             cost = sum(s.reads + s.writes for p in passes for s in p.streams)
-            rank = (cost, tuple(-a for a in assignment), passes)
-            if best is None or rank[:2] < best[:2]:
-                best = rank
+            rank = cost, tuple(-a for a in assignment)
+            if best is None or rank < best[0]:
+                best = rank, passes, written
         if best is None:
             raise InternalError(f"{self._program.name}: no pass may write the states")
-        written = dict(zip(states, (-a for a in best[1]), strict=True))
-        return best[2], written | ({"theta": len(at) - 1} if "theta" in stored else {})
+        return best[1:]
 
     def _pass(self, k: int, level: Level, written: Mapping[str, int], measured: Mapping[str, Level]) -> Pass:
         measures = tuple((n, how) for n, how in self._measures.items() if measured.get(n) == level)
@@ -182,10 +181,3 @@ def _in_registers(body: tuple[Statement, ...], streams: set[str]) -> tuple[State
         return Symbol(Role.LOCAL, symbol.name) if symbol.role is Role.STATE and symbol.name in names else symbol
 
     return map_symbols(body, local)
-
-
-def _count(choices: Iterable[Sequence[int]]) -> int:
-    total = 1
-    for choice in choices:
-        total *= len(choice)
-    return total

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from optc.compiler.conditions import FALSE
-from optc.compiler.extents import is_measure, is_total
+from optc.compiler.extents import ON_STATISTICS, is_measure, is_total
 from optc.compiler.ir import InternalError, expressions, reads, statements, walk
 from optc.compiler.plan import HostProgram, Kernel, ModelProgram, Plan, ProcedurePlan, Stream
-from optc.dsl.kinds import IN_MATRICES, Extent
+from optc.dsl.kinds import Extent
 from optc.dsl.program import BINARY, GATHERING, TERNARY, UNARY, Apply, Branch, Let, Read, Role, Statement, Store
 
 _ARITY = {**dict.fromkeys(UNARY | GATHERING, 1), **dict.fromkeys(BINARY, 2), **dict.fromkeys(TERNARY, 3)}
 _ON_HOST = (Role.HYPER, Role.STEP, Role.SHAPE, Role.NEW, Role.LOCAL, Role.STATE)
-_ON_STATISTICS = IN_MATRICES | {Extent.TENSOR}
 
 
 def verify_operations(body: tuple[Statement, ...]) -> None:
@@ -111,7 +110,7 @@ def _kernel(
     if missing := set(kernel.given) - left.keys():
         raise InternalError(f"{where}: no kernel before leaves {sorted(missing)}")
     extents = dict(zip(kernel.statistics, kernel.extents, strict=True))
-    if wide := set(extents.values()) - _ON_STATISTICS:
+    if wide := set(extents.values()) - ON_STATISTICS:
         raise InternalError(f"{where}: it keeps statistics of the extents {sorted(e.value for e in wide)}")
     if wrong := {n for n in kernel.parts if extents.get(n) is not Extent.TENSOR} | set(kernel.parts) - set(kernel.leaves):
         raise InternalError(f"{where}: {sorted(wrong)} are no numbers per tensor that it leaves")

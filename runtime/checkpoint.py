@@ -22,7 +22,6 @@ from optc.runtime import hypers, layout, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.hypers import Values
-from optc.runtime.model import states_of
 from optc.runtime.schema import Schema, State
 
 _MOST_SHOWN = 10
@@ -35,7 +34,7 @@ def unshared(schema: Schema, packed: Mapping[str, Any]) -> dict[str, Any]:
         index: {key: entry.clone() if key in scalars and isinstance(entry, Tensor) else entry for key, entry in slot.items()}
         for index, slot in packed["state"].items()
     }
-    own = {state.key for state in states_of(schema)}
+    own = {state.key for state in schema.of_model}
     groups = [
         {key: entry.clone() if key in own and isinstance(entry, Tensor) else entry for key, entry in group.items()}
         for group in packed["param_groups"]
@@ -94,7 +93,7 @@ def _matching_groups(schema: Schema, present: Sequence[dict[str, Any]], packed: 
 def _numbers_of_model(schema: Schema, saved: Sequence[Mapping[str, Any]], packed: Mapping[str, Any]) -> list[str]:
     """What is wrong with the states of the whole model: every group must have them, and the same."""
     problems = []
-    for state in states_of(schema):
+    for state in schema.of_model:
         entries = [group.get(state.key) for group in saved]
         numbers = [_number(entry) for entry in entries if entry is not None]
         if None in numbers:
@@ -127,7 +126,7 @@ def _is_scalar(entry: Any) -> bool:
 
 def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, problems: list[str]) -> dict[str, Any]:
     """One parameter's state, converted; appends to `problems` what does not fit."""
-    own = [state for state in schema.states if state.extent != "model"]
+    own = schema.of_parameters
     by_key = {state.key: state for state in own}
     found = {key: entry for key, entry in saved.items() if entry is not None}
     slot: dict[str, Any] = {}

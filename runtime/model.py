@@ -19,14 +19,9 @@ from optc.runtime.rows import Outcome
 from optc.runtime.schema import Phase, Procedure, Schema, State
 
 
-def states_of(schema: Schema) -> tuple[State, ...]:
-    """The states of the whole model."""
-    return tuple(state for state in schema.states if state.extent == "model")
-
-
-def gathers(schema: Schema) -> bool:
-    """Whether a step has numbers of the whole model."""
-    return any(phase.model is not None for procedure in schema.procedures for phase in procedure.phases)
+def gathers(procedure: Procedure) -> bool:
+    """Whether it has numbers of the whole model."""
+    return any(phase.model is not None for phase in procedure.phases)
 
 
 def settle(schema: Schema, values: Values, groups: Sequence[dict[str, Any]], device: torch.device) -> dict[str, Tensor]:
@@ -35,14 +30,14 @@ def settle(schema: Schema, values: Values, groups: Sequence[dict[str, Any]], dev
     Raises ValueError for what is not one number; then no group has changed.
     """
     found: dict[str, Tensor] = {}
-    for state in states_of(schema):
+    for state in schema.of_model:
         if state.exists is not None and not holds(state.exists, values, 0, 0):
             continue
         entry = next((group[state.key] for group in groups if group.get(state.key) is not None), None)
         if entry is None:
             entry = float(state.initial(None, None, *[values[name] for name in state.arguments]))
         found[state.name] = _as_number(entry, state, device)
-    for state in states_of(schema):
+    for state in schema.of_model:
         if state.name in found:
             for group in groups:
                 group[state.key] = found[state.name]

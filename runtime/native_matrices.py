@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from optc.runtime.schema import Kernel
+from optc.runtime.shapes import keeps_rows, matrices
 
 Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -24,26 +24,20 @@ SCRATCH = 1 << 17
 LEFT_BEHIND = 1 << 16
 """Of how many numbers per measure parts that are whole rows may leave, rather than parts that leave the fewest."""
 
-_IN_MATRICES = ("row", "col", "matrix")
 _MATRICES, _ROWS, _COLUMNS, _ROW_CUTS, _COLUMN_CUTS, _PER_TILE, _SCRATCH, _ROW_MEASURES = range(8)  # as `Grid` in matrices.hpp
 
 
 def knows_matrices(kernel: Kernel) -> bool:
     """Whether a kernel's text is one for `load_matrices`."""
-    return bool(kernel.passes) and any(e in _IN_MATRICES for e in (*kernel.extents, *(s.extent for s in kernel.streams)))
+    return bool(kernel.passes) and keeps_rows(kernel)
 
 
 def grids(shapes: Sequence[torch.Size], kernel: Kernel) -> Integers:
     """A row for each tensor, as the kernel sees it: its shape and its cuts, which depend on the shape alone."""
     found = np.zeros((len(shapes), 8), dtype=np.int64)
     for row, shape in zip(found, shapes, strict=True):
-        if kernel.matrix and len(shape) > 2:
-            row[:3] = 1, shape[0], math.prod(shape[1:])
-        elif len(shape) >= 2:
-            row[:3] = math.prod(shape[:-2]), shape[-2], shape[-1]
-        else:
-            row[:3] = 1, 1, shape.numel()
-    matrices, rows, columns = found[:, _MATRICES], found[:, _ROWS], found[:, _COLUMNS]
+        row[:3] = matrices(shape, kernel.matrix) if len(shape) >= 2 else (1, 1, shape.numel())
+    count, rows, columns = found[:, _MATRICES], found[:, _ROWS], found[:, _COLUMNS]
     elements = rows * columns
     cuts = np.ones_like(rows)
     while (more := (elements >= 2 * cuts * SMALLEST_TILE) & (cuts < MOST_CUTS)).any():
@@ -53,14 +47,14 @@ def grids(shapes: Sequence[torch.Size], kernel: Kernel) -> Integers:
     least = np.full(len(shapes), np.inf)
     across = 1
     while across <= MOST_CUTS:
-        left = matrices * ((across - 1) * columns + (cuts // across - 1) * rows)
+        left = count * ((across - 1) * columns + (cuts // across - 1) * rows)
         better = (across <= cuts) & (across <= np.maximum(rows, 1)) & ((left < least) | (left <= LEFT_BEHIND))
         least[better], found[better, _ROW_CUTS], found[better, _COLUMN_CUTS] = left[better], across, (cuts // across)[better]
         across *= 2
     whole = cuts == 1
-    found[:, _PER_TILE] = np.where(whole, np.clip(-(-SMALLEST_TILE // np.maximum(elements, 1)), 1, np.maximum(matrices, 1)), 1)
-    found[elements * matrices == 0, _PER_TILE] = np.maximum(matrices[elements * matrices == 0], 1)
-    found[:, _ROW_MEASURES] = _most(kernel, "row")
+    found[:, _PER_TILE] = np.where(whole, np.clip(-(-SMALLEST_TILE // np.maximum(elements, 1)), 1, np.maximum(count, 1)), 1)
+    found[elements * count == 0, _PER_TILE] = np.maximum(count[elements * count == 0], 1)
+    found[:, _ROW_MEASURES] = kernel.most_measured("row")
     return found
 
 
@@ -89,7 +83,7 @@ def tile(all_grids: Integers, kernel: Kernel, members: Integers) -> Tiles:
     all_counts = np.maximum(groups, 1) * per_matrix
     chosen = np.concatenate([members[all_counts[members] <= 1], members[all_counts[members] > 1]])
     counts = all_counts[chosen]
-    rows, columns = _most(kernel, "row"), _most(kernel, "col")
+    rows, columns = kernel.most_measured("row"), kernel.most_measured("col")
     lengths = table[:, _MATRICES]
     sizes = rows * (table[:, _COLUMN_CUTS] - 1) * lengths * table[:, _ROWS]
     sizes = sizes + columns * (table[:, _ROW_CUTS] - 1) * lengths * table[:, _COLUMNS]
@@ -117,12 +111,6 @@ def _elements(table: Integers, number: Integers) -> Integers:
     end = np.where(q + 1 == table[:, _COLUMN_CUTS], table[:, _COLUMNS], end)
     found: Integers = matrices * rows * (end - begin)
     return found
-
-
-def _most(kernel: Kernel, extent: str) -> int:
-    """The measures of that extent in one pass, at most."""
-    extents = dict(zip(kernel.statistics, kernel.extents, strict=True))
-    return max((sum(extents[name] == extent for name, _ in one.measures) for one in kernel.passes), default=0)
 
 
 class Vectors:

@@ -188,8 +188,10 @@ class Optimizer(torch.optim.Optimizer):
         self, procedure: Procedure, values: Sequence[hypers.Values], updates: Sequence[Update]
     ) -> model.Gathering | None:
         """The numbers of the whole model in this step, if it has any. Raises ValueError where a group holds something else."""
+        if not model.gathers(procedure):
+            return None
         taking = next(((v, u) for v, u in zip(values, updates, strict=True) if u.launches), None)
-        if taking is None or not any(phase.model is not None for phase in procedure.phases):
+        if taking is None:
             return None
         (_, outcome), device = taking[1].launches[0], taking[1].turn.thetas[0].device
         numbers = model.settle(self.schema, taking[0], self.param_groups, device)
@@ -224,14 +226,15 @@ class Optimizer(torch.optim.Optimizer):
         self._plans.setdefault(index, {})[procedure.name] = plan
 
     def _counts_on_device(self, group: Mapping[str, Any]) -> bool:
-        if model.gathers(self.schema):
-            if group.get("capturable", False):
+        capturable = bool(group.get("capturable", False))
+        if not capturable and not self._scales:
+            return False
+        if any(map(model.gathers, self.schema.procedures)):
+            if capturable:
                 what = "numbers of the whole model, which no graph captures yet"
                 raise ValueError(f"{self.schema.name} has {what}: leave capturable off")
             return False
-        if group.get("capturable", False):
-            return True
-        return self._scales and all(choose.can_count_on(self.backend, device) for device in {p.device for p in group["params"]})
+        return capturable or all(choose.can_count_on(self.backend, device) for device in {p.device for p in group["params"]})
 
     # --- state ---------------------------------------------------------------------------------------------------------------
 

@@ -216,12 +216,13 @@ def build(request: Request, edits: states.Edits) -> Plan:
     schema, procedure, values, taking = request.schema, request.procedure, request.values, request.taking
     wanted = states.needed(schema, procedure)
     takes_part = set(map(id, taking.parameters))
-    roster = _roster(request, wanted, takes_part, edits)
+    fits = Tensor.is_contiguous if shapes.has_rows(schema) else layout.is_dense  # kernels can work on it where it lies
+    roster = _roster(request, wanted, takes_part, edits, fits)
     thetas: list[Tensor] = []
     copied, created = set(), {}
     for place, p in enumerate(roster):
         theta = p.detach()
-        if not _taken_as_it_is(schema, p):
+        if not fits(p):
             theta = torch.empty_like(p, memory_format=torch.contiguous_format, requires_grad=False).copy_(p)
             copied.add(place)
         thetas.append(theta)
@@ -259,22 +260,19 @@ def build(request: Request, edits: states.Edits) -> Plan:
     )
 
 
-def _taken_as_it_is(schema: Schema, p: Tensor) -> bool:
-    """Whether kernels can work on a parameter where it lies: dense, and row by row where they look at rows."""
-    return p.is_contiguous() if shapes.has_rows(schema) else layout.is_dense(p)
-
-
-def _roster(request: Request, wanted: Sequence[State], takes_part: set[int], edits: states.Edits) -> Sequence[Tensor]:
+def _roster(
+    request: Request, wanted: Sequence[State], takes_part: set[int], edits: states.Edits, fits: Callable[[Tensor], bool]
+) -> Sequence[Tensor]:
     """Who is bound: those that take part, and those that did before, so that they can come back without a new plan."""
     if request.counting is not None or request.procedure.name != "step":
         return list(request.taking.parameters)
-    return [p for p in request.group if id(p) in takes_part or _has_state(request, p, wanted, edits.states)]
+    return [p for p in request.group if id(p) in takes_part or (_has_state(request, p, wanted, edits.states) and fits(p))]
 
 
 def _has_state(request: Request, p: Tensor, wanted: Sequence[State], slots: states.States) -> bool:
     """Whether a parameter without a gradient could have one at once, with the state that it has."""
     slot, schema = slots.get(p), request.schema
-    if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN or not _taken_as_it_is(schema, p):
+    if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN:
         return False
     dtype = arithmetic_dtype(p.dtype)
     present = [(slot.get(state.key), state) for state in wanted if states.exists(state, request.values, p)]

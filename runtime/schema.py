@@ -133,7 +133,8 @@ class Kernel:
 
     `torch(*streams, *scalars, *static_flags, *host_flags, *given)`: tensors of one parameter in the arithmetic dtype (None for
     a stream the variant lacks), floats (0-dim float64 tensors for numbers of the model), bools, statistics that kernels before
-    have left; updates the written streams in place, returns those in `leaves`; the gradient factor is already applied.
+    have left; updates the written streams in place, returns those in `leaves`; the gradient factor is already applied. If all
+    streams are states, the number of elements of θ comes last.
     `native`: C++ text for `optc.runtime.native`. `triton`: a function for `optc.runtime.triton_launch`.
 
     A kernel that reduces has `passes`, no `triton` function, and `statistics`: what is kept from pass to pass in float64, one
@@ -158,6 +159,11 @@ class Kernel:
     given: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
     matrix: bool = False
+
+    def most_measured(self, extent: Extent) -> int:
+        """Of how many statistics of an extent one pass leaves measures, at most."""
+        extents = dict(zip(self.statistics, self.extents, strict=True))
+        return max((sum(extents[name] == extent for name, _ in one.measures) for one in self.passes), default=0)
 
     def sweeps(self, variant: Mapping[str, bool]) -> tuple[tuple[Stream, ...], ...]:
         """The streams of each pass over memory that has something to do in a variant."""
@@ -232,6 +238,16 @@ class Schema:
     flags: tuple[tuple[str, Condition], ...]
     procedures: tuple[Procedure, ...]
     matrix: bool = False
+
+    @property
+    def of_parameters(self) -> tuple[State, ...]:
+        """The states that every parameter has for itself."""
+        return tuple(state for state in self.states if state.extent != "model")
+
+    @property
+    def of_model(self) -> tuple[State, ...]:
+        """The states that all parameters share."""
+        return tuple(state for state in self.states if state.extent == "model")
 
     def procedure(self, name: str) -> Procedure:
         """The procedure of that name."""

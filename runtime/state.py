@@ -48,7 +48,7 @@ def exists(state: State, values: Values, p: Tensor) -> bool:
 
 def needed(schema: Schema, procedure: Procedure) -> tuple[State, ...]:
     """The states that a procedure creates for each parameter: `step` all of them, an entry those it touches."""
-    own = tuple(state for state in schema.states if state.extent != "model")
+    own = schema.of_parameters
     if procedure.name == "step":
         return own
     touched = {stream.name for kernel in procedure.kernels for stream in kernel.streams}
@@ -190,5 +190,4 @@ def initialise(edits: Edits, schema: Schema, values: Values, p: Tensor, sign: fl
     """Creates all states of `p`; those that start from the gradient start from zeros where there is none."""
     theta = p.detach() if layout.is_dense(p) else p.detach().contiguous()
     g = torch.zeros_like(theta) if p.grad is None else p.grad.detach()
-    own = [state for state in schema.states if state.extent != "model"]
-    prepare(edits, schema, own, values, p, theta, lambda: g.to(arithmetic_dtype(p.dtype)) * sign)
+    prepare(edits, schema, schema.of_parameters, values, p, theta, lambda: g.to(arithmetic_dtype(p.dtype)) * sign)

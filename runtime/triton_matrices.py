@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from optc.runtime.backend import BackendUnavailable
-from optc.runtime.schema import Kernel
+from optc.runtime.schema import Extent, Kernel
+from optc.runtime.shapes import keeps_rows, matrices
 from optc.runtime.triton_device import WARPS, Geometry
 from optc.runtime.triton_kernel import LazyKernel
 from optc.runtime.triton_tables import Chunks, upload
+
+Integers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 PANEL = 128
 """Rows, and columns, of a panel."""
@@ -34,8 +37,7 @@ MOST_IN_TILE = 1 << 31
 
 def in_matrices(kernels: Sequence[Kernel], shapes: Sequence[torch.Size]) -> bool:
     """Whether kernels run over panels: they keep values of rows, columns or matrices, and all tensors have some."""
-    kept = any(extent in ("row", "col", "matrix") for kernel in kernels for extent in kernel.extents)
-    return kept and all(len(shape) > 1 for shape in shapes)
+    return any(map(keeps_rows, kernels)) and all(len(shape) > 1 for shape in shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +55,25 @@ class Matrices:
     over: dict[str, Chunks]
     row_partials: Tensor
     col_partials: Tensor
-    values: dict[str, Tensor]
+    values: dict[Extent, Tensor]
     reduced: Tensor
 
     @staticmethod
     def of(kernels: Sequence[Kernel], shapes: Sequence[torch.Size], real: torch.dtype, device: torch.device) -> Matrices:
         """For tensors of these shapes. Raises BackendUnavailable for one whose rows are too long."""
-        seen = np.array([_seen(shape, kernels[0].matrix) for shape in shapes], dtype=np.int64).reshape(-1, 3)
-        height, width, count = seen.T
+        seen = np.array([matrices(shape, kernels[0].matrix) for shape in shapes], dtype=np.int64).reshape(-1, 3)
+        count, height, width = seen.T
         if any(int(w) * _most_rows(real) >= MOST_IN_TILE for w, h in zip(width, height, strict=True) if h > 1):
             raise BackendUnavailable("a row has too many elements for the panels of the Triton backend")
         down, across = -(-height // PANEL), -(-width // PANEL)
         panels = count * down * across
-        sizes = {"matrix": count, "row": count * height, "col": count * width}
-        partials = {"row": count * height * across, "col": count * width * down}
+        sizes: dict[Extent, Integers] = {"matrix": count, "row": count * height, "col": count * width}
+        partials: dict[Extent, Integers] = {"row": count * height * across, "col": count * width * down}
         before = [_before(x) for x in (*sizes.values(), panels, *partials.values())]
         table = np.stack([height, width, count, down, across, *(b[:-1] for b in before)], axis=1)
-        over = {name: Chunks.of(size.tolist(), LANES[name], device) for name, size in sizes.items()}
+        over: dict[str, Chunks] = {name: Chunks.of(size.tolist(), LANES[name], device) for name, size in sizes.items()}
         values = {n: _empty(int(size.sum()) * _kept(kernels, n), torch.float64, device) for n, size in sizes.items()}
-        most = {n: _most_measured(kernels, n) for n in partials}
+        most = {n: max((kernel.most_measured(n) for kernel in kernels), default=0) for n in partials}
         places = int((count + 1).sum()) * max((f.reduced for k in kernels for f in _stages(k)), default=0)
         return Matrices(
             upload(torch.from_numpy(table), device),
@@ -104,28 +106,13 @@ def _most_rows(real: torch.dtype) -> int:
     return WARPS * 64 * (2 if real == torch.float64 else 8) // PANEL
 
 
-def _seen(shape: torch.Size, matrix: bool) -> tuple[int, int, int]:
-    """Rows, columns and matrices of a tensor."""
-    if matrix:
-        return shape[0], prod(shape[1:]), 1
-    return shape[-2], shape[-1], prod(shape[:-2])
-
-
-def _before(sizes: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _before(sizes: Integers) -> Integers:
     """How many come before each, and all together."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
 
 
-def _kept(kernels: Sequence[Kernel], extent: str) -> int:
-    return max(list(k.extents).count(extent) for k in kernels)  # type: ignore[arg-type]
-
-
-def _most_measured(kernels: Sequence[Kernel], extent: str) -> int:
-    def measured(kernel: Kernel) -> int:
-        of = dict(zip(kernel.statistics, kernel.extents, strict=True))
-        return max((sum(of[m] == extent for m, _ in p.measures) for p in kernel.passes), default=0)
-
-    return max(map(measured, kernels), default=0)
+def _kept(kernels: Sequence[Kernel], extent: Extent) -> int:
+    return max(k.extents.count(extent) for k in kernels)
 
 
 def _stages(kernel: Kernel) -> list[LazyKernel]:

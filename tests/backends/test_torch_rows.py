@@ -16,7 +16,8 @@ from optc.compiler.interpret import Oracle
 from optc.compiler.pipeline import plan_program
 from optc.dsl.source import Source
 from optc.runtime import tensor_ops
-from tests.backends.together import FREE, class_of, differences, float64, program_of, slopes, start, worst
+from tests.backends.together import FREE, class_of, differences, program_of, slopes, start, worst
+from tests.matrix.runners import float64
 
 SHAPES = ((5, 7), (11,), (), (3, 4, 2), (2, 3, 2, 5), (1, 6), (6, 1), (1, 1))
 EMPTY = ((0, 3), (3, 0), (2, 0, 3), (0, 2, 3), (2, 3))

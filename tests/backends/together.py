@@ -16,6 +16,7 @@ from optc.compiler.pipeline import check_source
 from optc.dsl.program import Program
 from optc.dsl.source import Source
 from optc.runtime.optimizer import Optimizer
+from tests.matrix.runners import float64
 from tests.problems import gradients
 from tests.references import Array
 
@@ -101,8 +102,3 @@ def difference(found: Array, wanted: Any) -> float:
     with np.errstate(all="ignore"):
         apart = np.where(same, 0.0, np.abs(found - wanted) / (1 + np.abs(wanted)))
     return float(np.max(np.where(np.isnan(apart), np.inf, apart), initial=0.0))
-
-
-def float64(tensor: Tensor) -> Array:
-    copy: Array = tensor.detach().double().contiguous().numpy().copy()
-    return copy

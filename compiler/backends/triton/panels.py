@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from optc.compiler.backends.triton.environment import ENVIRONMENT
 from optc.compiler.backends.triton.lines import COMBINED, NEUTRAL
 from optc.compiler.backends.triton.places import SHAPE, partial_place, partials_of, value_place
-from optc.compiler.backends.triton.sweep import GEOMETRY_OF_PANELS, IN_MATRICES, TABLES, Sweep
+from optc.compiler.backends.triton.sweep import GEOMETRY_OF_PANELS, TABLES, TABLES_OF_PANELS, Sweep
 from optc.compiler.layout import Call, laid_out
 from optc.dsl.kinds import Extent
 
@@ -26,7 +26,7 @@ def emit_panels(one: Sweep) -> str:
     return ENVIRONMENT.get_template("panels.py.j2").render(
         name=one.name,
         parameters=[
-            *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars, *IN_MATRICES)),
+            *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars, *TABLES_OF_PANELS)),
             *(f"{one.dtype[s]}: tl.constexpr" for s in streams),
             *(f"{p}: tl.constexpr" for p in (*one.static_flags, *one.host_flags, *GEOMETRY_OF_PANELS)),
         ],

@@ -28,7 +28,7 @@ MEASURING = ("partials", "partials_each", "first_partials")
 """The next ones of a pass that measures: a row for each measure, its length, and where a tensor's partials begin in it."""
 GEOMETRY = ("real", "LANES", "BLOCK", "TAIL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF")
 """The last parameters of every pass, after the dtypes of its streams and its flags."""
-IN_MATRICES = (
+TABLES_OF_PANELS = (
     "statistics", "partials", "partials_each", "shapes",
     "row_partials", "col_partials", "row_values", "col_values", "matrix_values",
 )  # fmt: skip
@@ -136,7 +136,7 @@ class Sweep:
         if kernel.passes:
             taken |= _LOCALS_REDUCING
         if self.panelled:
-            taken |= LOCALS_OF_PANELS | set(IN_MATRICES) | set(GEOMETRY_OF_PANELS)
+            taken |= LOCALS_OF_PANELS | set(TABLES_OF_PANELS) | set(GEOMETRY_OF_PANELS)
         value = Namer(taken)
         spec = {*(s.name for s in sweep.streams), *kernel.scalars, *kernel.static_flags, *kernel.host_flags}
         spec |= flow.bound_by(sweep.body)[1] | flow.count_reads(sweep.body).keys()

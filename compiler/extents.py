@@ -27,7 +27,7 @@ ON_STATISTICS = IN_MATRICES | {Extent.TENSOR}
 """Where code on statistics runs: beside code per element, and that of the whole model."""
 
 _GIVEN = (Role.SCALAR, Role.FLAG, Role.STATISTIC)
-_STREAMS = (Role.THETA, Role.GRADIENT, Role.INPUT)
+_STREAMS = (Role.THETA, Role.GRADIENT, Role.INPUT, Role.ELEMENT)
 
 
 @dataclass(frozen=True, slots=True)

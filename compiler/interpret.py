@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from optc.dsl.errors import OptcError
 from optc.dsl.kinds import SCALARS, Extent
+from optc.dsl.philox import numbers_of_elements
 from optc.dsl.program import (
     TOTAL,
     Apply,
@@ -45,13 +46,15 @@ _Steps: TypeAlias = Generator[np.float64, float | None, _Result]
 class ParameterState:
     """One parameter and what is kept for it: arrays with the dimensions of θ, and float64 scalars for states per tensor.
 
-    `model` holds the states of the whole model; parameters of one model share the dictionary.
+    `model` holds the states of the whole model; parameters of one model share the dictionary. `number` is the parameter's in
+    the model, by which it gets random numbers of its own.
     """
 
     theta: Array
     states: dict[str, Array | np.float64] = field(default_factory=dict)
     t: int = 0
     model: dict[str, np.float64] = field(default_factory=dict)
+    number: int = 0
 
 
 class Oracle:
@@ -72,7 +75,8 @@ class Oracle:
     def new_parameters(self, thetas: Iterable[npt.ArrayLike]) -> list[ParameterState]:
         """The parameters of one model before its first step; the arrays are copied."""
         model: dict[str, np.float64] = {}
-        return [ParameterState(np.array(theta, dtype=np.float64), model=model) for theta in thetas]
+        arrays = [np.array(theta, dtype=np.float64) for theta in thetas]
+        return [ParameterState(array, model=model, number=number) for number, array in enumerate(arrays)]
 
     def step(self, param: ParameterState, gradient: npt.ArrayLike, hypers: Mapping[str, Any] | None = None) -> None:
         """One step in which this parameter alone takes part: θ, the states and `t` change. `hypers` hold for this step only."""
@@ -239,6 +243,8 @@ class _Run:
                 return self._tensors[symbol.name].reshape(self._shape)
             case Role.LOCAL:
                 return self._locals[symbol.name]
+            case Role.ELEMENT:
+                return numbers_of_elements(self._param.number, self._shape)
             case Role.STEP:
                 return self._param.t
             case Role.SHAPE:

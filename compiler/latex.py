@@ -242,6 +242,10 @@ def _call(function: str, arguments: tuple[nodes.Expression, ...]) -> tuple[str, 
             return rf"\begin{{cases}} {rows} \end{{cases}}", _CASES
         case "outer", (row, column):
             return rf"{_at(row, _PRODUCT)}\,{_at(column, _ATOM)}^{{\top}}", _PRODUCT
+        case "normal", (_,):
+            return r"\mathcal{N}(0, 1)", _ATOM
+        case "uniform", (_,):
+            return r"\mathcal{U}[0, 1)", _ATOM
         case "total", (x,):
             return r"\sum_{\mathrm{model}} " + _at(x, _PRODUCT), _MOD
     inside = ", ".join(expression(a) for a in arguments)

@@ -130,7 +130,7 @@ class _Splitter:
                 passes = tuple(self._pass(k, level, written, measured) for k, level in enumerate(at))
             except Impossible:
                 continue
-            cost = sum(s.reads + s.writes for p in passes for s in p.streams)
+            cost = sum(s.reads + s.writes for p in passes for s in p.streams if s.role is not Role.ELEMENT)
             rank = cost, tuple(-a for a in assignment)
             if best is None or rank < best[0]:
                 best = rank, passes, written

@@ -47,7 +47,7 @@ class Stream:
     """
 
     name: str
-    role: Role  # THETA, GRADIENT, INPUT or STATE
+    role: Role  # THETA, GRADIENT, INPUT, STATE or ELEMENT, whose values are known without a look at memory
     reads: bool
     writes: bool
     exists: Expression

@@ -65,6 +65,10 @@ FILE_DEFINE = Place(
 )
 
 
+NOT_RUN = frozenset(place.title for place in (INITIAL, NUMBER_INITIAL, CONDITION, REQUIRE))
+"""Places that are no lines of a procedure."""
+
+
 @dataclass(frozen=True, slots=True)
 class HyperEntry:
     """A name that a hyper gives; `hyper` is None where its declaration is wrong."""
@@ -146,6 +150,7 @@ class Context:
     required: tuple[Expression, ...] = ()
     implication: Implication = field(default_factory=lambda: Implication({}))
     inlined: int = 0
+    draws: int = 0  # places where random numbers are drawn, so far
     deep: bool = False
     undecided: bool = False
     stopped: Expression | None = None  # the condition of an earlier `stop` that is not one for the whole model

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from .pid import PID as PID
     from .pnm import PNM as PNM
     from .prodigy import Prodigy as Prodigy
+    from .psgld import PSGLD as PSGLD
     from .qhadam import QHAdam as QHAdam
     from .qhm import QHM as QHM
     from .racs import RACS as RACS
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     from .sgdp import SGDP as SGDP
     from .sgdsai import SGDSaI as SGDSaI
     from .sgdw import SGDW as SGDW
+    from .sgld import SGLD as SGLD
     from .signsgd import SignSGD as SignSGD
     from .signum import Signum as Signum
     from .simplified_ademamix import SimplifiedAdEMAMix as SimplifiedAdEMAMix
@@ -209,6 +211,7 @@ OPTIMIZERS = {
     "PID": "pid",
     "PNM": "pnm",
     "Prodigy": "prodigy",
+    "PSGLD": "psgld",
     "QHAdam": "qhadam",
     "QHM": "qhm",
     "RACS": "racs",
@@ -225,6 +228,7 @@ OPTIMIZERS = {
     "SGDP": "sgdp",
     "SGDSaI": "sgdsai",
     "SGDW": "sgdw",
+    "SGLD": "sgld",
     "SignSGD": "signsgd",
     "Signum": "signum",
     "SimplifiedAdEMAMix": "simplified_ademamix",
@@ -260,11 +264,13 @@ __all__ = [
     "OPTIMIZERS",
     "PID",
     "PNM",
+    "PSGLD",
     "QHM",
     "RACS",
     "SGD",
     "SGDP",
     "SGDW",
+    "SGLD",
     "SM3",
     "SPAM",
     "SRMM",

@@ -23,7 +23,8 @@ Prepare: TypeAlias = Callable[[Sequence[Kernel], Sequence[Residents], torch.devi
 class Members:
     """Parameters of one group with the same device, dtypes and variant.
 
-    `positions` are their places in the plan; `tensors` has θ and the states that exist, by name, parallel to `positions`.
+    `positions` are their places in the plan; `tensors` has θ and the states that exist, by name, parallel to `positions`, and
+    `elements` the numbers of first elements (see `draws.py`).
     """
 
     positions: tuple[int, ...]
@@ -32,6 +33,7 @@ class Members:
     variant: Mapping[str, bool]
     choices: Mapping[str, str]
     tensors: Mapping[str, Sequence[Tensor]]
+    elements: Sequence[int] = ()
 
     def residents(self, kernels: Sequence[Kernel]) -> list[Residents]:
         """What each kernel keeps of the members."""
@@ -40,7 +42,7 @@ class Members:
             names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.name in self.tensors]
             columns = {name: self.tensors[name] for name in names}
             shapes = [p.shape for p in self.tensors["theta"]]
-            found.append(Residents(columns, self.gradient_dtype, self.variant, shapes))
+            found.append(Residents(columns, self.gradient_dtype, self.variant, shapes, self.elements))
         return found
 
 

@@ -79,7 +79,7 @@ def bind(
     names = tuple(name for name in procedure.arguments if name in numbers)
     every = members.residents(procedure.kernels)
     tensors = {k: v for r in every for k, v in r.tensors.items()}
-    union = Residents(tensors, members.gradient_dtype, members.variant, every[0].shapes)
+    union = Residents(tensors, members.gradient_dtype, members.variant, every[0].shapes, members.elements)
     hypers = torch.zeros(len(names), dtype=torch.float64, device=members.device)
     written = Written(residents_theta(every)) if writes_theta(procedure) else None
     launcher = prepare(procedure, names, union, counters, carried, members.choices)

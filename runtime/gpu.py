@@ -113,6 +113,23 @@ def cos(a: tl.tensor) -> tl.tensor:
 
 
 @triton_kernel
+def cospi(a: tl.tensor) -> tl.tensor:
+    """cos πa as the sine of what is left to a quarter turn, by its series: no slow path for large arguments, as cos has one."""
+    b = 0.5 - tl.abs(a - 2.0 * floor(a * 0.5 + 0.5))
+    w = b * b
+    if a.dtype == tl.float64:
+        s = -1.0518471716932054e-11 * w + 5.392664662608128e-10
+        s = (s * w - 2.2948428997269873e-08) * w + 7.952054001475513e-07
+        s = (s * w - 2.1915353447830217e-05) * w + 0.00046630280576761257
+        s = (s * w - 0.00737043094571435) * w + 0.08214588661112823
+    else:
+        s = 0.00046630280576761257 * w - 0.00737043094571435
+        s = s * w + 0.08214588661112823
+    s = (s * w - 0.5992645293207921) * w + 2.550164039877345
+    return (s * w - 5.16771278004997) * w * b + 3.141592653589793 * b
+
+
+@triton_kernel
 def tanh(a: tl.tensor) -> tl.tensor:
     """The hyperbolic tangent."""
     return libdevice.tanh(a)
@@ -191,3 +208,44 @@ def largest_in_row(total: tl.tensor) -> tl.tensor:
 def smallest_in_row(total: tl.tensor) -> tl.tensor:
     """The smallest lane of each row of a block; NaN if any is."""
     return tl.min(tl.where(total == total, total, float("inf")), 1) + tl.sum(tl.where(total == total, 0.0, total), 1)
+
+
+@triton_kernel
+def _uniform(
+    word: tl.constexpr,
+    element: tl.tensor,
+    seed_low: tl.tensor,
+    seed_high: tl.tensor,
+    step: tl.tensor,
+    block: tl.tensor,
+) -> tl.tensor:
+    """A number from [0, 1), of the dtype of `step`: the upper 24 bits of a word of Philox, exactly. See `dsl/philox.py`."""
+    seed = seed_low.to(tl.int64) | (seed_high.to(tl.int64) << 32)
+    low = (element & 0xFFFFFFFF).to(tl.uint32)
+    third = step.to(tl.uint32) + low * 0
+    words = tl.philox(seed, low, (element >> 32).to(tl.uint32), third, block.to(tl.uint32) + low * 0)
+    return (words[word] >> 8).to(tl.int32).to(step.dtype) * 5.9604644775390625e-08
+
+
+@triton_kernel
+def uniform_0(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
+    """Word 0 for each element."""
+    return _uniform(0, element, seed_low, seed_high, step, block)
+
+
+@triton_kernel
+def uniform_1(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
+    """Word 1 for each element."""
+    return _uniform(1, element, seed_low, seed_high, step, block)
+
+
+@triton_kernel
+def uniform_2(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
+    """Word 2 for each element."""
+    return _uniform(2, element, seed_low, seed_high, step, block)
+
+
+@triton_kernel
+def uniform_3(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
+    """Word 3 for each element."""
+    return _uniform(3, element, seed_low, seed_high, step, block)

@@ -222,7 +222,9 @@ class Optimizer(torch.optim.Optimizer):
         group = self.param_groups[index]["params"]
         prepare = functools.partial(choose.prepare, self.backend)
         counting = self.backend if on_device else None
-        plan = plans.build(plans.Request(self.schema, procedure, group, taking, factor, values, prepare, counting), edits)
+        before = sum(len(earlier["params"]) for earlier in self.param_groups[:index])
+        request = plans.Request(self.schema, procedure, group, taking, factor, values, prepare, counting, before)
+        plan = plans.build(request, edits)
         self._plans.setdefault(index, {})[procedure.name] = plan
 
     def _counts_on_device(self, group: Mapping[str, Any]) -> bool:

@@ -126,6 +126,17 @@ OPTC_INLINE math_t exp(math_t x) { return is_double ? math_t(::exp(double(x))) :
 OPTC_INLINE math_t log(math_t x) { return is_double ? math_t(::log(double(x))) : math_t(::logf(float(x))); }
 OPTC_INLINE math_t sin(math_t x) { return is_double ? math_t(::sin(double(x))) : math_t(::sinf(float(x))); }
 OPTC_INLINE math_t cos(math_t x) { return is_double ? math_t(::cos(double(x))) : math_t(::cosf(float(x))); }
+// cos(πx) as the sine of what is left to a quarter turn, by its series; exact reduction, so that no x is slower than others.
+OPTC_INLINE math_t cospi(math_t x) {
+    const math_t turn = x - 2 * floor(x * math_t(0.5) + math_t(0.5)), b = math_t(0.5) - abs(turn), w = b * b;
+    math_t s = math_t(4.66302805767612560e-4);
+    if (is_double) {
+        s = ((((math_t(-1.05184717169320540e-11) * w + math_t(5.39266466260812850e-10)) * w + math_t(-2.29484289972698730e-8)) * w +
+              math_t(7.95205400147551290e-7)) * w + math_t(-2.19153534478302170e-5)) * w + s;
+    }
+    s = ((s * w + math_t(-7.37043094571435e-3)) * w + math_t(0.0821458866111282287)) * w + math_t(-0.599264529320792076);
+    return ((s * w + math_t(2.55016403987734548)) * w + math_t(-5.16771278004997002)) * w * b + math_t(3.14159265358979324) * b;
+}
 OPTC_INLINE math_t tanh(math_t x) { return is_double ? math_t(::tanh(double(x))) : math_t(::tanhf(float(x))); }
 OPTC_INLINE double pow(double x, double y) { return ::pow(x, y); }
 #ifdef __FP_FAST_FMAF
@@ -241,6 +252,8 @@ struct Chunk {
         T* const base = static_cast<T*>(table[stream * tensors + tensor]);
         return base == nullptr ? nullptr : base + offset;
     }
+    // The number of the first element, where a row holds such numbers and not pointers.
+    uint64_t number(int64_t stream) const { return uint64_t(table[stream * tensors + tensor]) + uint64_t(offset); }
 };
 
 #ifndef OPTC_PASSES

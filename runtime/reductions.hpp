@@ -112,6 +112,7 @@ OPTC_INLINE double exp(double x) { return ::exp(x); }
 OPTC_INLINE double log(double x) { return ::log(x); }
 OPTC_INLINE double sin(double x) { return ::sin(x); }
 OPTC_INLINE double cos(double x) { return ::cos(x); }
+OPTC_INLINE double cospi(double x) { return ::cos(3.14159265358979324 * (x - 2 * __builtin_floor(x * 0.5 + 0.5))); }
 OPTC_INLINE double tanh(double x) { return ::tanh(x); }
 OPTC_INLINE double pow(double x, double y) { return ::pow(x, y); }
 OPTC_INLINE double atan2(double y, double x) { return ::atan2(y, x); }

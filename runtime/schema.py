@@ -83,13 +83,15 @@ class State:
 class Stream:
     """One tensor per parameter that a kernel reads or writes; `name` is `theta`, `g`, an input or a state's name.
 
+    `element` is none in memory: the numbers of the elements, by which random numbers are drawn.
+
     Passes move through those of extent "elem"; code on statistics reads and writes the others ("tensor": 0-dim float64).
     `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that compilers leave
     the reads out; None where it always has.
     """
 
     name: str
-    role: Literal["theta", "gradient", "input", "state"]
+    role: Literal["theta", "gradient", "input", "state", "element"]
     reads: bool
     writes: bool
     extent: Extent = "elem"
@@ -99,6 +101,11 @@ class Stream:
     def number(self) -> bool:
         """Whether it is one number per tensor."""
         return self.extent == "tensor"
+
+    @property
+    def stays(self) -> bool:
+        """Whether a table of it holds from step to step."""
+        return self.role in ("theta", "state", "element")
 
     def is_read(self, variant: Mapping[str, bool]) -> bool:
         """Whether its old value is read in a variant."""

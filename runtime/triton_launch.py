@@ -85,9 +85,9 @@ class TritonLauncher:
         """One launch. With `memory` ([rows][scalars + flags]) scalars, flags and g's factor are read from the device."""
         if not self.chunks.count:
             return
-        columns = [varying[s.name] for s in self.kernel.streams if s.role in ("gradient", "input")]
+        columns = [varying[s.name] for s in self.kernel.streams if not s.stays]
         for stream in self.kernel.streams:
-            if stream.role in ("gradient", "input"):
+            if not stream.stays:
                 self.dtypes[stream.name] = varying[stream.name][0].dtype
         with on_device(self.device):
             self.function.jit[(self.chunks.count,)](
@@ -207,15 +207,15 @@ def _first(kernel: Kernel, residents: Residents) -> Sequence[Tensor]:
 
 def _elementwise(kernel: Kernel, residents: Residents, device: torch.device) -> TritonLauncher:
     function = require_triton(kernel.triton, device)
-    present = [(s.name, residents.tensors.get(s.name)) for s in kernel.streams if s.role in ("theta", "state")]
-    first = next(column for _, column in present if column is not None)
-    sizes = [tensor.numel() for tensor in first]
-    dtypes = {name: column[0].dtype for name, column in present if column is not None}
-    varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
+    kept = [residents.tensors[s.name] for s in kernel.streams if s.name in residents.tensors]
+    sizes = [tensor.numel() for tensor in kept[0]]
+    dtypes = {name: column[0].dtype for name, column in residents.tensors.items()}
+    columns = [residents.column(s, len(sizes)) for s in kernel.streams if s.stays]
+    varying = [s.name for s in kernel.streams if not s.stays]
     dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
     shape = geometry(tuple(dtypes.values()), warp_size(device))
     with on_device(device):
-        table, aligned = resident_table([column for _, column in present], sizes, device)
+        table, aligned = resident_table(columns, sizes, device)
         return TritonLauncher(
             kernel,
             function,

@@ -145,7 +145,7 @@ class ReducingLauncher:
         given: tuple[Sequence[float], Sequence[bool]] | None,
     ) -> None:
         """`given`: scalars and flags that passes get as arguments."""
-        moving = [s.name for s in self.kernel.streams if s.role in ("gradient", "input")]
+        moving = [s.name for s in self.kernel.streams if not s.stays]
         columns = [varying[name] for name in moving]
         if self.members.numel():
             self.dtypes |= {name: column[0].dtype for name, column in zip(moving, columns, strict=True)}
@@ -333,13 +333,12 @@ def _shapes(kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[t
 def _bound(
     kernel: Kernel, residents: Residents, sizes: Sequence[int], real: torch.dtype, device: torch.device, kept: Reductions
 ) -> ReducingLauncher:
-    stays = [s for s in kernel.streams if s.role in ("theta", "state")]
-    present = [(s.name, residents.tensors.get(s.name)) for s in stays if s.extent == "elem"]
-    others = [residents.tensors.get(s.name) for s in stays if s.extent != "elem"]
-    varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
-    dtypes = {name: column[0].dtype for name, column in present if column}
+    present = [s for s in kernel.streams if s.stays and s.extent == "elem"]
+    others = [residents.tensors.get(s.name) for s in kernel.streams if s.stays and s.extent != "elem"]
+    varying = [s.name for s in kernel.streams if not s.stays]
+    dtypes = {s.name: column[0].dtype for s in present if (column := residents.tensors.get(s.name))}
     dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
-    table, aligned = resident_table([column for _, column in present], sizes, device, others)
+    table, aligned = resident_table([residents.column(s, len(sizes)) for s in present], sizes, device, others)
     return ReducingLauncher(
         kernel,
         device,

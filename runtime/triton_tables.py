@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optc.runtime.backend import table_entry
 from optc.runtime.columns import Column, addresses
 
 ALIGNMENT = 16
@@ -97,7 +98,7 @@ class Chunks:
 
 
 def resident_table(
-    columns: Sequence[Sequence[Tensor] | None],
+    columns: Sequence[Sequence[Tensor] | Sequence[int] | None],
     sizes: Sequence[int],
     device: torch.device,
     numbers: Sequence[Sequence[Tensor] | None] = (),
@@ -109,7 +110,7 @@ def resident_table(
     rows = np.zeros((len(sizes), len(columns) + len(numbers) + 1), dtype=np.int64)
     for index, column in enumerate((*columns, *numbers)):
         if column is not None:
-            rows[:, index] = [tensor.data_ptr() for tensor in column]
+            rows[:, index] = list(map(table_entry, column))
     aligned = ~(rows[:, : len(columns)] % ALIGNMENT != 0).any(axis=1)
     rows[:, -1] = sizes
     return upload(torch.from_numpy(rows), device), torch.from_numpy(aligned)

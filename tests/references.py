@@ -20,6 +20,7 @@ from tests import (
     references_reducing,
     references_reducing_more,
     references_rows,
+    references_sampling,
 )
 from tests.reference_cases import (
     TOLERANCE,
@@ -220,6 +221,7 @@ CASES: tuple[Case, ...] = (
     *references_reducing_more.CASES,
     *references_rows.CASES,
     *references_model.CASES,
+    *references_sampling.CASES,
 )
 
 SPECS: tuple[str, ...] = tuple(dict.fromkeys(c.spec for c in CASES))
@@ -229,7 +231,7 @@ CORE = frozenset(
     adam/simplified_ademamix adam/hn_adam adam/fadam adaptive/adagrad adaptive/adadelta adaptive/rmsprop momentum/sgd
     momentum/sgdw momentum/asgd momentum/pnm second_order/sophia sign/lion sign/rprop sign/signum sign/tiger
     trust/lamb trust/lars trust/fromage trust/novograd factored/adafactor factored/came factored/nero
-    parameter_free/prodigy parameter_free/dadapt_sgd""".split()
+    parameter_free/prodigy parameter_free/dadapt_sgd sampling/psgld""".split()
 )
 """Specs that together use every construct of the language. Every run tests these in full; of the others a sample, and the rest
 with `--full`."""

@@ -151,6 +151,8 @@ class _Reader:
                 return over
             case "mathrm" | "operatorname":
                 return _leaf("mi", self.text(), "word" if name == "mathrm" else "function")
+            case "mathcal":
+                return _leaf("mi", "".join(map(_script_capital, self.text())))
             case "text" | "textbf":
                 return self.words(bold=name == "textbf")
             case "left":
@@ -201,6 +203,11 @@ class _Reader:
         SubElement(row, "mo", _FENCE | {"form": "prefix"}).text = "{"
         row.append(table)
         return row
+
+
+def _script_capital(letter: str) -> str:
+    """`N` as 𝒩. Some letters (B, E, …) have other places in Unicode: none that the equations use."""
+    return chr(ord("𝒜") + ord(letter) - ord("A"))
 
 
 def _leaf(tag: str, text: str, kind: str = "") -> Element:

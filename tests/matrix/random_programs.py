@@ -20,6 +20,7 @@ class _Writer:
     host_locals: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     reducing: bool = False
+    random: bool = False
     numbers: list[str] = field(default_factory=list)  # of one number per tensor
     model: bool = False
     shared: list[str] = field(default_factory=list)  # of one number of the model
@@ -127,6 +128,8 @@ class _Writer:
                 f"debias({x}, h1)",
                 f"tanh({x})^3",
                 f"floor(4*tanh({x}) + 0.123)",
+                f"cospi({x})",
+                *([f"{x}*uniform(seed)", f"({x} + {h}*normal(seed))", f"where(uniform(seed) < 0.5, {x}, {y})"] * self.random),
             ]
         )
 
@@ -168,14 +171,8 @@ class _Writer:
         if depth <= 0 or (self.narrow and self.draw(st.booleans())):
             return self.pick(leaves)
         x, y = self.whole(depth - 1), self.whole(0)
-        plain = [
-            f"({x} + {y})",
-            f"{x}/(1 + abs({y}))",
-            f"max({x}, {y})",
-            f"where({x} > {y}, {x}, 0.5*{y})",
-            f"where(shared_flag, {x}, {y})",
-            f"tanh({x})*h3",
-        ]
+        plain = [f"({x} + {y})", f"{x}/(1 + abs({y}))", f"max({x}, {y})", f"where({x} > {y}, {x}, 0.5*{y})"]
+        plain += [f"where(shared_flag, {x}, {y})", f"tanh({x})*h3"]
         if self.narrow or self.draw(st.booleans()):
             return self.pick(plain)
         n = self.number(depth - 1)
@@ -212,13 +209,8 @@ class _Writer:
             return self.pick([*options, f"max({v}, rowmean({col}))"])
         m = self.vector(depth - 1, "matrix")
         along = extent
-        options += [
-            f"{along}mean({x})",
-            f"tanh({along}sum({x}))",
-            f"{along}max(abs({x}))",
-            f"{along}min({x})",
-            f"{along}mean({x}²)",
-        ]
+        options += [f"{along}mean({x})", f"tanh({along}sum({x}))", f"{along}max(abs({x}))", f"{along}min({x})"]
+        options += [f"{along}mean({x}²)"]
         return self.pick([*options, f"{v}/(1 + abs({m}))", f"ema({v}, {along}mean({x}), h1)"])
 
     def matrices(self, indent: str, depth: int) -> None:
@@ -340,6 +332,7 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
     writer = _Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)
     writer.numbers, writer.model, writer.rows = ["s"] if reducing else [], model, rows
     writer.shared = ["w", "z"] if model else []
+    writer.random = draw(st.booleans())
     writer.vectors = {"row": ["R"], "col": ["C"], "matrix": ["M"]}
     initial = {"a": draw(st.sampled_from(["0", "0.5", "h1"])), "b": draw(st.sampled_from(["0", "θ", "g", "g² + h2"]))}
     if draw(st.booleans()):
@@ -370,6 +363,7 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
     hosts = "".join(f" + 0.01*{c}/(1 + {c})" for c in [*writer.host_locals, *(["k"] if writer.carried else [])])
     flag = " + where(flag, 0.1, 0)" if writer.flag else ""
     flag += " + where(shared_flag, 0.1, 0)" if model else ""
+    flag += " + 0.1*uniform(seed)" if writer.random else ""
     writer.lines.append(f"        u = {writer.element(1)} + {sums}{hosts}{flag} + h1*h2*g")
     writer.lines.append("        θ <- (1 - lr*h2)*θ - lr*clamp(u, -2, 2)")
     return "\n".join(
@@ -380,6 +374,7 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
             "        lr = 0.1 in [0, inf)",
             "        h1 = 0.9 in [0, 1)",
             "        h2 = 0.5 in [0, inf)",
+            *(["        seed = 3 in int [0, inf)"] if writer.random else []),
             *(["        flag = false"] if writer.flag else []),
             *(["        h3 = 0.6 shared in [0, 1)", "        shared_flag = true shared"] if model else []),
             "    state:",

@@ -130,7 +130,7 @@ def test_empty(spec: str, backend: str) -> None:
     expected = run_program(program_of(spec), case.hypers, problem).thetas[-1]
     full = torch.nn.Parameter(torch.tensor(problem.theta, dtype=torch.float32))
     empty = torch.nn.Parameter(torch.zeros(0, 4))
-    optimizer: Any = optimizer_class(spec)([empty, full], **case.hypers, backend=backend)
+    optimizer: Any = optimizer_class(spec)([full, empty], **case.hypers, backend=backend)
     for _, _, g, calls in problem.steps(case.hypers["lr"]):
         empty.grad, full.grad = torch.zeros(0, 4), torch.tensor(g, dtype=torch.float32)
         optimizer.step()

@@ -11,7 +11,7 @@ from optc.compiler.backends.names import CPP, Namer
 from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in
 from optc.compiler.extents import is_measure
 from optc.dsl.kinds import Sort
-from optc.dsl.program import Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
+from optc.dsl.program import DRAWS, Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
 from optc.dsl.source import NOWHERE, Source, Span
 
 
@@ -163,5 +163,8 @@ def _call(function: str, *arguments: str) -> str:
     return f"{function}({', '.join(arguments)})"
 
 
-_FUNCTIONS = ("sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "sign", "floor", "mod", "min", "max", "atan2", "where")
+_FUNCTIONS = (
+    *("sqrt", "exp", "log", "sin", "cos", "cospi", "tanh", "abs", "sign", "floor", "mod", "min", "max", "atan2", "where"),
+    *DRAWS,
+)
 _CALLS: Mapping[str, Callable[..., str]] = {name: partial(_call, name) for name in _FUNCTIONS}

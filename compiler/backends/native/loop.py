@@ -47,6 +47,8 @@ class Streams:
         name = self.names.beside(stream.name, "at")
         if stream.extent is Extent.TENSOR:
             return f"{const}double* {name} = tensor.number({row});"
+        if stream.role is Role.ELEMENT:
+            return f"const uint64_t {name} = chunk.number({row});"
         kind = _ROW_TYPES[stream.role]
         return f"{const}{kind}* __restrict {name} = chunk.row<{kind}>({row});"
 
@@ -54,6 +56,8 @@ class Streams:
         """A written stream is loaded too where it may be read first or keep its value."""
         name = self.names(Symbol(stream.role, stream.name))
         at = self.names.beside(stream.name, "at")
+        if stream.role is Role.ELEMENT:
+            return f"const uint64_t {name} = {at} + uint64_t({self.place});"
         real, value = ("double", f"*{at}") if stream.extent is Extent.TENSOR else ("math_t", f"load({at}[{self.place}])")
         if not stream.reads and written == TRUE:
             return f"{real} {name};"

@@ -16,7 +16,7 @@ from enum import IntEnum
 from optc.compiler.backends.exprs import python_number
 from optc.compiler.backends.pytorch import reductions
 from optc.dsl.kinds import Extent, Sort
-from optc.dsl.program import COMPARISONS, LOGIC, REDUCTIONS, Apply, Constant, Expression, Read, Role
+from optc.dsl.program import COMPARISONS, DRAWS, LOGIC, REDUCTIONS, Apply, Constant, Expression, Read, Role
 
 _SYMBOL = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "add": "+", "sub": "-", "mul": "*", "div": "/"}
 _METHOD = {"neg", "sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "floor"}
@@ -201,6 +201,8 @@ class Printer:
             return self._numbers(operation, pieces)
         if operation in _METHOD:
             return self._chain(pieces[0], operation, "")
+        if operation == "cospi":
+            return Piece(f"cospi({pieces[0].text})", kind=pieces[0].kind, fresh=True)
         if operation == "sign":
             return self._sign(pieces[0])
         if operation in LOGIC:
@@ -212,6 +214,8 @@ class Printer:
             return self._bound(operation, *pieces)
         if operation in _PRECEDENCE:
             return self._arithmetic(operation, *pieces)
+        if operation in DRAWS:
+            return Piece(f"{operation}({', '.join(p.text for p in pieces)})", fresh=True)
         return self._function({"mod": "remainder"}.get(operation, operation), pieces)
 
     def _reduced(self, reduced: reductions.Reduced) -> Piece:

@@ -21,7 +21,7 @@ from optc.dsl.source import Source
 
 def emit_model(model: ModelProgram, name: str, source: Source) -> str:
     """`def {name}(scalars, flags, totals, states) -> (exports, carried)`: floats, bools and 0-dim float64 tensors."""
-    namer = Namer(PYTHON | {"torch", "Tensor", "ieee", "sign"})
+    namer = Namer(PYTHON | {"torch", "Tensor", "ieee", "sign", "cospi"})
     results = (*model.exports, *model.carried)
     body = _of_locals(model.body)
     totals = [total for total, _ in model.totals]

@@ -67,7 +67,8 @@ def _emit_pass(one: Sweep) -> str:
         parameters=[
             *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars)),
             *(f"{p}: tl.tensor" for p in (*(NEEDING if one.needs else ()), *(MEASURING if totals else ()))),
-            *(f"{p}: tl.constexpr" for p in (*(one.dtype[s] for s in streams), *one.static_flags, *one.host_flags, *GEOMETRY)),
+            *(f"{one.dtype[s]}: tl.constexpr" for s in one.pointed),
+            *(f"{p}: tl.constexpr" for p in (*one.static_flags, *one.host_flags, *GEOMETRY)),
         ],
         n_resident=len(one.columns.resident),
         n_varying=len(one.columns.varying),

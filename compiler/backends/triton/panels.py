@@ -27,7 +27,7 @@ def emit_panels(one: Sweep) -> str:
         name=one.name,
         parameters=[
             *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars, *TABLES_OF_PANELS)),
-            *(f"{one.dtype[s]}: tl.constexpr" for s in streams),
+            *(f"{one.dtype[s]}: tl.constexpr" for s in one.pointed),
             *(f"{p}: tl.constexpr" for p in (*one.static_flags, *one.host_flags, *GEOMETRY_OF_PANELS)),
         ],
         n_resident=len(one.columns.resident),

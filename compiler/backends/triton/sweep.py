@@ -55,6 +55,7 @@ class Sweep:
         value, used = self.value, self._used()
         self.columns = TableColumns.of(kernel)
         self.streams = [s.name for s in sweep.streams]
+        self.pointed = [s.name for s in sweep.streams if s.role is not Role.ELEMENT]
         self.scalars = [value(s) for s in kernel.scalars]
         self.static_flags = [value(f) for f in kernel.static_flags]
         self.host_flags = [value(f) for f in kernel.host_flags]
@@ -114,11 +115,14 @@ class Sweep:
         """Where the streams of the tensor begin."""
         rows = [("resident", i, s) for i, s in enumerate(self.columns.resident) if s in self.streams]
         rows += [("changing", i, s) for i, s in enumerate(self.columns.varying) if s in self.streams]
-        return [f"{self.pointer[s]} = tl.load({table} + {i}).to(tl.pointer_type({self.dtype[s]}))" for table, i, s in rows]
+        kind = {s: f".to(tl.pointer_type({self.dtype[s]}))" for s in self.pointed}
+        return [f"{self.pointer[s]} = tl.load({table} + {i}){kind.get(s, '')}" for table, i, s in rows]
 
     def hint(self, stream: str, offset: str) -> str:
         """The pointer of a stream where it is aligned."""
         pointer = self.pointer[stream]
+        if stream not in self.pointed:
+            return f"{self.aligned[stream]} = {pointer} + {offset}"
         size = f"LANES * {pointer}.dtype.element_ty.primitive_bitwidth // 8"
         return f"{self.aligned[stream]} = tl.multiple_of({pointer} + {offset}, {size})"
 

@@ -58,7 +58,7 @@ class TorchLauncher:
                 None if x is None else self._seen(x, stream, dtype, gradient_factor)
                 for stream, x in zip(streams, given, strict=True)
             ]
-            elements = [self._elements(index, dtype)] * (len(kernel.streams) - len(streams))
+            elements = [self._elements(index, dtype) for s in kernel.streams if s.role == "element"]
             known = [statistics[name] for name in kernel.given]
             size = [] if told is None else [float(told[index])]
             left = kernel.torch(*used, *elements, *scalars, *static, *flags, *known, *size)

@@ -67,8 +67,9 @@ def states(optimizer: Optimizer, params: list[torch.nn.Parameter], key: str = "m
 
 
 def made(text: str, params: list[torch.nn.Parameter], backend: str, seed: int = 5, **options: Any) -> Optimizer:
-    cls: type[Optimizer] = optc.compile(text)
-    return cls([{"params": params[:2]}, {"params": params[2:]}], seed=seed, backend=backend, **options)
+    cls: Any = optc.compile(text)
+    optimizer: Optimizer = cls([{"params": params[:2]}, {"params": params[2:]}], seed=seed, backend=backend, **options)
+    return optimizer
 
 
 def same(found: list[Array], expected: list[Array]) -> bool:

@@ -21,6 +21,7 @@ from tests.matrix.runners import run_compiled
 from tests.oracle import run_oracle, run_program
 from tests.problems import PROBLEMS, random_problem
 from tests.reference_cases import TOLERANCE, Array, Problem, Trace, difference, run_library
+from tests.reference_loops_sampling import normals
 
 BETAS, EPS = (0.8, 0.95), 1e-3
 NAMES = ("5x7 zeros and schedule", "11 zeros", "scalar zeros and schedule")
@@ -81,6 +82,10 @@ def before(name: str, g: Array, theta: Array, kept: dict[str, Array]) -> Array:
         case "grokfast":
             kept["grokfast"] = 0.9 * kept.get("grokfast", g) + 0.1 * g
             return g + 1.5 * kept["grokfast"]
+        case "gradient_noise":
+            kept["steps"] = kept.get("steps", np.array(0)) + 1
+            t = int(kept["steps"])
+            return g + math.sqrt(0.05 / (1 + t) ** 0.5) * normals(0, t, g.shape, int(kept.get("number", 0)))
         case "l2":
             return g + 0.2 * theta
     return g
@@ -159,7 +164,7 @@ def by_hand(names: set[str], problem: Problem, lr: float = 0.01) -> Trace:
     )
 
 
-BEFORE = ("clip_value", "clip_norm", "clip_global_norm", "agc", "orthograd", "mars", "grokfast", "centralize", "l2")
+BEFORE = tuple("clip_value clip_norm clip_global_norm agc orthograd mars grokfast centralize gradient_noise l2".split())
 """What changes the gradient, in the order of the stages."""
 
 CONSTRAINING = {"proximal", "max_norm", "balanced"}
@@ -175,6 +180,7 @@ WRITTEN = {
     "mars": "mars(0.3)",
     "grokfast": "grokfast(alpha = 0.9, grokfast_lamb = 1.5)",
     "centralize": "centralize",
+    "gradient_noise": "gradient_noise(eta = 0.05, gamma = 0.5)",
     "l2": "l2(0.2)",
     "accumulated": "accumulated(0.4)",
     "nesterov": "nesterov",
@@ -199,7 +205,8 @@ ALONE = (
     {"clip_value", "clip_norm", "clip_global_norm", "agc"}, {"cautious", "grams"}, {"trust_ratio", "clip_rms"},
     {"l2", "decoupled", "independent", "cautious_decay", "proximal"},  # one name outside
     {"accumulated", "nesterov", "ademamix"},  # the loop has one numerator
-    {"orthograd", "mars", "grokfast", "centralize"}, CONSTRAINING, {"lookahead", "weight_ema"},  # of one stage: left to right
+    {"orthograd", "mars", "grokfast", "centralize", "gradient_noise"},  # of one stage: left to right
+    CONSTRAINING, {"lookahead", "weight_ema"},
 )  # fmt: skip
 """Of each of these, one at most is in a combination."""
 

@@ -17,10 +17,11 @@ from tests.oracle import WRITTEN_OUT
 SPECS = WRITTEN_OUT
 
 KATEX = set(
-    r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau \upsilon
-    \phi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega \hat \bar \tilde \mathrm
-    \mathcal \text \textbf \operatorname \frac \sqrt \left \right \Vert \lfloor \rfloor \langle \rangle \leftarrow \le \ge \ne \neg \wedge \vee
-    \bmod \sum \cdot \times \infty \top \begin \end \quad \exp \ln \log \sin \cos \tanh \min \max \_ \, \\""".split()
+    r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau
+    \upsilon \phi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega \hat \bar \tilde
+    \mathrm \mathcal \text \textbf \operatorname \frac \sqrt \left \right \Vert \lfloor \rfloor \langle \rangle \leftarrow
+    \le \ge \ne \neg \wedge \vee \bmod \sum \cdot \times \infty \top \begin \end \quad \exp \ln \log \sin \cos \tanh \min
+    \max \_ \, \\""".split()
 )
 
 

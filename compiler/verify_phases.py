@@ -9,7 +9,7 @@ from optc.compiler.extents import ON_STATISTICS, is_measure, is_total
 from optc.compiler.ir import InternalError, expressions, reads, statements, walk
 from optc.compiler.plan import HostProgram, Kernel, ModelProgram, Plan, ProcedurePlan, Stream
 from optc.dsl.kinds import Extent
-from optc.dsl.program import BINARY, GATHERING, TERNARY, UNARY, Apply, Branch, Let, Read, Role, Statement, Store
+from optc.dsl.program import BINARY, GATHERING, LOSS, TERNARY, UNARY, Apply, Branch, Let, Read, Role, Statement, Store
 
 _ARITY = {**dict.fromkeys(UNARY | GATHERING, 1), **dict.fromkeys(BINARY, 2), **dict.fromkeys(TERNARY, 3)}
 _ON_HOST = (Role.HYPER, Role.STEP, Role.SHAPE, Role.NEW, Role.LOCAL, Role.STATE)
@@ -74,6 +74,7 @@ def _model(program: ModelProgram, host: HostProgram, static: set[str], parts: se
         Role.FLAG: set(program.flags),
         Role.STATISTIC: {total for total, _ in program.totals},
         Role.STATE: set(program.states),
+        Role.LOSS: {LOSS.name} if program.loss else set(),
     }
     _given(program.body, given, where)
     for expression in expressions(program.body):

@@ -164,7 +164,7 @@ class _Writer:
     # --- one number of the model ----------------------------------------------------------------------------------------------
 
     def whole(self, depth: int) -> str:
-        leaves = ["h3", *self.shared]
+        leaves = ["h3", "loss", *self.shared]
         if depth <= 0 or (self.narrow and self.draw(st.booleans())):
             return self.pick(leaves)
         x, y = self.whole(depth - 1), self.whole(0)
@@ -333,8 +333,8 @@ class _Writer:
 def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False) -> str:
     """The text of a random optimizer `Random`, with hypers lr, h1, h2 and perhaps flag.
 
-    `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, and hypers h3 and shared_flag; `rows`:
-    values per row, column and matrix, too.
+    `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, the loss perhaps, and hypers h3 and
+    shared_flag; `rows`: values per row, column and matrix, too.
     """
     reducing = reducing or model or rows
     writer = _Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)

@@ -40,8 +40,8 @@ from optc.dsl.program import State as ProgramState
 
 _TEXT_WIDTH = WIDTH - 4
 _LOSS = (
-    "It reads the loss: `step` needs a closure that returns it; after `loss.backward()`, `step(lambda: loss)` will do. It is the "
-    "loss before gradient scaling; with `maximize` the update sees minus it."
+    "It reads the loss: `step` needs a closure that returns it; after `loss.backward()`, `step(lambda: loss)` will do. It is "
+    "the loss before gradient scaling; with `maximize` the update sees minus it."
 )
 _DIGEST = re.compile(r"^file      sha256 ([0-9a-f]{64})$", re.MULTILINE)
 _NO_DIGEST = "0" * 64

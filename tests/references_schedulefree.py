@@ -50,11 +50,8 @@ class AdamW(ShowingX, RootWithoutFloor, po.ScheduleFreeAdamW):
 def scion(given: Hypers, problem: Problem) -> Trace:
     """The library on θ as one matrix. A vector is divided by its root mean square, or its signs are taken."""
     shape = problem.theta.shape
-    arguments = {
-        key: value
-        for key, value in given.items()
-        if key not in ("norm_type", "normalize", "transpose", "decoupled_weight_decay")
-    }
+    own = ("norm_type", "normalize", "transpose", "decoupled_weight_decay")
+    arguments = {key: value for key, value in given.items() if key not in own}
     arguments["weight_decouple"] = given.get("decoupled_weight_decay", True)
     kind, normalize, transpose = given.get("norm_type", "row"), given.get("normalize", True), given.get("transpose", False)
     flat = shape if len(shape) < 2 else (shape[0], problem.theta.size // shape[0])
@@ -109,7 +106,8 @@ CASES: tuple[Case, ...] = (
     loop("momentum/schedulefree_sgd", loops.sgd, lr=0.1, momentum=0.5, weight_decay=0.1, r=1.0, warmup_steps=4),
     loop("momentum/schedulefree_sgd", loops.sgd, lr=0.1, momentum=0.0, weight_lr_power=0.0),
     case("adam/schedulefree_adamw", AdamW, lr=0.01),
-    case("adam/schedulefree_adamw", AdamW, lr=0.01, betas=B, eps=1e-3, weight_decay=0.3, r=0.5, weight_lr_power=1.0, warmup_steps=7),
+    case("adam/schedulefree_adamw", AdamW, lr=0.01, betas=B, eps=1e-3, weight_decay=0.3, r=0.5, weight_lr_power=1.0),
+    case("adam/schedulefree_adamw", AdamW, lr=0.01, betas=B, warmup_steps=7),
     case(
         "adam/schedulefree_adamw",
         AdamW,
@@ -131,7 +129,7 @@ CASES: tuple[Case, ...] = (
     _scion(lr=0.05, norm_type="sign", normalize=False, weight_decay=0.1),
     _scion(lr=0.05, norm_type="none", momentum=0.5, scale=0.5),
     loop("trust/scion", loops.scion, lr=0.05, eps=0.1, weight_decay=0.1),
-    loop("trust/scion", loops.scion, lr=0.05, eps=0.1, norm_type="col", transpose=True, decoupled_weight_decay=False, weight_decay=0.1),
+    loop("trust/scion", loops.scion, lr=0.05, eps=0.1, norm_type="col", transpose=True, normalize=False),
     loop("trust/scion", loops.scion, lr=0.05, norm_type="sign", constraint=True),
     Case("adam/sara", MappingProxyType(SARA), sara),
     Case("adam/sara", MappingProxyType({**SARA, "progressive_iter": 5, "amsgrad": True, "eps": 1e-3}), sara),

@@ -68,7 +68,10 @@ def separate(body: tuple[Statement, ...], program: Program, taken: frozenset[str
 
 
 def _promoted(body: tuple[Statement, ...], extents: Extents) -> dict[str, Role]:
-    """Names that get their value in one line, and no value per element: they can be statistics or scalars themselves."""
+    """Names that get their value in one line, and no value per element: they can be statistics or scalars themselves.
+
+    A number of the model that not all parameters name is neither: its line is on statistics, its value comes from outside.
+    """
     lines = [s for s in statements(body) if isinstance(s, Let) and s.target.role is Role.LOCAL]
     bound = Counter(s.target.name for s in lines)
     roles: dict[str, Role] = {}
@@ -76,7 +79,8 @@ def _promoted(body: tuple[Statement, ...], extents: Extents) -> dict[str, Role]:
         name, extent = line.target.name, extents.locals[line.target.name]
         if bound[name] == 1 and extent is not Extent.ELEM:
             if extent is not Extent.MODEL:
-                roles[name] = Role.STATISTIC
+                if extents.of(line.value) is not Extent.MODEL:
+                    roles[name] = Role.STATISTIC
             elif line.value.type.sort is Sort.REAL:
                 roles[name] = Role.SCALAR
     return roles

@@ -266,7 +266,8 @@ class _Writer:
             if kind != "whole" or not changed:
                 return False
             name = self.pick(changed)  # from here on it differs between parameters
-            self.lines.append(f"{indent}{name} = tanh({name} + {self.number(0)})")
+            value = self.pick([f"tanh({name} + {self.number(0)})", f"tanh({self.whole(1)})"])
+            self.lines.append(f"{indent}{name} = {value}")
             self.shared.remove(name)
             self.numbers.append(name)
         elif kind == "whole" and depth == 0:

@@ -93,6 +93,30 @@ def test_carried_scalar_that_only_one_branch_reads(backend: str) -> None:
     compare(CARRIED_READ_IN_A_BRANCH, backend, False, 0)
 
 
+NAMED_BY_SOME = """
+optimizer Random:
+    hyper: lr = 0.1 in [0, inf); flag = false; h3 = 0.5 shared in [0, 1)
+    state:
+        w = 0 per model
+        if flag: a = θ
+    step:
+        w <- tanh(total(sum(g)))
+        x = θ
+        if flag:
+            close = |w| < h3 or loss > 1
+            part = 0.5*w
+            x = where(close, x + part, a)
+            a <- where(close, a, x)
+        θ <- x - lr*g
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
+@pytest.mark.parametrize("flag", [False, True])
+def test_numbers_of_the_model_that_some_groups_only_name(flag: bool, backend: str) -> None:
+    compare(NAMED_BY_SOME, backend, flag, 3, SEVERAL)
+
+
 @given(specs(), st.booleans(), st.integers(0, 1000))
 @bounded(80)
 def test_pytorch(text: str, flag: bool, seed: int) -> None:

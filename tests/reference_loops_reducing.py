@@ -23,7 +23,7 @@ def lamb(hypers: Hypers, problem: Problem) -> Run:
     theta, thetas = problem.theta.copy(), []
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     for t, lr, g, _ in problem.steps(hypers["lr"]):
-        m = beta1 * m + (1 - beta1) * g
+        m = beta1 * m + (1 - beta1 if hypers.get("grad_averaging", True) else 1) * g
         v = beta2 * v + (1 - beta2) * g * g
         c1, c2 = (1 - beta1**t, 1 - beta2**t) if hypers.get("bias_correction", True) else (1.0, 1.0)
         u = m / c1 / (np.sqrt(v / c2) + eps)

@@ -24,6 +24,7 @@ CASES: tuple[Case, ...] = (
     loop("trust/lamb", loops.lamb, lr=0.01),
     loop("trust/lamb", loops.lamb, lr=0.01, betas=B, eps=1e-3, weight_decay=0.3, max_norm=1.5),
     loop("trust/lamb", loops.lamb, lr=0.01, weight_decay=0.0, always_adapt=False),
+    loop("trust/lamb", loops.lamb, lr=0.01, betas=B, grad_averaging=False, max_norm=10.0),
     loop("trust/lamb", loops.lamb, lr=0.01, weight_decay=0.1, always_adapt=False, bias_correction=False),
     # without debiasing, and with next to no eps, which the library adds to the direction's norm too
     case("trust/lamb", po.Lamb, _LAMB, lr=0.01, betas=B, eps=1e-15, weight_decay=0.3, bias_correction=False, max_norm=10.0),

@@ -1,4 +1,4 @@
-"""Float64 loops for specs that read the loss, and for LOMO, over any number of parameters in any number of groups.
+"""Float64 loops for specs that read the loss, for LOMO and AdaGC, over any number of parameters in any number of groups.
 
 Plain numpy from the papers' algorithms and the authors' code, as in `tests.reference_loops_model`.
 """
@@ -139,3 +139,29 @@ def emofact(slots: list[Slot], model: Numbers) -> None:
             p.state["exp_avg_sq"] = beta2 * p.state["exp_avg_sq"] + (1 - beta2) * p.g**2
             direction = p.state["exp_avg"] / (np.sqrt(p.state["exp_avg_sq"]) + eps)
         p.theta = theta - p.lr * drive * np.sign(direction)
+
+
+def adagc(slots: list[Slot], model: Numbers) -> None:
+    """AdaGC, arXiv:2502.11034, Algorithm 1: the norm of all gradients is clipped in the first steps, then that of each tensor."""
+    length, most = math.sqrt(_square(slots)), slots[0].get("lambda_abs", None)
+    for p in slots:
+        eps, limit = p.get("eps", 1e-8), p.get("lambda_rel", 1.05)
+        beta1, beta2 = p.get("betas", (0.9, 0.999))
+        beta = p.get("beta", 0.98)
+        early = p.t < p.get("warmup_steps", 100)
+        g = p.g * min(most / (length + eps), 1.0) if early and most is not None else p.g
+        norm = float(np.linalg.norm(g.ravel()))
+        if "gamma" not in p.state:
+            p.state["gamma"] = np.array(norm)
+        elif early:
+            p.state["gamma"] = np.minimum(p.state["gamma"], norm)
+        else:
+            factor = min(limit * max(float(p.state["gamma"]), eps) / max(norm, eps), 1.0)
+            g = factor * g
+            p.state["gamma"] = np.array(beta * p.state["gamma"] + (1 - beta) * factor * norm)
+        p.zeros("exp_avg", "exp_avg_sq")
+        p.state["exp_avg"] = beta1 * p.state["exp_avg"] + (1 - beta1) * g
+        p.state["exp_avg_sq"] = beta2 * p.state["exp_avg_sq"] + (1 - beta2) * g * g
+        root = np.sqrt(p.state["exp_avg_sq"] / (1 - beta2**p.t)) + eps
+        kept = (1 - p.lr * p.get("weight_decay", 0.1)) * p.theta
+        p.theta = kept - p.lr * p.state["exp_avg"] / (1 - beta1**p.t) / root

@@ -1,4 +1,4 @@
-"""Cases of specs that read the loss, and of LOMO, compared with pytorch_optimizer where it computes them.
+"""Cases of specs that read the loss, of LOMO and of AdaGC, compared with pytorch_optimizer where it computes them.
 
 Its AliG takes the norm in float32. Its Emo optimizers choose between two equal numbers by their rounding errors; here they have
 the one that the maths gives.
@@ -76,6 +76,7 @@ def of_emofact(states: dict[str, Array], shape: tuple[int, ...]) -> dict[str, Ar
     return {key: value.reshape(shapes.get(key, value.shape)) for key, value in states.items()}
 
 
+adagc = of_one(loops.adagc)
 alig, sps, lomo = of_one(loops.alig), of_one(loops.sps), of_one(loops.lomo)
 emonavi, emolynx, emofact = of_one(loops.emonavi), of_one(loops.emolynx), of_one(loops.emofact)
 FREE = "parameter_free"
@@ -100,6 +101,8 @@ CASES: tuple[Case, ...] = (
     loop("momentum/lomo", lomo, lr=0.05),
     loop("momentum/lomo", lomo, lr=0.05, clip_grad_norm=2.0),
     loop("momentum/lomo", lomo, lr=0.05, clip_grad_norm=3.0, clip_grad_value=0.5),
+    loop("adam/adagc", adagc, lr=0.01, lambda_abs=1.0, warmup_steps=9),
+    loop("adam/adagc", adagc, lr=0.01, betas=B, eps=1e-3, lambda_abs=3.0, warmup_steps=5, beta=0.8, weight_decay=0.3),
     loop("adaptive/emonavi", emonavi, lr=0.01),
     loop("adaptive/emonavi", emonavi, lr=0.01, betas=B, eps=1e-3, use_shadow=True, shadow_weight=0.3, weight_decay=0.3),
     case("adaptive/emonavi", EmoNavi, lr=0.01, betas=B, eps=1e-3, use_shadow=True, shadow_weight=0.3, weight_decay=0.3),

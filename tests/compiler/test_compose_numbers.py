@@ -346,6 +346,20 @@ def test_a_base_that_starts_at_the_gradient_starts_at_the_changed_one() -> None:
     assert difference(found, run_oracle("adam/adan", {"lr": 0.01}, tripled)) == 0.0
 
 
+@pytest.mark.parametrize("problem", NAMES)
+def test_rectified_adam_is_radam(problem: str) -> None:
+    """Without eps, which RAdam adds elsewhere: 1e-30 keeps 0/0 away."""
+    betas = (0.8, 0.9)  # adaptive from the sixth step on
+    found = run("Adam(eps = 1e-30) + rectified", PROBLEMS[problem], betas=betas)
+    expected = run_library(torch.optim.RAdam, {"betas": betas, "eps": 1e-30}, {"lr": 0.01}, PROBLEMS[problem])
+    assert difference(Trace(found.thetas, {}), Trace(expected.thetas, {})) <= TOLERANCE
+    skipping = run("Adam(eps = 1e-30) + rectified(threshold = 5.5, skip = true)", PROBLEMS[problem], betas=betas)
+    library = {"betas": betas, "eps": 1e-30, "n_sma_threshold": 5.5, "degenerated_to_sgd": False}
+    expected = run_library(po.RAdam, library, {"lr": 0.01}, PROBLEMS[problem])
+    assert np.array_equal(skipping.thetas[4], PROBLEMS[problem].theta) and not np.array_equal(*skipping.thetas[-2:])
+    assert difference(Trace(skipping.thetas, {}), Trace(expected.thetas, {})) <= TOLERANCE
+
+
 OF_THE_LOSS = """
 modifier polyak(most = 1.0 shared in (0, inf)):
     state: best = inf per model

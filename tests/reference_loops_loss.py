@@ -142,7 +142,7 @@ def emofact(slots: list[Slot], model: Numbers) -> None:
 
 
 def adagc(slots: list[Slot], model: Numbers) -> None:
-    """AdaGC, arXiv:2502.11034, Algorithm 1: the norm of all gradients is clipped in the first steps, then that of each tensor."""
+    """AdaGC, arXiv:2502.11034, Algorithm 1: first the norm of all gradients is clipped, then that of each tensor."""
     length, most = math.sqrt(_square(slots)), slots[0].get("lambda_abs", None)
     for p in slots:
         eps, limit = p.get("eps", 1e-8), p.get("lambda_rel", 1.05)

@@ -56,20 +56,12 @@ def scion(hypers: Hypers, problem: Problem) -> Run:
     theta, d, thetas = problem.theta.copy(), np.zeros_like(problem.theta), []
     kind, eps = hypers.get("norm_type", "row"), hypers.get("eps", 1e-8)
     for _, lr, g, _ in problem.steps(hypers["lr"]):
-        decay = hypers.get("weight_decay", 0.0)
-        if hypers.get("constraint", False):
-            theta_kept = (1 - lr) * theta
-        elif decay != 0 and hypers.get("decoupled_weight_decay", True):
-            theta_kept = (1 - lr * decay) * theta
-        else:
-            theta_kept, g = theta, g + decay * theta if decay != 0 else g
         d = d + hypers.get("momentum", 0.1) * (g - d)
         step = d
         if d.ndim < 2:
             step = np.sign(d) if kind == "sign" else d if kind == "none" else d / (np.sqrt(np.mean(d * d)) + eps)
         elif kind != "none":
             seen = d.reshape(len(d), -1)
-            seen = seen.T if hypers.get("transpose", False) else seen
             rows, columns = seen.shape
             factor = columns if hypers.get("normalize", True) else 1
             if kind == "row":
@@ -78,8 +70,9 @@ def scion(hypers: Hypers, problem: Problem) -> Run:
                 seen = seen / (np.sqrt((seen * seen).sum(0, keepdims=True) / rows) * factor + eps)
             else:
                 seen = np.sign(seen) / factor
-            step = (seen.T if hypers.get("transpose", False) else seen).reshape(d.shape)
-        theta = theta_kept - lr * hypers.get("scale", 1.0) * step
+            step = seen.reshape(d.shape)
+        kept = 1 - lr * (1.0 if hypers.get("constraint", False) else hypers.get("weight_decay", 0.0))
+        theta = kept * theta - lr * hypers.get("scale", 1.0) * step
         thetas.append(theta.copy())
     return thetas, {"d": d}
 

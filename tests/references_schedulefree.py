@@ -48,34 +48,23 @@ class AdamW(ShowingX, RootWithoutFloor, po.ScheduleFreeAdamW):
 
 
 def scion(given: Hypers, problem: Problem) -> Trace:
-    """The library on θ as one matrix. A vector is divided by its root mean square, or its signs are taken."""
-    shape = problem.theta.shape
-    own = ("norm_type", "normalize", "transpose", "decoupled_weight_decay")
-    arguments = {key: value for key, value in given.items() if key not in own}
-    arguments["weight_decouple"] = given.get("decoupled_weight_decay", True)
-    kind, normalize, transpose = given.get("norm_type", "row"), given.get("normalize", True), given.get("transpose", False)
-    flat = shape if len(shape) < 2 else (shape[0], problem.theta.size // shape[0])
-    if kind == "sign" and (transpose or len(shape) < 2):  # the library's has no such option, and takes matrices only
-        flat = (flat[0], -1) if len(shape) >= 2 else (-1, 1)
+    """The library on θ as one matrix. A vector is divided by its root mean square, or its signs are those of one column."""
+    shape, kind, normalize = problem.theta.shape, given.get("norm_type", "row"), given.get("normalize", True)
+    flat = (shape[0], problem.theta.size // shape[0]) if len(shape) >= 2 else (-1, 1) if kind == "sign" else shape
+    options: dict[str, Any] = {}
     if kind == "none":
-        norm, options = LMONorm.NONE, {}
+        norm = LMONorm.NONE
     elif kind == "sign":
         norm, options = LMONorm.SIGN, {"normalize": normalize}
     elif len(shape) < 2:
-        norm, options = LMONorm.BIAS, {}
+        norm = LMONorm.BIAS
     else:
-        norm, options = {"row": LMONorm.ROW, "col": LMONorm.COL}[kind], {"normalized": normalize, "transpose": transpose}
-
-    def seen(x: Array) -> Array:
-        x = x.reshape(flat)
-        return x.T if kind == "sign" and transpose and len(shape) >= 2 else x
-
-    def back(x: Array) -> Array:
-        return (x.T if kind == "sign" and transpose and len(shape) >= 2 else x).reshape(shape)
-
-    there = replace(problem, theta=seen(problem.theta), gradients=tuple(map(seen, problem.gradients)))
-    found = run_library(po.SCION, {**arguments, "norm_type": norm, "norm_kwargs": options}, given, there)
-    return Trace(tuple(map(back, found.thetas)), {key: back(value) for key, value in found.states.items()})
+        norm, options = {"row": LMONorm.ROW, "col": LMONorm.COL}[kind], {"normalized": normalize}
+    library = {key: value for key, value in given.items() if key not in ("norm_type", "normalize")}
+    there = replace(problem, theta=problem.theta.reshape(flat), gradients=tuple(g.reshape(flat) for g in problem.gradients))
+    found = run_library(po.SCION, {**library, "norm_type": norm, "norm_kwargs": options}, given, there)
+    thetas = tuple(theta.reshape(shape) for theta in found.thetas)
+    return Trace(thetas, {key: value.reshape(shape) for key, value in found.states.items()})
 
 
 def _scion(**hypers: Any) -> Case:
@@ -119,17 +108,15 @@ CASES: tuple[Case, ...] = (
     case("adam/schedulefree_radam", RAdam, lr=0.01, betas=B, eps=1e-3, weight_decay=0.3, r=0.5, weight_lr_power=1.0),
     case("adam/schedulefree_radam", RAdam, lr=0.01, betas=(0.9, 0.99), silent_sgd_phase=False, weight_decay=0.1),
     _scion(lr=0.05),
-    _scion(lr=0.05, momentum=0.3, norm_type="row", normalize=False, scale=3.0, weight_decay=0.3),
-    _scion(lr=0.05, momentum=0.3, norm_type="row", transpose=True, constraint=True),
-    _scion(lr=0.05, norm_type="col", weight_decay=0.3, decoupled_weight_decay=False),
-    _scion(lr=0.05, momentum=1.0, norm_type="col", normalize=False, transpose=True, constraint=True, scale=2.0),
-    _scion(lr=0.05, norm_type="col", transpose=True),
+    _scion(lr=0.05, momentum=0.3, normalize=False, scale=3.0, weight_decay=0.3),
+    _scion(lr=0.05, momentum=0.3, constraint=True),
+    _scion(lr=0.05, norm_type="col", weight_decay=0.3),
+    _scion(lr=0.05, momentum=1.0, norm_type="col", normalize=False, constraint=True, scale=2.0),
     _scion(lr=0.05, norm_type="sign"),
-    _scion(lr=0.05, momentum=0.5, norm_type="sign", transpose=True),
     _scion(lr=0.05, norm_type="sign", normalize=False, weight_decay=0.1),
     _scion(lr=0.05, norm_type="none", momentum=0.5, scale=0.5),
     loop("trust/scion", loops.scion, lr=0.05, eps=0.1, weight_decay=0.1),
-    loop("trust/scion", loops.scion, lr=0.05, eps=0.1, norm_type="col", transpose=True, normalize=False),
+    loop("trust/scion", loops.scion, lr=0.05, eps=0.1, norm_type="col", normalize=False),
     loop("trust/scion", loops.scion, lr=0.05, norm_type="sign", constraint=True),
     Case("adam/sara", MappingProxyType(SARA), sara),
     Case("adam/sara", MappingProxyType({**SARA, "progressive_iter": 5, "amsgrad": True, "eps": 1e-3}), sara),

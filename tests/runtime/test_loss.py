@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import optc
+from optc.runtime import loss as losses
 from tests.reference_cases import giving
 from tests.runtime.training import assert_close, assert_equal, give_gradients, parameters, twins
 
@@ -172,22 +173,22 @@ def test_the_loss_is_the_one_before_gradient_scaling(amp: bool) -> None:
     ours, plain = made(params, amp=amp), made(others)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
     for seed in range(4):
-        losses = []
+        given = []
         for model in (params, others):
             for p in model:
                 p.grad = None
             generator = torch.Generator().manual_seed(seed)
-            losses.append(sum(((p * torch.randn(p.shape, generator=generator).to(p)).sum() for p in model), torch.tensor(0.0)))
-        torch.autograd.backward(scaler.scale(losses[0]))
+            given.append(sum(((p * torch.randn(p.shape, generator=generator).to(p)).sum() for p in model), torch.tensor(0.0)))
+        torch.autograd.backward(scaler.scale(given[0]))
         if seed == 1:
             params[0].grad.view(-1)[0] = float("inf")  # type: ignore[union-attr]
-        scaler.step(ours, giving(losses[0]))
+        scaler.step(ours, giving(given[0]))
         scaler.update()
         if seed == 1:
             assert not amp or ours.last_step_skipped
             continue
-        torch.autograd.backward(losses[1])
-        plain.step(giving(losses[1]))
+        torch.autograd.backward(given[1])
+        plain.step(giving(given[1]))
         assert_close(params, others)
         assert_close([ours.param_groups[0]["least"]], [plain.param_groups[0]["least"]])
 
@@ -231,3 +232,12 @@ def test_counting_on_the_device_is_refused() -> None:
     optimizer = made(params, capturable=True)
     with pytest.raises(ValueError, match="leave capturable off"):
         optimizer.step(lambda: 1.0)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_a_loss_on_a_device_is_not_read_back(dtype: torch.dtype, maximize: bool) -> None:
+    """A meta tensor has no value to read."""
+    given = torch.empty(1, dtype=dtype, device="meta", requires_grad=dtype.is_floating_point)
+    found = losses.on(losses.read("X", given, [{"maximize": maximize}] * 2), torch.device("meta"))
+    assert (found.is_meta, found.dtype, found.shape, found.requires_grad) == (True, torch.float64, (), False)

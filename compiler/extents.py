@@ -65,6 +65,8 @@ class Extents:
             return self.program.state(symbol.name).extent
         if symbol.role is Role.LOCAL:
             return self.locals.get(symbol.name, Extent.MODEL)
+        if symbol.role is Role.LOSS:
+            return Extent.MODEL
         return Extent.ELEM if symbol.role in _STREAMS else Extent.TENSOR
 
 

@@ -93,6 +93,7 @@ def _phase(phase: Phase, number: int, procedure: ProcedurePlan, program: Program
     totals = "(" + "".join(f'("{total}", "{part}"), ' for total, part in model.totals).rstrip() + ")"
     parts = [f"function={name}", f"totals={totals}"]
     parts += [f"{what}={long_names(getattr(model, what), 24)}" for what in ("scalars", "flags", "states", "exports", "carried")]
+    parts += ["loss=True"] * model.loss
     return _PhaseText(kernel, emit_model(model, name, program.source), parts)
 
 

@@ -131,14 +131,16 @@ class ModelProgram:
     """Float64 code that runs once for all parameters, before the kernel of its phase.
 
     It reads the SCALARs and FLAGs of the host program named in `scalars` and `flags` (the same for all parameters), states of
-    extent MODEL, and `totals` (name -> the part, left by a kernel of an earlier phase, that is added up over all tensors). It
-    binds the SCALARs `exports` on every path (NaN where they have no meaning), and stores the states `carried`.
+    extent MODEL, `totals` (name -> the part, left by a kernel of an earlier phase, that is added up over all tensors) and, if
+    `loss`, what the closure of the step has returned. It binds the SCALARs `exports` on every path (NaN where they have no
+    meaning), and stores the states `carried`.
     """
 
     body: tuple[Statement, ...]
     scalars: tuple[str, ...]
     flags: tuple[str, ...]
     totals: tuple[tuple[str, str], ...]
+    loss: bool
     states: tuple[str, ...]
     exports: tuple[str, ...]
     carried: tuple[str, ...]

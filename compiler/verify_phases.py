@@ -10,7 +10,7 @@ from optc.compiler.ir import InternalError, expressions, reads, statements, walk
 from optc.compiler.plan import HostProgram, Kernel, ModelProgram, Plan, ProcedurePlan, Stream
 from optc.compiler.streams import STREAMED
 from optc.dsl.kinds import Extent
-from optc.dsl.program import BINARY, DRAWS, GATHERING, TERNARY, UNARY, Apply, Branch, Let, Read, Role, Statement, Store
+from optc.dsl.program import BINARY, DRAWS, GATHERING, LOSS, TERNARY, UNARY, Apply, Branch, Let, Read, Role, Statement, Store
 
 _ARITY = {
     operation: count for count, group in ((1, UNARY | GATHERING), (2, BINARY), (3, TERNARY), (5, DRAWS)) for operation in group
@@ -77,6 +77,7 @@ def _model(program: ModelProgram, host: HostProgram, static: set[str], parts: se
         Role.FLAG: set(program.flags),
         Role.STATISTIC: {total for total, _ in program.totals},
         Role.STATE: set(program.states),
+        Role.LOSS: {LOSS.name} if program.loss else set(),
     }
     _given(program.body, given, where)
     for expression in expressions(program.body):

@@ -217,6 +217,8 @@ class ProcedureChecker:
             )
             if name in context.hypers:
                 hint = "a hyper never changes; keep a state instead"
+            elif name in RESERVED_NAMES - {"g"}:
+                hint = "give the value another name, or declare a state for it in `state:`"
             else:
                 hint = f"write `{name} = …` to give a name a value, or declare it in `state:`"
             context.used.add(name)

@@ -11,6 +11,7 @@ from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES
 from optc.dsl.program import (
     GRADIENT,
+    LOSS,
     STEP,
     THETA,
     Apply,
@@ -35,6 +36,7 @@ _GIVEN = {
     "theta": Read(THETA, _ELEM),
     "g": Read(GRADIENT, _ELEM),
     "t": Read(STEP, _COUNT),
+    "loss": Read(LOSS, Type(Sort.REAL, Extent.MODEL)),
     "ndim": Read(Symbol(Role.SHAPE, "ndim"), _SHAPE),
     "numel": Read(Symbol(Role.SHAPE, "numel"), _SHAPE),
 }

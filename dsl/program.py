@@ -29,6 +29,7 @@ class Role(Enum):
     HYPER = "hyper"
     LOCAL = "local"
     STEP = "step"  # t
+    LOSS = "loss"  # what the closure returned
     SHAPE = "shape"  # numel, ndim
     NEW = "new"  # new(state): created in this very step
     SCALAR = "scalar"  # after lowering: a float64 value of the host program, rounded once
@@ -48,6 +49,7 @@ THETA = Symbol(Role.THETA, "theta")
 GRADIENT = Symbol(Role.GRADIENT, "g")
 STEP = Symbol(Role.STEP, "t")
 ELEMENT = Symbol(Role.ELEMENT, "element")
+LOSS = Symbol(Role.LOSS, "loss")
 
 # --- expressions --------------------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class Place:
 
 
 _EVERYWHERE = frozenset({Role.HYPER, Role.STEP, Role.SHAPE})
-STEP = Place("`step`", _EVERYWHERE | {Role.THETA, Role.GRADIENT, Role.STATE, Role.NEW}, "")
+STEP = Place("`step`", _EVERYWHERE | {Role.THETA, Role.GRADIENT, Role.LOSS, Role.STATE, Role.NEW}, "")
 ENTRY = Place(
     "an entry",
     _EVERYWHERE | {Role.THETA, Role.INPUT, Role.STATE},

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .adopt import ADOPT as ADOPT
     from .aggmo import AggMo as AggMo
     from .aida import Aida as Aida
+    from .alig import AliG as AliG
     from .amos import Amos as Amos
     from .ano import Ano as Ano
     from .apollo_dqn import ApolloDQN as ApolloDQN
@@ -64,6 +65,9 @@ if TYPE_CHECKING:
     from .diffgrad import DiffGrad as DiffGrad
     from .dog import DoG as DoG
     from .dual_adam import DualAdam as DualAdam
+    from .emofact import EmoFact as EmoFact
+    from .emolynx import EmoLynx as EmoLynx
+    from .emonavi import EmoNavi as EmoNavi
     from .eva_var import EvaVar as EvaVar
     from .exadam import EXAdam as EXAdam
     from .fadam import FAdam as FAdam
@@ -80,6 +84,7 @@ if TYPE_CHECKING:
     from .lars import LARS as LARS
     from .lion import Lion as Lion
     from .lion_prodigy import LionProdigy as LionProdigy
+    from .lomo import LOMO as LOMO
     from .madgrad import MADGRAD as MADGRAD
     from .mars import MARS as MARS
     from .msvag import MSVAG as MSVAG
@@ -104,7 +109,12 @@ if TYPE_CHECKING:
     from .rose import Rose as Rose
     from .rowwise_adagrad import RowwiseAdagrad as RowwiseAdagrad
     from .rprop import Rprop as Rprop
+    from .sara import SaRA as SaRA
     from .scaled_adam import ScaledAdam as ScaledAdam
+    from .schedulefree_adamw import ScheduleFreeAdamW as ScheduleFreeAdamW
+    from .schedulefree_radam import ScheduleFreeRAdam as ScheduleFreeRAdam
+    from .schedulefree_sgd import ScheduleFreeSGD as ScheduleFreeSGD
+    from .scion import SCION as SCION
     from .sgd import SGD as SGD
     from .sgdp import SGDP as SGDP
     from .sgdsai import SGDSaI as SGDSaI
@@ -117,6 +127,7 @@ if TYPE_CHECKING:
     from .sophia import SophiaG as SophiaG
     from .sophia_h import SophiaH as SophiaH
     from .spam import SPAM as SPAM
+    from .sps import SPS as SPS
     from .srmm import SRMM as SRMM
     from .stable_adamw import StableAdamW as StableAdamW
     from .stable_spam import StableSPAM as StableSPAM
@@ -165,6 +176,7 @@ OPTIMIZERS = {
     "ADOPT": "adopt",
     "AggMo": "aggmo",
     "Aida": "aida",
+    "AliG": "alig",
     "Amos": "amos",
     "Ano": "ano",
     "ApolloDQN": "apollo_dqn",
@@ -183,6 +195,9 @@ OPTIMIZERS = {
     "DiffGrad": "diffgrad",
     "DoG": "dog",
     "DualAdam": "dual_adam",
+    "EmoFact": "emofact",
+    "EmoLynx": "emolynx",
+    "EmoNavi": "emonavi",
     "EvaVar": "eva_var",
     "EXAdam": "exadam",
     "FAdam": "fadam",
@@ -199,6 +214,7 @@ OPTIMIZERS = {
     "LARS": "lars",
     "Lion": "lion",
     "LionProdigy": "lion_prodigy",
+    "LOMO": "lomo",
     "MADGRAD": "madgrad",
     "MARS": "mars",
     "MSVAG": "msvag",
@@ -223,7 +239,12 @@ OPTIMIZERS = {
     "Rose": "rose",
     "RowwiseAdagrad": "rowwise_adagrad",
     "Rprop": "rprop",
+    "SaRA": "sara",
     "ScaledAdam": "scaled_adam",
+    "ScheduleFreeAdamW": "schedulefree_adamw",
+    "ScheduleFreeRAdam": "schedulefree_radam",
+    "ScheduleFreeSGD": "schedulefree_sgd",
+    "SCION": "scion",
     "SGD": "sgd",
     "SGDP": "sgdp",
     "SGDSaI": "sgdsai",
@@ -236,6 +257,7 @@ OPTIMIZERS = {
     "SophiaG": "sophia",
     "SophiaH": "sophia_h",
     "SPAM": "spam",
+    "SPS": "sps",
     "SRMM": "srmm",
     "StableAdamW": "stable_adamw",
     "StableSPAM": "stable_spam",
@@ -258,6 +280,7 @@ __all__ = [
     "KATE",
     "LAMB",
     "LARS",
+    "LOMO",
     "MADGRAD",
     "MARS",
     "MSVAG",
@@ -267,12 +290,14 @@ __all__ = [
     "PSGLD",
     "QHM",
     "RACS",
+    "SCION",
     "SGD",
     "SGDP",
     "SGDW",
     "SGLD",
     "SM3",
     "SPAM",
+    "SPS",
     "SRMM",
     "SWATS",
     "TAM",
@@ -313,6 +338,7 @@ __all__ = [
     "Adan",
     "AggMo",
     "Aida",
+    "AliG",
     "Amos",
     "Ano",
     "ApolloDQN",
@@ -329,6 +355,9 @@ __all__ = [
     "DoG",
     "DualAdam",
     "EXAdam",
+    "EmoFact",
+    "EmoLynx",
+    "EmoNavi",
     "EvaVar",
     "FAdam",
     "Fromage",
@@ -356,7 +385,11 @@ __all__ = [
     "RowwiseAdagrad",
     "Rprop",
     "SGDSaI",
+    "SaRA",
     "ScaledAdam",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
     "SignSGD",
     "Signum",
     "SimplifiedAdEMAMix",

@@ -58,12 +58,13 @@ def _as_number(entry: Any, state: State, device: torch.device) -> Tensor:
 
 @dataclass(slots=True)
 class Gathering:
-    """The programs of one step, run phase by phase. `values` are hypers that all groups share."""
+    """The programs of one step, run phase by phase. `values` are hypers that all groups share; `loss` may be None."""
 
     schema: Schema
     procedure: Procedure
     values: Values
     numbers: dict[str, Tensor]
+    loss: Tensor | None
     outcome: Outcome
     device: torch.device
     _sums: dict[str, Tensor] = field(default_factory=dict)
@@ -82,10 +83,10 @@ class Gathering:
         scalars = dict(zip(self.procedure.scalars, self.outcome[0], strict=True))
         flags: dict[str, bool] = dict(zip(self.procedure.flags, self.outcome[1], strict=True))
         flags |= {name: holds(c, self.values, 0, 0) for name, c in self.schema.flags if name in program.flags}
+        given = [scalars[name] for name in program.scalars], [flags[name] for name in program.flags]
         sums = [self._sums[part] for _, part in program.totals]
         own = [self.numbers.get(name) for name in program.states]
-        given = [scalars[name] for name in program.scalars], [flags[name] for name in program.flags]
-        exports, carried = program.function(*given[0], *given[1], *sums, *own)
+        exports, carried = program.function(*given[0], *given[1], *sums, *[self.loss] * program.loss, *own)
         self._left |= zip(program.carried, carried, strict=True)
         return dict(zip(program.exports, exports, strict=True))
 

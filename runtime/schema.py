@@ -181,9 +181,10 @@ class Kernel:
 class ModelProgram:
     """What runs once for all parameters, before the kernel of its phase, on 0-dim float64 tensors.
 
-    `function(*scalars, *flags, *totals, *states)`: floats and bools of the host program (the same for all parameters; static
-    flags, too), sums over all tensors of the step of a part that kernels before have left (name of the total -> the part), and
-    numbers of the model. It returns `(exports, carried)`: scalars for kernels, and the new values of the states in `carried`.
+    `function(*scalars, *flags, *totals, [loss], *states)`: floats and bools of the host program (the same for all parameters;
+    static flags, too), sums over all tensors of the step of a part that kernels before have left (name of the total -> the
+    part), with `loss` the loss, and numbers of the model. It returns `(exports, carried)`: scalars for kernels, and the new
+    values of the states in `carried`.
     """
 
     function: Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]
@@ -193,6 +194,7 @@ class ModelProgram:
     states: tuple[str, ...]
     exports: tuple[str, ...]
     carried: tuple[str, ...]
+    loss: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,11 @@ class Schema:
     flags: tuple[tuple[str, Condition], ...]
     procedures: tuple[Procedure, ...]
     matrix: bool = False
+
+    @property
+    def reads_loss(self) -> bool:
+        """Whether `step` needs a closure that returns the loss."""
+        return any(phase.model is not None and phase.model.loss for phase in self.procedures[0].phases)
 
     @property
     def of_parameters(self) -> tuple[State, ...]:

@@ -34,7 +34,13 @@ def random_problem(
         Call(after, "update_hessian", {"g_s": gradients(rng, shape, 1, zeros)[0]})
         for after in range(HESSIAN_PERIOD, steps, HESSIAN_PERIOD)
     )
-    return Problem(theta, grads, factors, calls)
+    return Problem(theta, grads, factors, calls, losses(np.random.default_rng([seed, 77]), steps))
+
+
+def losses(rng: np.random.Generator, steps: int) -> tuple[float, ...]:
+    """Positive losses that fall on the whole, with noise and a spike now and then."""
+    fall = 3 * np.exp(-np.arange(steps) / steps)
+    return tuple(float(x) for x in fall * np.exp(0.3 * rng.normal(size=steps)) * np.where(rng.random(steps) < 0.1, 8.0, 1.0))
 
 
 PROBLEMS: dict[str, Problem] = {

@@ -25,6 +25,7 @@ _OPERATORS = {
 }  # fmt: skip
 _SIGNS = "+-=<>()[],.:;/|!*'"
 _SYMBOLS = {"infty": "∞", "top": "⊤"}
+_SCRIPT = {"L": "ℒ"}
 _FENCES = {"Vert": "‖", "lfloor": "⌊", "rfloor": "⌋", "langle": "⟨", "rangle": "⟩"}
 _FENCE = {"fence": "true", "stretchy": "true", "lspace": "0", "rspace": "0"}
 _TALL = frozenset({"mfrac", "msqrt", "mtable"})
@@ -149,6 +150,8 @@ class _Reader:
                 over.append(self.argument())
                 SubElement(over, "mo", {"stretchy": "false"}).text = _ACCENTS[name]
                 return over
+            case "mathcal":
+                return _leaf("mi", _SCRIPT[self.text()])
             case "mathrm" | "operatorname":
                 return _leaf("mi", self.text(), "word" if name == "mathrm" else "function")
             case "mathcal":

@@ -49,7 +49,7 @@ class Machine:
         self.params = [Held({"theta": np.array(t).reshape(view(np.shape(t)))}, np.ndim(t)) for t in thetas]
         self.model: dict[str, Any] = {}
 
-    def step(self, gradients: Sequence[Any | None]) -> None:
+    def step(self, gradients: Sequence[Any | None], loss: float = np.nan) -> None:
         """One step of the parameters that have a gradient."""
         taking = [(p, np.array(g).reshape(p.shape)) for p, g in zip(self.params, gradients, strict=True) if g is not None]
         procedure = self.plan.procedures[0]
@@ -60,7 +60,7 @@ class Machine:
             exports: dict[str, Any] = {}
             if phase.model is not None:
                 assert not phase.model.carried or number == len(procedure.phases) - 1
-                exports = self.of_model(phase.model, [p for p, _ in taking], parts)
+                exports = self.of_model(phase.model, [p for p, _ in taking], parts, loss)
             if phase.kernel is None:
                 continue
             for param, g in taking:
@@ -96,7 +96,7 @@ class Machine:
         param.host = {n: host[n] for n in (*procedure.host.scalars, *procedure.host.flags)} | flags
         param.table = {}
 
-    def of_model(self, program: ModelProgram, params: list[Held], parts: Mapping[str, float]) -> dict[str, Any]:
+    def of_model(self, program: ModelProgram, params: list[Held], parts: Mapping[str, float], loss: float) -> dict[str, Any]:
         """Runs a program of the model once, on what all parameters have in common."""
         given = {n: params[0].host[n] for n in (*program.scalars, *program.flags)}
         for other in params:
@@ -105,6 +105,7 @@ class Machine:
         values = (
             given
             | {total: parts[part] for total, part in program.totals}
+            | ({"loss": loss} if program.loss else {})
             | {n: self.model.get(n, np.nan) for n in program.states}
         )
         assert run(program.body, values, ()) <= set(program.carried)

@@ -167,7 +167,7 @@ class _Writer:
     # --- one number of the model ----------------------------------------------------------------------------------------------
 
     def whole(self, depth: int) -> str:
-        leaves = ["h3", *self.shared]
+        leaves = ["h3", "loss", *self.shared]
         if depth <= 0 or (self.narrow and self.draw(st.booleans())):
             return self.pick(leaves)
         x, y = self.whole(depth - 1), self.whole(0)
@@ -258,7 +258,8 @@ class _Writer:
             if kind != "whole" or not changed:
                 return False
             name = self.pick(changed)  # from here on it differs between parameters
-            self.lines.append(f"{indent}{name} = tanh({name} + {self.number(0)})")
+            value = self.pick([f"tanh({name} + {self.number(0)})", f"tanh({self.whole(1)})"])
+            self.lines.append(f"{indent}{name} = {value}")
             self.shared.remove(name)
             self.numbers.append(name)
         elif kind == "whole" and depth == 0:
@@ -325,8 +326,8 @@ class _Writer:
 def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False) -> str:
     """The text of a random optimizer `Random`, with hypers lr, h1, h2 and perhaps flag.
 
-    `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, and hypers h3 and shared_flag; `rows`:
-    values per row, column and matrix, too.
+    `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, the loss perhaps, and hypers h3 and
+    shared_flag; `rows`: values per row, column and matrix, too.
     """
     reducing = reducing or model or rows
     writer = _Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)

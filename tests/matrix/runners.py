@@ -14,6 +14,7 @@ from optc.dsl.kinds import Extent
 from optc.dsl.program import Program
 from optc.runtime.optimizer import Optimizer
 from tests.oracle import spec_path
+from tests.reference_cases import giving
 from tests.references import Array, Problem, Trace
 
 
@@ -38,10 +39,10 @@ def run_compiled(
     parameter = torch.nn.Parameter(laid_out(torch.tensor(problem.theta, dtype=dtype), layout))
     optimizer = cls([parameter], **{**hypers, "lr": hypers["lr"] * problem.lr_factors[0]}, backend=backend)
     thetas = []
-    for _, lr, g, calls in problem.steps(hypers["lr"]):
+    for t, lr, g, calls in problem.steps(hypers["lr"]):
         optimizer.param_groups[0]["lr"] = lr
         parameter.grad = torch.tensor(g, dtype=dtype)
-        optimizer.step()
+        optimizer.step(giving(problem.loss(t)))
         for call in calls:
             if call.entry in entries:
                 getattr(optimizer, call.entry)(**{n: [torch.tensor(x, dtype=dtype)] for n, x in call.inputs.items()})

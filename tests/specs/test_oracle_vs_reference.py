@@ -35,6 +35,7 @@ NOT_FINITE = Problem(
     np.array([np.nan, np.inf, -np.inf, 1.0, 2.0]),
     tuple(np.array([1.0, 2.0, -1.0, g, 0.5]) for g in (0.0, 1.0, -2.0, 0.5)),
     (1.0,) * 4,
+    losses=(2.0, 1.0, 5.0, 0.5),
 )
 """Parameters that are not finite, with finite gradients."""
 

@@ -120,10 +120,10 @@ def made(text: str, thetas: Sequence[Tensor], **options: Any) -> tuple[list[Tens
     return list(parameters), class_of(text)(parameters, backend="triton", **options)
 
 
-def step(optimizer: Any, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+def step(optimizer: Any, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None], loss: float | None = None) -> None:
     for p, g in zip(parameters, gradients, strict=True):
         p.grad = None if g is None else g.clone()
-    optimizer.step()
+    optimizer.step(None if loss is None else lambda: loss)
 
 
 def kept(optimizer: Any, p: Tensor) -> dict[str, Tensor]:

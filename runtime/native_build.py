@@ -108,7 +108,7 @@ def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
 
 def prelude() -> str:
     """The fixed C++ text that comes before every kernel."""
-    return _part("prelude")
+    return _part("prelude") + _part("elementary")
 
 
 def reductions(matrices: bool = False) -> str:

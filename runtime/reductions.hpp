@@ -1,7 +1,8 @@
 // What kernels of several passes need besides `prelude.hpp`, after which this file stands: reductions whose bits depend on a
 // tensor's elements alone, and float64 arithmetic for code per tensor. `passes.hpp` runs them.
 //
-// A reduction is a tree per tensor. Its leaves are blocks of 4096 elements, whose element i goes to lane i mod 16, in double. Nodes
+// A reduction is a tree per tensor. Its leaves are blocks of 4096 elements, whose element i goes to lane i mod 16, in double (the
+// largest and the smallest are exact in any type: theirs are as the elements). Nodes
 // are joined in pairs; one without a partner moves up as it is. A chunk is an aligned power of two of blocks, so what it leaves is
 // a node of that tree: neither chunks, threads, the width of vectors nor the other tensors of a batch change a bit.
 
@@ -16,17 +17,20 @@ constexpr int64_t TERMS = 256;   // elements whose terms are written before they
 constexpr int64_t BLOCK = 4096;  // the smallest chunk of `native.py`
 
 struct Add {
+    using Lane = double;
     static constexpr double none = 0;
     OPTC_INLINE double join(double a, double b) { return a + b; }
 };
 // NaN passes through both.
 struct Larger {
+    using Lane = math_t;
     static constexpr double none = -__builtin_inf();
-    OPTC_INLINE double join(double a, double b) { return (a >= b) | (a != a) ? a : b; }
+    template <class T> OPTC_INLINE T join(T a, T b) { return (a >= b) | (a != a) ? a : b; }
 };
 struct Smaller {
+    using Lane = math_t;
     static constexpr double none = __builtin_inf();
-    OPTC_INLINE double join(double a, double b) { return (a <= b) | (a != a) ? a : b; }
+    template <class T> OPTC_INLINE T join(T a, T b) { return (a <= b) | (a != a) ? a : b; }
 };
 
 // Joins the leaves, or equal nodes, of a tree as they come. Those that wait for a partner are as many as `count` has bits.
@@ -51,16 +55,18 @@ template <class Operation> class Tree {
 
 // Reduces a chunk. Its terms come in order, `TERMS` at a time. Called, not inlined: measures of all passes share the code.
 template <class Operation> class Reduction {
+    using Lane = typename Operation::Lane;
+
   public:
     OPTC_CALLED void add(const math_t* terms, int64_t size) {
-        double lane[LANES];  // a copy that the compiler keeps in registers
-        for (int64_t l = 0; l < LANES; ++l) lane[l] = seen == 0 ? Operation::none : lanes[l];
+        Lane lane[LANES];  // a copy that the compiler keeps in registers
+        for (int64_t l = 0; l < LANES; ++l) lane[l] = seen == 0 ? Lane(Operation::none) : lanes[l];
         const int64_t whole = size / LANES * LANES;
         for (int64_t i = 0; i < whole; i += LANES) {
 #pragma omp simd
-            for (int64_t l = 0; l < LANES; ++l) lane[l] = Operation::join(lane[l], double(terms[i + l]));
+            for (int64_t l = 0; l < LANES; ++l) lane[l] = Operation::join(lane[l], Lane(terms[i + l]));
         }
-        for (int64_t l = 0; whole + l < size; ++l) lane[l] = Operation::join(lane[l], double(terms[whole + l]));
+        for (int64_t l = 0; whole + l < size; ++l) lane[l] = Operation::join(lane[l], Lane(terms[whole + l]));
         for (int64_t l = 0; l < LANES; ++l) lanes[l] = lane[l];
         seen += size;
         if (seen >= BLOCK) close();
@@ -79,7 +85,7 @@ template <class Operation> class Reduction {
         seen = 0;
     }
 
-    double lanes[LANES];
+    Lane lanes[LANES];
     int64_t seen = 0;  // elements of the present block
     Tree<Operation> tree;
 };
@@ -97,6 +103,7 @@ OPTC_INLINE double where(bool condition, double a, double b) { return condition 
 OPTC_INLINE bool where(bool condition, bool a, bool b) { return condition ? a : b; }
 OPTC_INLINE double square(double x) { return x * x; }
 OPTC_INLINE double cube(double x) { return x * x * x; }
+OPTC_INLINE double fourth(double x) { return square(x * x); }
 OPTC_INLINE double sqrt(double x) { return __builtin_sqrt(x); }
 OPTC_INLINE double abs(double x) { return __builtin_fabs(x); }
 OPTC_INLINE double floor(double x) { return __builtin_floor(x); }

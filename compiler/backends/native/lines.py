@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -58,7 +59,7 @@ class Lines:
         self._real = real
         self._place = place
         number = _number if real == "math_t" else _double
-        powers = {number(2): "square", number(3): "cube", number(0.5): "half_power"}
+        powers = {number(2): "square", number(3): "cube", number(4): "fourth", number(0.5): "half_power"}
         self._dialect = Dialect(
             call={**_CALLS, "pow": partial(_pow, powers)},
             name=self._spelled,
@@ -155,13 +156,19 @@ def _is_short(value: float) -> bool:
 
 
 def _pow(powers: Mapping[str, str], base: str, exponent: str) -> str:
-    """`powers`: exponents with an exact or shorter form; every other power is `pow`."""
-    return f"{powers[exponent]}({base})" if exponent in powers else f"pow({base}, {exponent})"
+    """`powers`: exponents with an exact or shorter form; every other power is `pow`, of a kind where a literal says which."""
+    if exponent in powers:
+        return f"{powers[exponent]}({base})"
+    literal = _LITERAL.fullmatch(exponent)
+    return f"pow({base}, {f'Exponent<kind_of({literal[1]})>({literal[1]})' if literal else exponent})"
 
 
 def _call(function: str, *arguments: str) -> str:
     return f"{function}({', '.join(arguments)})"
 
+
+_LITERAL = re.compile(r"math_t\(([-+.\de]+)\)")
+"""A literal per element, as `_number` prints it."""
 
 _FUNCTIONS = (
     *("sqrt", "exp", "log", "sin", "cos", "cospi", "tanh", "abs", "sign", "floor", "mod", "min", "max", "atan2", "where"),

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from optc.compiler.backends.native.flow import bound_in
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.conditions import FALSE, both, written_when
+from optc.compiler.ir import expressions, walk
 from optc.compiler.plan import Kernel, Stream
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Expression, Role, Statement, Symbol
+from optc.dsl.program import TRUE, Apply, Expression, Read, Role, Statement, Symbol
 
 _ROW_TYPES = {Role.THETA: "param_t", Role.GRADIENT: "grad_t", Role.STATE: "state_t", Role.INPUT: "input_t"}
 
@@ -82,31 +83,75 @@ def static_flags(kernel: Kernel, names: Names) -> list[str]:
     return [f"constexpr bool {names.flag(f)} = OPTC_VARIANT >> {at} & 1;" for at, f in enumerate(kernel.static_flags)]
 
 
+MOST_FLAGS = 4
+"""Host flags with a compiled loop for either value; further ones are tested in the loop (each doubles the compile time)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """What a loop over elements is compiled for in several instances: the values of host flags, the kind of an exponent.
+
+    An exponent that is the same for all elements, like `v^p` of a hyper p, is known before the loop, and ½ is but a root.
+    """
+
+    flags: tuple[str, ...]
+    exponent: str | None  # a scalar
+
+    @staticmethod
+    def of(body: tuple[Statement, ...], flags: Sequence[str]) -> Instances:
+        """Those of a body that tests these flags. The kinds of an exponent are four: as many as the values of two flags."""
+        found = dict.fromkeys(s for e in expressions(body) for part in walk(e) if (s := _exponent(part)) is not None)
+        exponent = next(iter(found), None)
+        return Instances(tuple(flags[: MOST_FLAGS - (0 if exponent is None else 2)]), exponent)
+
+    def __bool__(self) -> bool:
+        return bool(self.flags) or self.exponent is not None
+
+    def template(self, names: Names) -> str:
+        """The head of the function."""
+        kinds = [] if self.exponent is None else [f"Power {names.beside(self.exponent, 'kind')}"]
+        return f"template <{', '.join([*kinds, *(f'bool {names.flag(f)}' for f in self.flags)])}>" if self else ""
+
+    def selection(self, kernel: Kernel, function: str, kind: str) -> list[str]:
+        """Lines that return the instance for this call's scalars and host flags."""
+        lines = [f"static constexpr {kind} instances[] = {{"]
+        for power in ("",) if self.exponent is None else (f"Power::{p}" for p in _POWERS):
+            for index in range(1 << len(self.flags)):
+                values = ["true" if index >> bit & 1 else "false" for bit in range(len(self.flags))]
+                lines.append(f"    {function}<{', '.join([power, *values] if power else values)}>,")
+        bits = [f"flags[{kernel.host_flags.index(f)}] << {bit}" for bit, f in enumerate(self.flags)]
+        if self.exponent is not None:
+            bits.append(f"int(kind_of(scalars[{kernel.scalars.index(self.exponent)}])) << {len(self.flags)}")
+        return [*lines, "};", f"return instances[{' | '.join(bits)}];"]
+
+
+_POWERS = ("any", "one", "half", "root")
+"""In the order of `Power` in `elementary.hpp`."""
+
+
+def _exponent(expression: Expression) -> str | None:
+    """The scalar that a power per element is raised to."""
+    match expression:
+        case Apply(operation="pow", arguments=(_, Read(symbol=Symbol(role=Role.SCALAR, name=name)))):
+            return name
+    return None
+
+
 def flag_constants(kernel: Kernel, names: Names, flags: Iterable[str]) -> list[str]:
     """Host flags that are tested when the code runs."""
     return [f"const bool {names.flag(f)} = flags[{kernel.host_flags.index(f)}] != 0;" for f in flags]
 
 
-def scalar_constants(kernel: Kernel, names: Names, scalars: Iterable[str], real: str = "math_t") -> list[str]:
-    """Scalars; those of code per element are rounded once."""
+def scalar_constants(
+    kernel: Kernel, names: Names, scalars: Iterable[str], real: str = "math_t", exponent: str | None = None
+) -> list[str]:
+    """Scalars; those of code per element are rounded once. `exponent` is one whose kind the function's instance knows."""
     lines = []
     for scalar in scalars:
         value = f"scalars[{kernel.scalars.index(scalar)}]"
-        value = value if real == "double" else f"{real}({value})"
-        lines.append(f"const {real} {names(Symbol(Role.SCALAR, scalar))} = {value};")
+        name = names(Symbol(Role.SCALAR, scalar))
+        if scalar == exponent:
+            lines.append(f"const Exponent<{names.beside(scalar, 'kind')}> {name}({value});")
+        else:
+            lines.append(f"const {real} {name} = {value if real == 'double' else f'{real}({value})'};")
     return lines
-
-
-def template_of(names: Names, templated: Sequence[str]) -> str:
-    """The head of a function with an instance for either value of these flags."""
-    return f"template <{', '.join(f'bool {names.flag(f)}' for f in templated)}>" if templated else ""
-
-
-def instance_of(kernel: Kernel, function: str, kind: str, templated: Sequence[str]) -> list[str]:
-    """Lines that return the instance for this call's host flags."""
-    lines = [f"static constexpr {kind} instances[] = {{"]
-    for index in range(1 << len(templated)):
-        values = ", ".join("true" if index >> bit & 1 else "false" for bit in range(len(templated)))
-        lines.append(f"    {function}<{values}>,")
-    index_text = " | ".join(f"flags[{kernel.host_flags.index(f)}] << {bit}" for bit, f in enumerate(templated))
-    return [*lines, "};", f"return instances[{index_text}];"]

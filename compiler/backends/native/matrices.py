@@ -41,8 +41,8 @@ class MatrixEmitter(Emitter):
 
     _place = "at + i"
 
-    def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int) -> None:
-        super().__init__(kernel, source, taken | MATRIX_NAMES, most_flags)
+    def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str]) -> None:
+        super().__init__(kernel, source, taken | MATRIX_NAMES)
         self._extent = dict(zip(kernel.statistics, kernel.extents, strict=True))
 
     def variant(self) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from optc.compiler.backends.native.flow import locals_bound, names_in, reads_in
 from optc.compiler.backends.native.lines import Lines, Names
-from optc.compiler.backends.native.loop import Streams, flag_constants, instance_of, scalar_constants, static_flags, template_of
+from optc.compiler.backends.native.loop import Instances, Streams, flag_constants, scalar_constants, static_flags
 from optc.compiler.conditions import FALSE, bound_when
 from optc.compiler.ir import reads
 from optc.compiler.plan import Kernel, Pass
@@ -31,11 +31,11 @@ OF_NOTHING = {"sum": "0.0", "mean": "not_a_number", "largest": "-infinity", "sma
 _COUNTS = ("No pass", "One pass", "Two passes", "Three passes", "Four passes", "Five passes", "Six passes")
 
 
-def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int, kind: type[Emitter]) -> dict[str, Any]:
-    """What the template is filled with. `taken`: names of the prelude; `most_flags`: host flags with instances of a pass."""
+def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], kind: type[Emitter]) -> dict[str, Any]:
+    """What the template is filled with. `taken`: names of the prelude."""
     count = len(kernel.passes)
     functions = [n for k in range(count + 1) for n in (f"pass_{k}", f"select_pass_{k}", f"stage_{k}")]
-    emitter = kind(kernel, source, taken | REDUCTION_NAMES | set(functions), most_flags)
+    emitter = kind(kernel, source, taken | REDUCTION_NAMES | set(functions))
     parts, order = [], []
     for k in range(count + 1):
         if emitter.has_stage(k):
@@ -68,11 +68,10 @@ class Emitter:
 
     _place = "i"  # of the present element
 
-    def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int) -> None:
+    def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str]) -> None:
         self._kernel = kernel
         self._source = source
         self._taken = taken
-        self._most_flags = most_flags
         reads_ = [r for p in kernel.passes for r in reads_in((*p.prepare, *p.body))] + [*reads_in(kernel.finish)]
         self._sorts = {r.symbol: r.type.sort for r in reads_ if r.symbol.role is Role.STATISTIC}
         self._row = {s.name: row for row, s in enumerate(kernel.streams)}
@@ -106,24 +105,24 @@ class Emitter:
         scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
         needs = [n for n in kernel.statistics if n in one.needs]
         flags = [f for f in kernel.host_flags if Symbol(Role.FLAG, f) in used]
-        constants = flag_constants(kernel, names, flags[self._most_flags :])
-        constants += scalar_constants(kernel, names, scalars)
+        instances = Instances.of(one.body, flags)
+        constants = flag_constants(kernel, names, flags[len(instances.flags) :])
+        constants += scalar_constants(kernel, names, scalars, exponent=instances.exponent)
         constants += [self._statistic(names, lines, name, "math_t") for name in needs if not self._is_vector(name)]
         if any(s.role is Role.GRADIENT for s in one.streams):
             constants.append("const math_t gradient_factor = math_t(factor);")
         streams = Streams(names, lines, {self._row[s.name]: s for s in one.streams}, one.body, self._place)
-        templated = flags[: self._most_flags]
         return {
             "elements": True,
             "index": k,
-            "template": template_of(names, templated),
+            "template": instances.template(names),
             "constants": constants,
             "pointers": streams.pointers(),
             "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
             **self._pieces(needs, names),
             **self._measured(one, names, lines),
-            "selection": instance_of(kernel, f"pass_{k}", "Pass", templated) if templated else [],
-            "chosen": f"select_pass_{k}(share.flags)" if templated else f"pass_{k}",
+            "selection": instances.selection(kernel, f"pass_{k}", "Pass") if instances else [],
+            "chosen": f"select_pass_{k}(share.scalars, share.flags)" if instances else f"pass_{k}",
         }
 
     def _lines_of_elements(self, names: Names) -> Lines:

@@ -94,7 +94,7 @@ class TritonLauncher:
                 self.table,
                 self.varying.of(columns),
                 self.chunks.tensors,
-                self.chunks.offsets,
+                self.chunks.first,
                 self.chunks.length,
                 gradient_factor,
                 found_inf,

@@ -208,7 +208,8 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
     moved = list(streams_in(job.sweep, flags)) if has_effect(job.sweep.body, flags) else []
     planned = tuple(sum(job.precision.size(role) for _, role, *used in moved if used[side]) for side in (0, 1))
     # every element of a thread may load its row's value, and leaves it with the others of the row
-    beyond = 8 * job.row_values[0], 8 * job.row_values[1]
+    # what it has left of a row it goes on with in the next panel
+    beyond = 8 * sum(job.row_values), 8 * job.row_values[1]
     found = report.bytes_loaded, report.bytes_stored
     if not all(low <= value <= low + more for value, low, more in zip(found, planned, beyond, strict=True)):
         yield f"{label}: {report.bytes_loaded} + {report.bytes_stored} bytes per element, planned {planned[0]} + {planned[1]}"

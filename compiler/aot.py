@@ -230,9 +230,7 @@ def _nvidia_report(
     )  # fmt: skip
 
 
-def _amd_report(
-    request: Request, loops: Sequence[Loop], assembly: str, constants: Mapping[str, Any], shared: int
-) -> AotReport:
+def _amd_report(request: Request, loops: Sequence[Loop], assembly: str, constants: Mapping[str, Any], shared: int) -> AotReport:
     def used(what: str) -> int:
         return int(re.search(rf"\.{what}:\s*(\d+)", assembly)[1])  # type: ignore[index]
 

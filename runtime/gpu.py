@@ -275,9 +275,7 @@ def leaf(place: tl.tensor, k: tl.tensor, have: tl.tensor, operation: tl.constexp
 
 
 @triton_kernel
-def eight(
-    place: tl.tensor, stride: tl.tensor, k: tl.tensor, have: tl.tensor, operation: tl.constexpr
-) -> tl.tensor:
+def eight(place: tl.tensor, stride: tl.tensor, k: tl.tensor, have: tl.tensor, operation: tl.constexpr) -> tl.tensor:
     """The nodes, lane by lane, over the partials k … k + 7 of each lane, `stride` apart; a lane has `have` of them."""
     place = place + k * stride
     ab = joined(leaf(place, k, have, operation), leaf(place + stride, k + 1, have, operation), operation)

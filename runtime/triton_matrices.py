@@ -1,12 +1,14 @@
 """Tensors seen as matrices, on Triton: tables that say where panels, rows, columns and matrices are, and what is kept of them.
 
-A pass runs over panels of `PANEL` columns. A program takes one column of panels, or a strip of them where rows are measured, and
-goes `tall` rows down. Of each column it leaves a partial; so down a matrix there are as many programs as the memory allows, and
-whatever their number, they build the same trees. Of each row a strip leaves one; how many strips there are follows from the
+A pass runs over panels of `PANEL` columns. A program takes one column of panels, or a strip of them where rows are measured,
+and goes `tall` rows down. Of each column it leaves a partial; so down a matrix there are as many programs as the memory allows,
+and whatever their number, they build the same trees. Of each row a strip leaves one; how many strips there are follows from the
 width alone: at most four up to 32,768 columns, beyond them one for every 8,192, as a strip adds up one panel after another.
-So what is kept are vectors, 8 bytes for every statistic of a row, a column or a matrix and up to 16 (float32) for every measure
-of a row, 8 for every measure of a matrix or tensor in a column of panels; as many bytes as values of columns have for the
-partials of columns; and what `triton_memory.py` allows beside. The sizes here are part of what a sum means to the last bit; `tall` is not.
+
+So what is kept are vectors: 8 bytes for every statistic of a row, a column or a matrix; up to 16 (float32) for every measure of
+a row; 8 for every measure of a matrix or tensor in a column of panels; as many bytes as values of columns have for the partials
+of columns, and what `triton_memory.py` allows beside. The sizes here are part of what a sum means to the last bit; `tall` is
+not.
 """
 
 from __future__ import annotations

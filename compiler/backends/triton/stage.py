@@ -1,7 +1,7 @@
 """Code per tensor between two passes: one program per tensor, in float64.
 
-It joins what the pass before measured to one tree, the same whatever the launch, runs the spec's lines on single numbers, and leaves
-statistics for the next passes and numbers that live on.
+It joins what the pass before measured to one tree, the same whatever the launch, runs the spec's lines on single numbers, and
+leaves statistics for the next passes and numbers that live on.
 """
 
 from __future__ import annotations

@@ -178,7 +178,9 @@ class _Printer:
         if over in _PARTIALS:
             yield from self._joined(places, *_PARTIALS[over])
             for measure, operation, _ in places:
-                yield from self._result(measure, operation, f"{_ENTRIES[over]}.to(tl.float64)", f"{self.name(measure)}.to(tl.float64)")
+                yield from self._result(
+                    measure, operation, f"{_ENTRIES[over]}.to(tl.float64)", f"{self.name(measure)}.to(tl.float64)"
+                )
                 yield self._stored(measure)
             return
         yield "one = tl.sum(at, 0)" if over is Extent.MATRIX else "one = 0"

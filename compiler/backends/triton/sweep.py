@@ -42,7 +42,8 @@ _LOCALS_REDUCING = frozenset({*NEEDING, *MEASURING, *TREE, "row", "place", "star
 LOCALS_OF_PANELS = frozenset(
     {
         "index", "shape", "height", "width", "row_panels", "col_panels", "strips", "strip", "matrix", "matrices", "top", "left",
-        "rest", "start", "begin", "end", "before", "i_by", "lines", "columns", "at", "lanes", "heading", "panel", "across", "down", "later", "heads",
+        "rest", "start", "begin", "end", "before", "i_by", "lines", "columns", "at", "lanes", "heading", "panel", "across",
+        "down", "later", "heads",
     }
 )  # fmt: skip
 

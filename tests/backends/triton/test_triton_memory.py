@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -33,9 +33,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # NumPy, inside the interpreter
 MIB = 1 << 20
 CPU = torch.device("cpu")
-LLAMA = [(128256, 4096)] * 2 + [(4096, 4096), (1024, 4096), (1024, 4096), (4096, 4096)] * 32 + [(4096,)] * 65
+LLAMA: list[tuple[int, ...]] = (
+    [(128256, 4096)] * 2 + [(4096, 4096), (1024, 4096), (1024, 4096), (4096, 4096)] * 32 + [(4096,)] * 65
+)
 LLAMA += [(14336, 4096), (14336, 4096), (4096, 14336)] * 32
-GPT2 = [(50257, 768), (1024, 768)] + [(768, 2304), (768, 768), (768, 3072), (3072, 768), (768,), (768,)] * 12
+GPT2: list[tuple[int, ...]] = [(50257, 768), (1024, 768)] + [
+    (768, 2304),
+    (768, 768),
+    (768, 3072),
+    (3072, 768),
+    (768,),
+    (768,),
+] * 12
 MODELS: dict[str, list[tuple[int, ...]]] = {
     "one number": [()],
     "one tensor of 10^9": [(10**9,)],
@@ -44,7 +53,7 @@ MODELS: dict[str, list[tuple[int, ...]]] = {
     "5,000 tensors of 10^9 and less": [(10**9 // (i + 1),) for i in range(5000)],
     "5,000 small tensors": [(64,)] * 5000,
     "GPT-2": GPT2,
-    "Llama 3 8B": LLAMA,
+    "Llama 3 8B": [*LLAMA],
 }
 OF_MATRICES: dict[str, list[tuple[int, ...]]] = {
     "one of 4,096²": [(4096, 4096)],
@@ -76,11 +85,14 @@ def nbytes(*held: object) -> int:
         if isinstance(value, Tensor):
             tensors[id(value)] = value
         elif isinstance(value, dict):
-            [visit(v) for v in value.values()]
+            for entry in value.values():
+                visit(entry)
         elif isinstance(value, Reductions | Matrices | Chunks):
-            [visit(getattr(value, f.name)) for f in fields(value)]
+            for one in fields(value):
+                visit(getattr(value, one.name))
 
-    [visit(value) for value in held]
+    for value in held:
+        visit(value)
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
@@ -108,7 +120,9 @@ def vectors(kernels: Sequence[Kernel], shapes: Sequence[tuple[int, ...]], real: 
     partials = real.itemsize * strips * max(k.most_measured("row") for k in kernels) + 8 * columns * kept["col"]
     partials += 8 * sum(n * -(-w // 128) for n, _, w in seen) * max(len(p.measures) for k in kernels for p in k.passes)
     reduced = max((f.reduced for k in kernels for f in (*(p.stage for p in k.passes), k.finish) if f is not None), default=0)
-    return 8 * sum(values[extent] * kept[extent] for extent in values) + partials + 8 * reduced * (values["matrix"] + len(shapes))
+    return (
+        8 * sum(values[extent] * kept[extent] for extent in values) + partials + 8 * reduced * (values["matrix"] + len(shapes))
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -155,9 +169,16 @@ def test_how_much_a_program_takes_changes_no_bit(name: str, dtype: torch.dtype, 
 def test_how_tall_a_program_is_changes_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four panels down and two across, in one strip: one program after the other, or all panels by one."""
     shapes = [(3 * triton_matrices.PANEL + 5, triton_matrices.PANEL + 4), (3, 3)]
-    found, tall = [], []
+    found: list[list[dict[str, Tensor]]] = []
+    tall: list[int] = []
     of = Matrices.of
-    monkeypatch.setattr(Matrices, "of", staticmethod(lambda *a: (tall.append((m := of(*a)).tall), m)[1]))
+
+    def noted(*arguments: Any) -> Matrices:
+        made = of(*arguments)
+        tall.append(made.tall)
+        return made
+
+    monkeypatch.setattr(Matrices, "of", staticmethod(noted))
     for memory in (1 << 20, -(1 << 20)):
         monkeypatch.setattr(triton_passes, "left_for_partials", lambda *_, memory=memory: memory)
         found.append(after_a_step(OF_ROWS[name], shapes, torch.float32))

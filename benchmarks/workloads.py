@@ -245,6 +245,12 @@ def in_64(elements: int) -> list[tuple[int, ...]]:
     return [(max(1, elements // 64),)] * 64
 
 
+def in_64_matrices(elements: int) -> list[tuple[int, ...]]:
+    """About `elements` parameters in 64 square matrices, whose rows begin at multiples of 16 bytes."""
+    side = max(16, round((elements / 64) ** 0.5) // 16 * 16)
+    return [(side, side)] * 64
+
+
 def theirs(peer: Peer, model: Model, reads_loss: bool = False) -> Contestant:
     """A peer's optimizer."""
     return contestant(peer.label, model, lambda p: getattr(import_module(peer.module), peer.name)(p, **peer.hypers), reads_loss)

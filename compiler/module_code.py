@@ -146,5 +146,5 @@ def procedure_text(procedure: ProcedurePlan, plan: Plan) -> _ProcedureText:
         names(procedure.host.flags),
         names(procedure.host.carried),
         [_phase(phase, number, procedure, plan.program) for number, phase in enumerate(procedure.phases)],
-        "" if any(phase.model is not None for phase in procedure.phases) else emit_scalars(procedure, plan).strip("\n"),
+        emit_scalars(procedure, plan).strip("\n"),
     )

@@ -169,6 +169,11 @@ class ProcedurePlan:
         """The kernels of all phases."""
         return tuple(phase.kernel for phase in self.phases if phase.kernel is not None)
 
+    @property
+    def model_scalars(self) -> tuple[str, ...]:
+        """What programs of the model read of the host program's scalars."""
+        return tuple(dict.fromkeys(name for phase in self.phases if phase.model is not None for name in phase.model.scalars))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optc.runtime.backend import Backend, Launcher, Residents
 from optc.runtime.columns import Columns, chosen
+from optc.runtime.devices import placed
 from optc.runtime.rows import Outcome, same_launch
 from optc.runtime.schema import Kernel, Procedure
 from optc.runtime.survey import Written
@@ -58,6 +59,7 @@ class Binding:
     launchers: tuple[Launcher, ...]
     picks: tuple[tuple[tuple[int | str, ...], tuple[int, ...]], ...]
     written: Written | None
+    device: torch.device
 
     @staticmethod
     def of(procedure: Procedure, members: Members, prepare: Prepare) -> Binding:
@@ -71,7 +73,7 @@ class Binding:
         # PyTorch counts its own in-place writes; for raw pointers autograd must be told that θ changed.
         silent = backend.name != "torch" and writes_theta(procedure)
         written = Written(residents_theta(residents)) if silent else None
-        return Binding(members.positions, tuple(launchers), picks, written)
+        return Binding(members.positions, tuple(launchers), picks, written, members.device)
 
     def only(self, members: Sequence[int]) -> Binding:
         """The same for some members (indices in `positions`, ascending)."""
@@ -86,6 +88,7 @@ class Binding:
     ) -> None:
         """Runs one of the kernels; `varying` has a column entry per member, `numbers` are those of the model by name."""
         of_scalars, of_flags = self.picks[kernel]
+        numbers = placed(numbers, self.device)
         scalars = [outcome[0][i] if isinstance(i, int) else numbers[i] for i in of_scalars]
         self.launchers[kernel].launch(varying, scalars, [outcome[1][i] for i in of_flags], factor)
 

@@ -249,3 +249,95 @@ def uniform_2(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, ste
 def uniform_3(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
     """Word 3 for each element."""
     return _uniform(3, element, seed_low, seed_high, step, block)
+
+
+@triton_kernel
+def nothing(operation: tl.constexpr) -> tl.constexpr:
+    """What is kept of no elements; `operation` is "sum", "largest" or "smallest"."""
+    return 0.0 if operation == "sum" else (-float("inf") if operation == "largest" else float("inf"))
+
+
+@triton_kernel
+def joined(a: tl.tensor, b: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """Two neighbouring nodes of a tree as one."""
+    if operation == "sum":
+        return a + b
+    elif operation == "largest":
+        return maximum(a, b)
+    else:
+        return minimum(a, b)
+
+
+@triton_kernel
+def levels_of(stack: tl.tensor) -> tl.tensor:
+    """The level of every entry of a stack; the first axis counts them."""
+    levels = tl.arange(0, stack.shape[0])
+    return levels if len(stack.shape) == 1 else tl.broadcast_to(levels[:, None], stack.shape)
+
+
+@triton_kernel
+def at_level(stack: tl.tensor, level: tl.tensor) -> tl.tensor:
+    """The node of a level; exact, as all that is added to it are zeros."""
+    return tl.sum(tl.where(levels_of(stack) == level, stack, 0.0), 0)
+
+
+@triton_kernel
+def pushed(stack: tl.tensor, x: tl.tensor, index: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """A stack of nodes of a binary tree, one per level, after its leaf `index` (0, 1, …): a counter that carries.
+
+    Any 2^k leaves from a multiple of 2^k on make a node of their own. So a tree that is built in such pieces, by whoever, and
+    of them, is the same tree.
+    """
+    if stack.shape[0] > 1:
+        level = index * 0
+        rest = index
+        while rest % 2 == 1:
+            x = joined(at_level(stack, level), x, operation)
+            level += 1
+            rest = rest // 2
+        levels = levels_of(stack)
+        kept = tl.where(levels < level, nothing(operation), stack)
+        return tl.where(levels == level, tl.broadcast_to(x if len(stack.shape) == 1 else x[None, :], stack.shape), kept)
+    else:  # for one leaf
+        return tl.broadcast_to(x if len(stack.shape) == 1 else x[None, :], stack.shape)
+
+
+@triton_kernel
+def folded(stack: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """What all leaves of a stack come to: what is left over at the end joins the nodes before it, the smallest first."""
+    x = at_level(stack, 0)
+    for level in tl.static_range(1, stack.shape[0]):
+        x = joined(at_level(stack, level), x, operation)
+    return x
+
+
+@triton_kernel
+def paired(x: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """The node over a power of two of leaves: neighbours are joined, then neighbours of those. Of two there is one order."""
+    for _ in tl.static_range(16):
+        if x.shape[0] > 1:
+            pairs = tl.reshape(x, (x.shape[0] // 2, 2))
+            if operation == "sum":
+                x = sum_in_row(pairs)
+            elif operation == "largest":
+                x = largest_in_row(pairs)
+            else:
+                x = smallest_in_row(pairs)
+    return tl.sum(x, 0)
+
+
+@triton_kernel
+def leaf(place: tl.tensor, k: tl.tensor, have: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """The partials at `place`, lane by lane, where a lane has more than `k`."""
+    return tl.load(place, k < have, other=nothing(operation))
+
+
+@triton_kernel
+def eight(place: tl.tensor, stride: tl.tensor, k: tl.tensor, have: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """The nodes, lane by lane, over the partials k … k + 7 of each lane, `stride` apart; a lane has `have` of them."""
+    place = place + k * stride
+    ab = joined(leaf(place, k, have, operation), leaf(place + stride, k + 1, have, operation), operation)
+    cd = joined(leaf(place + 2 * stride, k + 2, have, operation), leaf(place + 3 * stride, k + 3, have, operation), operation)
+    ef = joined(leaf(place + 4 * stride, k + 4, have, operation), leaf(place + 5 * stride, k + 5, have, operation), operation)
+    gh = joined(leaf(place + 6 * stride, k + 6, have, operation), leaf(place + 7 * stride, k + 7, have, operation), operation)
+    return joined(joined(ab, cd, operation), joined(ef, gh, operation), operation)

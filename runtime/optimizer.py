@@ -196,13 +196,14 @@ class Optimizer(torch.optim.Optimizer):
         """The numbers of the whole model in this step, if it has any. Raises ValueError where a group holds something else."""
         if not model.gathers(procedure):
             return None
-        taking = next(((v, u) for v, u in zip(values, updates, strict=True) if u.launches), None)
-        if taking is None:
-            return None
-        (_, outcome), device = taking[1].launches[0], taking[1].turn.thetas[0].device
-        numbers = model.settle(self.schema, taking[0], self.param_groups, device)
-        read = None if given is None else loss.on(given, device)
-        return model.Gathering(self.schema, procedure, taking[0], numbers, read, outcome, device)
+        for own, update in zip(values, updates, strict=True):
+            known = update.for_model()
+            if known is not None:
+                device = update.turn.thetas[0].device
+                numbers = model.settle(self.schema, own, self.param_groups, device)
+                read = None if given is None else loss.on(given, device)
+                return model.Gathering(self.schema, own, numbers, read, *known, device, update.found_inf)
+        return None
 
     def _finders(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Callable[[], Participants]]:
         """For each group a function that looks who takes part."""
@@ -237,11 +238,6 @@ class Optimizer(torch.optim.Optimizer):
     def _counts_on_device(self, group: Mapping[str, Any]) -> bool:
         capturable = bool(group.get("capturable", False))
         if not capturable and not self._scales:
-            return False
-        if any(map(model.gathers, self.schema.procedures)):
-            if capturable:
-                what = "numbers of the whole model, which no graph captures yet"
-                raise ValueError(f"{self.schema.name} has {what}: leave capturable off")
             return False
         return capturable or all(choose.can_count_on(self.backend, device) for device in {p.device for p in group["params"]})
 

@@ -167,10 +167,14 @@ class Kernel:
     leaves: tuple[str, ...] = ()
     matrix: bool = False
 
+    def measured(self, one: Pass, extent: Extent) -> int:
+        """Of how many statistics of an extent a pass leaves measures."""
+        extents = dict(zip(self.statistics, self.extents, strict=True))
+        return sum(extents[name] == extent for name, _ in one.measures)
+
     def most_measured(self, extent: Extent) -> int:
         """Of how many statistics of an extent one pass leaves measures, at most."""
-        extents = dict(zip(self.statistics, self.extents, strict=True))
-        return max((sum(extents[name] == extent for name, _ in one.measures) for one in self.passes), default=0)
+        return max((self.measured(one, extent) for one in self.passes), default=0)
 
     def sweeps(self, variant: Mapping[str, bool]) -> tuple[tuple[Stream, ...], ...]:
         """The streams of each pass over memory that has something to do in a variant."""
@@ -230,6 +234,11 @@ class Procedure:
     def kernels(self) -> tuple[Kernel, ...]:
         """The kernels of all phases."""
         return tuple(phase.kernel for phase in self.phases if phase.kernel is not None)
+
+    @property
+    def model_scalars(self) -> tuple[str, ...]:
+        """What programs of the model read of the host program's scalars."""
+        return tuple(dict.fromkeys(name for phase in self.phases if phase.model is not None for name in phase.model.scalars))
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,12 +226,17 @@ def test_the_class_says_that_it_needs_a_closure() -> None:
     assert "closure" not in (optc.compile("adamw").__doc__ or "")
 
 
-def test_counting_on_the_device_is_refused() -> None:
-    params = parameters()
-    give_gradients(0, params)
-    optimizer = made(params, capturable=True)
-    with pytest.raises(ValueError, match="leave capturable off"):
-        optimizer.step(lambda: 1.0)
+def test_counting_on_the_device_changes_nothing() -> None:
+    pytest.importorskip("triton")
+    params = parameters(dtype=torch.float64)
+    others = twins(params)
+    device, host = made(params, capturable=True, backend="triton"), made(others, backend="torch")
+    for seed in range(3):
+        give_gradients(seed, params, others)
+        device.step(lambda seed=seed: torch.tensor(2.0 - seed))
+        host.step(lambda seed=seed: 2.0 - seed)
+    assert_close(params, others)
+    assert device.param_groups[0]["least"].item() == host.param_groups[0]["least"].item() == 0.0
 
 
 @pytest.mark.parametrize("maximize", [False, True])

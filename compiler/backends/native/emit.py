@@ -22,8 +22,8 @@ from optc.compiler.plan import Kernel, Stream
 from optc.dsl.program import Role, Symbol
 from optc.dsl.source import Source
 
-_PRELUDE = """load store where square cube fourth sqrt abs floor sign min max mod half_power exp log sin cos cospi tanh pow atan2
-Power Exponent kind_of
+_PRELUDE = """load store where square cube fourth sqrt abs floor sign min max mod half_power exp log sin cos cospi tanh pow
+atan2 Power Exponent kind_of
 bits_of float_of infinity not_a_number is_double first_chunk select_update update optc optc_run optc_key fp32 fp64 bf16 fp16
 param_t grad_t state_t input_t math_t Chunk Update CHUNK_COST chunk scalars flags factor gradient_factor i
 int32_t int64_t uint8_t uint16_t uint32_t uint64_t Philox uniform_0 uniform_1 uniform_2 uniform_3"""

@@ -16,15 +16,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optc.compiler.backends.triton.environment import ENVIRONMENT
-from optc.compiler.backends.triton.lines import COMBINED, NEUTRAL
+from optc.compiler.backends.triton.lines import NEUTRAL
 from optc.compiler.backends.triton.panels import emit_panels
 from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.backends.triton.stage import emit_stage
 from optc.compiler.backends.triton.steps import emit_steps
-from optc.compiler.backends.triton.sweep import GEOMETRY, MEASURING, NEEDING, TABLES, Sweep
+from optc.compiler.backends.triton.sweep import GEOMETRY, MEASURING, NEEDING, TABLES, TREE, Sweep
+from optc.compiler.backends.triton.trees import trees_of
 from optc.compiler.backends.triton.vectors import extents_of, in_steps
 from optc.compiler.plan import Kernel
-from optc.dsl.kinds import IN_MATRICES
+from optc.dsl.kinds import IN_MATRICES, Extent
 from optc.dsl.source import Source
 
 __all__ = ["GEOMETRY", "MEASURING", "NEEDING", "TABLES", "emit_kernel", "emit_scalars"]
@@ -61,6 +62,7 @@ def _parts(kernel: Kernel, source: Source) -> Iterator[str]:
 def _emit_pass(one: Sweep) -> str:
     kernel, streams, totals = one.kernel, one.streams, one.totals
     per_tensor = [s for s in one.sweep.needs if one.extents.get(s) not in IN_MATRICES]
+    trees = trees_of(one, Extent.TENSOR)  # rows, columns and matrices have nothing measured here
     return ENVIRONMENT.get_template("kernel.py.j2").render(
         name=one.name,
         **one.tile(),
@@ -68,7 +70,8 @@ def _emit_pass(one: Sweep) -> str:
             *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars)),
             *(f"{p}: tl.tensor" for p in (*(NEEDING if one.needs else ()), *(MEASURING if totals else ()))),
             *(f"{one.dtype[s]}: tl.constexpr" for s in one.pointed),
-            *(f"{p}: tl.constexpr" for p in (*one.static_flags, *one.host_flags, *GEOMETRY)),
+            *(f"{p}: tl.constexpr" for p in (*one.static_flags, *one.host_flags)),
+            *(f"{p}: tl.constexpr" for p in (*GEOMETRY, *(TREE if totals else ()))),
         ],
         n_resident=len(one.columns.resident),
         n_varying=len(one.columns.varying),
@@ -79,13 +82,15 @@ def _emit_pass(one: Sweep) -> str:
         aligned_lines=[one.hint(s, "base") for s in streams],
         offset_lines=[f"{one.pointer[s]} = {one.pointer[s]} + base" for s in streams],
         whole_call=one.call([f"{one.aligned[s]} + i" for s in streams], "None", _CALL_INDENT),
-        tail_call=one.call([f"{one.pointer[s]} + i" for s in streams], "i < n", _CALL_INDENT),
+        tail_call=one.call([f"{one.pointer[s]} + i" for s in streams], "i < end" if trees else "i < n", _CALL_INDENT),
         row=f"statistics + {len(kernel.statistics)} * tensor" if per_tensor else "",
         need_lines=[_read_need(one, s) for s in one.sweep.needs],
         total_lines=[
             f"{t} = tl.full((BLOCK,), {NEUTRAL[o]}, real)" for t, (_, o) in zip(totals, one.sweep.measures, strict=True)
         ],
-        partial_lines=list(_partial_lines(one)),
+        tree_lines=[tree.begun("(LEVELS,)") for tree in trees],
+        push_lines=[tree.pushed("start // LEAF", 8) for tree in trees],
+        partial_lines=[f"tl.store(place + {i} * partials_each, {tree.folded()})" for i, tree in enumerate(trees)],
     )
 
 
@@ -93,12 +98,3 @@ def _read_need(one: Sweep, statistic: str) -> str:
     if one.extents.get(statistic) in IN_MATRICES:
         return f"{one.value(statistic)} = tl.full((), 0.0, real)"
     return f"{one.value(statistic)} = tl.load(row + {one.kernel.statistics.index(statistic)}).to(real)"
-
-
-def _partial_lines(one: Sweep) -> Iterator[str]:
-    """What is measured of tensors; rows, columns and matrices have nothing measured here."""
-    index = 0
-    for total, (measure, operation) in zip(one.totals, one.sweep.measures, strict=True):
-        if one.extents.get(measure) not in IN_MATRICES:
-            yield f"tl.store(place + {index} * partials_each, gpu.{COMBINED[operation]}_of({total}))"
-            index += 1

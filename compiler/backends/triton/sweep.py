@@ -19,28 +19,31 @@ from optc.dsl.program import Expression, Role
 from optc.dsl.source import Source
 
 TABLES = (
-    "residents", "varying", "chunk_tensors", "chunk_offsets", "chunk", "gradient_factor", "found_inf", "scalars", "scalar_rows",
+    "residents", "varying", "chunk_tensors", "first_chunks", "chunk", "gradient_factor", "found_inf", "scalars", "scalar_rows",
 )  # fmt: skip
-"""The first parameters of every pass, before its scalars."""
+"""The first parameters of every pass, before its scalars; the programs of tensor i begin at `first_chunks[i]`."""
 NEEDING = ("statistics",)
 """The next ones of a pass that reads statistics: float64 [tensors][statistics]."""
 MEASURING = ("partials", "partials_each", "first_partials")
 """The next ones of a pass that measures: a row for each measure, its length, and where a tensor's partials begin in it."""
 GEOMETRY = ("real", "LANES", "BLOCK", "TAIL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF")
 """The last parameters of every pass, after the dtypes of its streams and its flags."""
+TREE = ("LEAF", "LEVELS")
+"""After these where it measures: elements of a leaf, levels of the tree within a chunk (a power of two)."""
 TABLES_OF_PANELS = (
     "statistics", "partials", "partials_each", "shapes",
-    "row_partials", "col_partials", "row_values", "col_values", "matrix_values",
+    "row_partials", "col_partials", "row_values", "col_values", "matrix_values", "tall",
 )  # fmt: skip
 """The parameters between scalars and dtypes where a pass runs over panels; see `optc.runtime.triton_matrices`."""
-GEOMETRY_OF_PANELS = ("real", "LANES", "ROWS", "COLUMNS", "PANEL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF")
+GEOMETRY_OF_PANELS = ("real", "LANES", "ROWS", "COLUMNS", "PANEL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF", "LEVELS")
 """The last ones there."""
-_LOCALS = frozenset({"program", "tensor", "base", "resident", "changing", "n", "i", "j", "whole", "factor"})
-_LOCALS_REDUCING = frozenset({*NEEDING, *MEASURING, "row", "place"})
+_LOCALS = frozenset({"program", "tensor", "base", "resident", "changing", "n", "i", "j", "whole", "aligned", "factor"})
+_LOCALS_REDUCING = frozenset({*NEEDING, *MEASURING, *TREE, "row", "place", "start", "end"})
 LOCALS_OF_PANELS = frozenset(
     {
-        "panel", "shape", "height", "width", "row_panels", "col_panels", "matrix", "matrices", "top", "left", "rest", "start",
-        "i_by", "lines", "columns", "at", "lanes", "heading",
+        "index", "shape", "height", "width", "row_panels", "col_panels", "strips", "strip", "matrix", "matrices", "top", "left",
+        "rest", "start", "begin", "end", "before", "i_by", "lines", "columns", "at", "lanes", "heading", "panel", "across",
+        "down", "later", "heads",
     }
 )  # fmt: skip
 
@@ -148,6 +151,7 @@ class Sweep:
         pointer, aligned, dtype = ({s.name: derived(s.name + end) for s in sweep.streams} for end in ("_at", "_by", "_type"))
         self.row_in = {m: derived(f"{m}_in") for m in sweep.needs if self.is_vector(m)}
         self.row_out = {m: derived(f"{m}_out") for m, _ in sweep.measures}
+        self.stack = {m: derived(f"{m}_tree") for m, _ in sweep.measures}
         return value, pointer, aligned, dtype
 
 

@@ -13,7 +13,7 @@ from optc.compiler.interpret import Oracle
 from optc.runtime.backend import Residents
 from optc.runtime.schema import Kernel
 from optc.runtime.triton_launch import TRITON
-from optc.runtime.triton_passes import EXTENT, ReducingLauncher
+from optc.runtime.triton_passes import LEAF, ReducingLauncher
 from tests.backends.matrices import FACTORED
 from tests.backends.reducing import class_of, kernel_of, program_of, spec
 from tests.backends.triton.test_triton_matrices import launches
@@ -88,7 +88,7 @@ SPECS = {
     "of rows": OF_ROWS,
     "of the loss": OF_THE_LOSS,
 }
-SHAPES = ((3, 5), (700,), (), (EXTENT + 3,), (0,))
+SHAPES = ((3, 5), (700,), (), (LEAF + 3,), (0,))
 
 
 @pytest.mark.parametrize("name", SPECS)

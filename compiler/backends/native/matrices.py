@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from optc.compiler.backends.native.flow import names_in
+from optc.compiler.backends.native.flow import names_in, shared_terms
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.passes import KINDS, OF_NOTHING, Emitter, Vectors, used_in
 from optc.compiler.conditions import FALSE, both, bound_when, either, opposite, reached_when, written_when
@@ -19,8 +19,8 @@ from optc.dsl.kinds import IN_MATRICES, Extent, Sort
 from optc.dsl.program import REDUCTIONS, TRUE, Apply, Expression, Let, Read, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
-_FIXED = """PIECE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction Values fold fold_many
-Matrices by_rows piece at matrix row column matrices rows columns height width optc_by_rows"""
+_FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction Values fold fold_many
+Matrices by_rows piece run runs length stride from at matrix row column matrices rows columns height width optc_by_rows"""
 MATRIX_NAMES = frozenset(_FIXED.split())
 """What `matrices.hpp` and the text of such kernels mean something else by."""
 
@@ -68,8 +68,8 @@ class MatrixEmitter(Emitter):
 
     # --- passes ---------------------------------------------------------------------------------------------------------------
 
-    def _lines_of_elements(self, names: Names) -> Lines:
-        return Lines(names, self._source, place="i")
+    def _lines_of_elements(self, one: Pass, names: Names) -> Lines:
+        return Lines(names, self._source, place="from + i", shared=shared_terms(one.body))
 
     def _pieces(self, needs: Sequence[str], names: Names) -> dict[str, list[str]]:
         """Values per row and column: what holds them, how they are made for a piece, and read for an element."""
@@ -78,30 +78,32 @@ class MatrixEmitter(Emitter):
             symbol, extent = Symbol(Role.STATISTIC, name), self._extent[name]
             holder = names.beside(name, "values")
             kind = "Columns<by_rows>" if extent is Extent.COL else f"Rows<by_rows, {str(extent is Extent.MATRIX).lower()}>"
+            place = "i" if extent is Extent.COL else "from + i"
             found["holders"].append(f"{kind} {holder}(chunk, {self._kernel.statistics.index(name)});")
             found["fills"].append(f"{holder}.fill(piece);")
             is_bool = self._sorts[symbol] is Sort.BOOL
             found["elements_of"].append(
-                f"const {'bool' if is_bool else 'math_t'} {names(symbol)} = {holder}.each[i]{' != 0' if is_bool else ''};"
+                f"const {'bool' if is_bool else 'math_t'} {names(symbol)} = {holder}.each[{place}]{' != 0' if is_bool else ''};"
             )
         return found
 
     def _measured(self, one: Pass, names: Names, lines: Lines) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {"accumulators": [], "terms": [], "joins": [], "partials": []}
-        indices = self._indices(one)
+        indices, shared = self._indices(one), shared_terms(one.body)
         for name, operation in one.measures:
             symbol, extent = Symbol(Role.STATISTIC, name), self._extent[name]
-            variable, terms = names(symbol), names.beside(name, "terms")
+            variable, terms = names(symbol), names.beside(shared.get(name, name), "terms")
             when = bound_when(one.body, symbol)
             guard = "" if when in (TRUE, FALSE) else f"if ({lines.expression(when)}) "
-            found["terms"].append(f"alignas(64) math_t {terms}[PIECE];")
+            if name not in shared:
+                found["terms"].append(f"alignas(64) math_t {terms}[PIECE];")
             if extent in _ACROSS:
                 place = f"{self._kernel.statistics.index(name)}, {indices[name]}"
                 found["accumulators"].append(f"{_ACROSS[extent][0]}<{_JOINS[operation]}, by_rows> {variable}(chunk, {place});")
                 found["joins"].append(f"{guard}{variable}.add({terms}, piece);")
             else:
                 found["accumulators"].append(f"{KINDS[operation]} {variable};")
-                found["joins"].append(f"{guard}{variable}.add({terms}, piece.length);")
+                found["joins"].append(f"{guard}{variable}.add({terms}, piece.size());")
                 found["partials"].append(f"partials[{indices[name]}] = {variable}.total();")
         return found
 

@@ -89,7 +89,7 @@ template <> struct Piece<true> {
 
     explicit Piece(const Tile& t) : row(t.first_row), column(t.first_column), tile(t) {
         const int64_t all = t.end_column - t.first_column, side = height() < SIDE_BY_SIDE ? height() : SIDE_BY_SIDE;
-        const int64_t most = PIECE / (side > 0 ? side : 1), parts = (all + most - 1) / most;
+        const int64_t most = PIECE / (side > 0 ? side : 1) / LANES * LANES, parts = (all + most - 1) / most;
         whole = all == width() && all <= most;
         most_rows = whole && all > 0 ? PIECE / all : side;
         most_columns = parts <= 1 ? all : ((all + parts - 1) / parts + LANES - 1) / LANES * LANES;
@@ -340,17 +340,22 @@ struct Values {
     operator double*() const { return at; }
 };
 
-// Reduces values of a stage: 16 lanes, then pairs; few are joined one by one.
-template <class Operation> OPTC_CALLED double fold_many(const double* values, int64_t length) {
+// Reduces values of a stage, those of `term` from `first` on: 16 lanes, then pairs; few are joined one by one.
+template <class Operation, class Term> OPTC_INLINE double fold_terms(int64_t first, int64_t length, const Term& term) {
+    double some[PIECE];
     Lanes<Operation> lanes;
-    lanes.join(values, length);
-    return lanes.total();
-}
-template <class Operation> OPTC_INLINE double fold(const double* values, int64_t length) {
-    if (length > LANES) return fold_many<Operation>(values, length);
+    for (int64_t done = 0; done < length; done += PIECE) {
+        const int64_t now = length - done < PIECE ? length - done : PIECE;
+        for (int64_t i = 0; i < now; ++i) some[i] = term(first + done + i);
+        if (length > LANES) lanes.join(some, now);
+    }
+    if (length > LANES) return lanes.total();
     double value = Operation::none;
-    for (int64_t i = 0; i < length; ++i) value = Operation::join(value, values[i]);
+    for (int64_t i = 0; i < length; ++i) value = Operation::join(value, some[i]);
     return value;
+}
+template <class Operation> OPTC_CALLED double fold(const double* values, int64_t length) {
+    return fold_terms<Operation>(0, length, [=](int64_t i) { return values[i]; });
 }
 
 // What stages see of rows and columns: the lengths of vectors, and what passes left in them. Without a grid there are none.

@@ -12,14 +12,13 @@ from optc.compiler.backends.native.flow import names_in, shared_terms
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.passes import KINDS, OF_NOTHING, Emitter, Vectors, used_in
 from optc.compiler.conditions import FALSE, both, bound_when, either, opposite, reached_when, written_when
-from optc.compiler.describe import describe
 from optc.compiler.ir import reads, statements, walk
 from optc.compiler.plan import Kernel, Pass, Stream
 from optc.dsl.kinds import IN_MATRICES, Extent, Sort
 from optc.dsl.program import REDUCTIONS, TRUE, Apply, Expression, Let, Read, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
-_FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction Values fold fold_many
+_FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction Values fold fold_terms
 Matrices by_rows piece run runs length stride from at matrix row column matrices rows columns height width optc_by_rows"""
 MATRIX_NAMES = frozenset(_FIXED.split())
 """What `matrices.hpp` and the text of such kernels mean something else by."""
@@ -241,41 +240,39 @@ class _StageLines(Lines):
         return super()._spelled(symbol) + (f"[{_INDEX[extent]}]" if extent is not None else "")
 
     def expression(self, expression: Expression, outer: int = 0) -> str:
-        """See `Lines.expression`; reductions stand alone, their terms are in memory."""
+        """See `Lines.expression`; reductions stand alone."""
         if not (isinstance(expression, Apply) and expression.operation in REDUCTIONS):
             return super().expression(expression, outer)
         argument = expression.arguments[0]
-        extent, target = argument.type.extent, expression.type.extent
-        values = self._memory(expression)
-        length = _LENGTH[extent]
-        if target is Extent.MATRIX:
+        extent, join = argument.type.extent, _JOINS[expression.operation]
+        length, first = _LENGTH[extent], "0"
+        if expression.type.extent is Extent.MATRIX:
             length = _SIDE[extent]
-            values = f"{values} + matrix*{length}"
-        value = f"fold<{_JOINS[expression.operation]}>({values}, {length})"
+            first = f"matrix*{length}"
+        if isinstance(argument, Read):
+            value = f"fold<{join}>({self._names(argument.symbol)} + {first}, {length})".replace(" + 0,", ",")
+        else:
+            value = f"fold_terms<{join}>({first}, {length}, {self._term(argument, expression.type.extent)})"
         return f"{value}/double({length})" if expression.operation == "mean" else value
 
-    def _memory(self, reduction: Apply) -> str:
-        """Where the terms of a reduction are."""
-        argument = reduction.arguments[0]
-        if isinstance(argument, Read):
-            return self._names(argument.symbol)
-        return self._names.beside(describe(reduction, "reduction"), "terms")
+    def _term(self, term: Expression, target: Extent) -> str:
+        """A function of a row, column or matrix: what is reduced."""
+        extent = term.type.extent
+        found = f"return {self.expression(term)};"
+        of_matrices = any(self._extents.get(r.symbol) is Extent.MATRIX for r in reads(term))
+        if of_matrices and extent is not Extent.MATRIX and target is not Extent.MATRIX:
+            found = f"const int64_t matrix = {_INDEX[extent]}/{_SIDE[extent]}; {found}"
+        return f"[&](int64_t {_INDEX[extent]}) {{ {found} }}"
 
     def _loops(self, statement: Statement) -> tuple[list[str], bool]:
         if not isinstance(statement, Let | Store):
             return [], False
-        lines: list[str] = []
         value = statement.value
-        if isinstance(value, Apply) and value.operation in REDUCTIONS and not isinstance(value.arguments[0], Read):
-            term, extent = value.arguments[0], value.arguments[0].type.extent
-            memory = self._memory(value)
-            lines.append(f"const Values {memory}({_LENGTH[extent]});")
-            lines += self._loop(extent, f"{memory}[{_INDEX[extent]}] = {self.expression(term)};", [term])
         extent = self._extents.get(statement.target, Extent.TENSOR)
         if extent not in IN_MATRICES:
-            return lines, False
+            return [], False
         line = f"{self._spelled(statement.target)} = {self.expression(value)};{self._line(statement.span)}"
-        return lines + self._loop(extent, line, [value]), True
+        return self._loop(extent, line, [value]), True
 
     def block(
         self, statements: Sequence[Statement], outer: frozenset[str] = frozenset(), declared: frozenset[str] = frozenset()

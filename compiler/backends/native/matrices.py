@@ -1,6 +1,6 @@
 """Kernels that know rows and columns: passes move through matrices in pieces, stages have loops over their vectors.
 
-The text needs `runtime/matrices.hpp` before it, besides what kernels of several passes need. In variants without values per row
+The text needs `runtime/matrices.hpp` and `stages.hpp` before it, besides what kernels of several passes need. In variants without values per row
 or column its passes move through chunks as theirs do.
 """
 
@@ -21,7 +21,7 @@ from optc.dsl.source import Source
 _FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction Values fold fold_terms
 Matrices by_rows piece run runs length stride from at matrix row column matrices rows columns height width optc_by_rows"""
 MATRIX_NAMES = frozenset(_FIXED.split())
-"""What `matrices.hpp` and the text of such kernels mean something else by."""
+"""What these and the text of such kernels mean something else by."""
 
 _JOINS = {"sum": "Add", "mean": "Add", "largest": "Larger", "smallest": "Smaller"}
 _INDEX = {Extent.ROW: "row", Extent.COL: "column", Extent.MATRIX: "matrix"}

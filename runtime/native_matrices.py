@@ -16,8 +16,8 @@ Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 SMALLEST_TILE = 1 << 16
 MOST_CUTS = 16
-"""Parts of a tensor that threads share have 64 Ki elements or more. Matrices are cut where there are fewer than 16: into powers of
-two, whatever the machine."""
+"""Parts of a tensor that threads share have 64 Ki elements or more. Matrices are cut where there are fewer than 16, into powers
+of two, whatever the machine."""
 
 SCRATCH = 3 << 15
 """Numbers (768 KiB) that parts of matrices leave for each other. The tensors of a wave share them; a matrix is cut into no more

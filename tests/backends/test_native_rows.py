@@ -244,7 +244,10 @@ namespace optc {
 """
 
 
-@pytest.mark.parametrize("shape", [(90_000, 7), (7, 90_000), (900, 700), (400_000, 1), (1, 400_000), (50, 90, 70), (3000, 3000)])
+ASKING = [(90_000, 7), (7, 90_000), (900, 700), (400_000, 1), (1, 400_000), (50, 90, 70), (3000, 3000)]
+
+
+@pytest.mark.parametrize("shape", ASKING)
 def test_bytes_that_a_step_asks_for(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them: the vectors, which are kept; those of a stage, while it runs; and less than 1 MiB besides."""
     part, load_library = native_build._part, native_build.load_library
@@ -286,7 +289,14 @@ def test_bytes_that_a_step_asks_for(shape: tuple[int, ...], monkeypatch: pytest.
     assert sum(memory.nbytes for memory in launcher._shared.vectors._memory) == vectors
     assert ctypes.c_int64.in_dll(libraries[0], "optc_asked").value == 0
     assert most.value == 8 * (rows + columns + matrices)  # R, C and the mean of R, while a stage runs
-    others = (launcher._scratch, launcher._partials, launcher._waves, launcher._grids, launcher._table, launcher._shared.numbers)
+    others = (
+        launcher._scratch,
+        launcher._partials,
+        launcher._waves,
+        launcher._grids,
+        launcher._table,
+        launcher._shared.numbers,
+    )
     assert launcher._scratch.nbytes <= 8 * native_matrices.SCRATCH
     assert launcher._chunks.nbytes + sum(array.nbytes for array in others) < 1 << 20
 

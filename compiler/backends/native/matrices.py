@@ -1,7 +1,7 @@
 """Kernels that know rows and columns: passes move through matrices in pieces, stages have loops over their vectors.
 
-The text needs `runtime/matrices.hpp` and `stages.hpp` before it, besides what kernels of several passes need. In variants without values per row
-or column its passes move through chunks as theirs do.
+The text needs `runtime/matrices.hpp` and `stages.hpp` before it, besides what kernels of several passes need. In variants
+without values per row or column its passes move through chunks as theirs do.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from optc.dsl.kinds import IN_MATRICES, Extent, Sort
 from optc.dsl.program import REDUCTIONS, TRUE, Apply, Expression, Let, Read, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
-_FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction Values fold fold_terms
-Matrices by_rows piece run runs length stride from at matrix row column matrices rows columns height width optc_by_rows"""
+_FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction Values fold
+fold_terms Matrices by_rows piece run runs length stride from at matrix row column matrices rows columns height
+width optc_by_rows"""
 MATRIX_NAMES = frozenset(_FIXED.split())
 """What these and the text of such kernels mean something else by."""
 

@@ -23,7 +23,8 @@ from optc.dsl.program import TRUE, Expression, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
 _REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor AllMatrices Part Pass Stage Share per_tensor
-Four FourBits four chosen total_of Lanes LANES TERMS BLOCK run_all run_share optc_run_passes share statistics partials tensor first end"""
+Four FourBits four chosen total_of Lanes LANES TERMS BLOCK run_all run_share optc_run_passes share
+statistics partials tensor first end"""
 REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
 """What `reductions.hpp` and the text of several passes mean something else by."""
 

@@ -155,9 +155,15 @@ template <bool by_rows, bool per_matrix> struct Rows {
     Rows(const Tile& t, int64_t slot) {
         if constexpr (by_rows) values = t.vectors.rounded(slot);
     }
-    OPTC_CALLED void fill(const Piece<by_rows>& piece) {
+    OPTC_MEMBER void fill(const Piece<by_rows>& piece) {
         if constexpr (by_rows) {
-            if (!piece.first && piece.columns == width) return;
+            if (piece.first || piece.columns != width) repeat(piece);
+        }
+    }
+
+  private:
+    OPTC_CALLED void repeat(const Piece<by_rows>& piece) {
+        if constexpr (by_rows) {
             width = piece.columns;
             const math_t* from = values + (per_matrix ? piece.row / piece.height() : piece.row);
             int64_t left = per_matrix ? piece.height() - piece.row % piece.height() : 1;
@@ -182,13 +188,20 @@ template <bool by_rows> struct Columns {
     Columns(const Tile& t, int64_t slot) {
         if constexpr (by_rows) values = t.vectors.rounded(slot);
     }
-    OPTC_CALLED void fill(const Piece<by_rows>& piece) {
+    OPTC_MEMBER void fill(const Piece<by_rows>& piece) {
+        if constexpr (by_rows) {
+            if (piece.length == piece.columns) {  // a run in one row
+                each = values + piece.row / piece.height() * piece.width() + piece.column;
+            } else {
+                repeat(piece);
+            }
+        }
+    }
+
+  private:
+    OPTC_CALLED void repeat(const Piece<by_rows>& piece) {
         if constexpr (by_rows) {
             int64_t m = piece.row / piece.height(), left = (m + 1) * piece.height() - piece.row;
-            if (piece.length == piece.columns) {  // a run in one row
-                each = values + m * piece.width() + piece.column;
-                return;
-            }
             each = repeated;
             if (left >= piece.rows && m == matrix && filled >= piece.rows) return;
             matrix = left >= piece.rows ? m : -1, filled = piece.rows;
@@ -206,6 +219,9 @@ template <bool by_rows> struct Columns {
 
 // --- what passes measure ---------------------------------------------------------------------------------------------------
 
+template <class Operation, bool by_rows> class RowReduction;
+template <class Operation, bool by_rows> class ColumnReduction;
+
 // One value per row of a tile, in double: lane i mod 4 has element i of a row, four rows side by side. Elements of rows shorter
 // than 16 are joined one by one.
 template <class Operation, bool by_rows> class RowReduction {
@@ -220,18 +236,17 @@ template <class Operation, bool by_rows> class RowReduction {
     }
     OPTC_CALLED void add(const math_t* terms, const Piece<by_rows>& piece) {
         if constexpr (by_rows) {
-            double* const to = out + piece.row;
             if (!(piece.first && piece.last) || piece.columns >= LANES) {
                 for (int64_t r = 0; r < piece.rows; r += SIDE_BY_SIDE) {
                     const int64_t left = piece.rows - r;
-                    join_rows(to + r, terms + r * piece.columns, left < SIDE_BY_SIDE ? left : SIDE_BY_SIDE, piece);
+                    join_rows(piece.row + r, terms + r * piece.columns, left < SIDE_BY_SIDE ? left : SIDE_BY_SIDE, piece);
                 }
             } else {
                 by_width(piece.columns, [&](auto width) {
                     for (int64_t r = 0; r < piece.rows; ++r, terms += width) {
                         double value = double(terms[0]);
                         for (int64_t i = 1; i < width; ++i) value = Operation::join(value, double(terms[i]));
-                        to[r] = value;
+                        out[piece.row + r] = value;
                     }
                 });
             }
@@ -240,11 +255,9 @@ template <class Operation, bool by_rows> class RowReduction {
 
   private:
     // Up to four rows of a piece.
-    OPTC_MEMBER void join_rows(double* to, const math_t* terms, int64_t count, const Piece<by_rows>& piece) {
+    OPTC_MEMBER void join_rows(int64_t first_row, const math_t* terms, int64_t count, const Piece<by_rows>& piece) {
         const int64_t columns = piece.columns, whole = columns / 4 * 4;
-        if (piece.first) {
-            for (Four& lanes : side) lanes = Four{Operation::none, Operation::none, Operation::none, Operation::none};
-        }
+        if (piece.first) clear();
         if (count == SIDE_BY_SIDE) {
             const math_t *u = terms, *v = u + columns, *w = v + columns, *x = w + columns;
             Four a = side[0], b = side[1], c = side[2], d = side[3];
@@ -264,12 +277,21 @@ template <class Operation, bool by_rows> class RowReduction {
             for (int64_t l = 0; whole + l < columns; ++l) {
                 side[r][l] = Operation::join(side[r][l], double(terms[r * columns + whole + l]));
             }
-            if (piece.last) to[r] = total_of<Operation>(side[r]);
         }
+        if (piece.last) finish(first_row, count);
+    }
+    void clear() {
+        for (Four& lanes : side) lanes = Four{Operation::none, Operation::none, Operation::none, Operation::none};
+    }
+    void finish(int64_t row, int64_t count) {
+        for (int64_t r = 0; r < count; ++r) out[row + r] = total_of<Operation>(side[r]);
     }
 
     Four side[SIDE_BY_SIDE];
     double* out = nullptr;
+
+    template <class R, class C, bool some> friend void add_to_both(
+        RowReduction<R, some>&, ColumnReduction<C, some>&, const math_t*, const Piece<some>&);
 };
 
 // One value per column of each matrix of a tile, in double: the rows of a piece are joined in fours.
@@ -324,6 +346,34 @@ template <class Operation, bool by_rows> class ColumnReduction {
     OPTC_INLINE void put(double* to, Four x) { __builtin_memcpy(to, &x, sizeof x); }
 
     double* out = nullptr;
+
+    template <class R, class C, bool some> friend void add_to_both(
+        RowReduction<R, some>&, ColumnReduction<C, some>&, const math_t*, const Piece<some>&);
 };
+
+// Adds the same terms to one of each; where four rows stand side by side, each term is converted once. The same bits as alone.
+template <class R, class C, bool by_rows>
+OPTC_CALLED void add_to_both(
+    RowReduction<R, by_rows>& rows, ColumnReduction<C, by_rows>& columns, const math_t* terms, const Piece<by_rows>& piece) {
+    if constexpr (by_rows) {
+        if (piece.rows != SIDE_BY_SIDE || piece.columns < LANES || piece.columns % 4 != 0 ||
+            piece.row % piece.height() + SIDE_BY_SIDE > piece.height()) {
+            rows.add(terms, piece);
+            columns.add(terms, piece);
+            return;
+        }
+        const math_t *u = terms, *v = u + piece.columns, *w = v + piece.columns, *x = w + piece.columns;
+        double* const to = columns.out + piece.row / piece.height() * piece.width() + piece.column;
+        if (piece.first) rows.clear();
+        Four a = rows.side[0], b = rows.side[1], c = rows.side[2], d = rows.side[3];
+        for (int64_t i = 0; i < piece.columns; i += 4) {
+            const Four e = four(u + i), f = four(v + i), g = four(w + i), h = four(x + i);
+            a = R::join(a, e), b = R::join(b, f), c = R::join(c, g), d = R::join(d, h);
+            columns.put(to + i, C::join(four(to + i), columns.joined(e, f, g, h)));
+        }
+        rows.side[0] = a, rows.side[1] = b, rows.side[2] = c, rows.side[3] = d;
+        if (piece.last) rows.finish(piece.row, SIDE_BY_SIDE);
+    }
+}
 
 }  // namespace optc

@@ -18,9 +18,9 @@ from optc.dsl.kinds import IN_MATRICES, Extent, Sort
 from optc.dsl.program import REDUCTIONS, TRUE, Apply, Expression, Let, Read, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
-_FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction Values fold
-fold_terms Matrices by_rows piece run runs length stride from at matrix row column matrices rows columns height
-width optc_by_rows"""
+_FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction add_to_both
+Values fold fold_terms Matrices by_rows piece run runs length stride from at matrix row column matrices rows
+columns height width optc_by_rows"""
 MATRIX_NAMES = frozenset(_FIXED.split())
 """What these and the text of such kernels mean something else by."""
 
@@ -90,6 +90,7 @@ class MatrixEmitter(Emitter):
     def _measured(self, one: Pass, names: Names, lines: Lines) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {"accumulators": [], "terms": [], "joins": [], "partials": []}
         indices, shared = self._indices(one), shared_terms(one.body)
+        across: dict[tuple[Extent, str], tuple[str, str]] = {}
         for name, operation in one.measures:
             symbol, extent = Symbol(Role.STATISTIC, name), self._extent[name]
             variable, terms = names(symbol), names.beside(shared.get(name, name), "terms")
@@ -100,11 +101,18 @@ class MatrixEmitter(Emitter):
             if extent in _ACROSS:
                 place = f"{self._kernel.statistics.index(name)}, {indices[name]}"
                 found["accumulators"].append(f"{_ACROSS[extent][0]}<{_JOINS[operation]}, by_rows> {variable}(chunk, {place});")
+                across[extent, terms] = guard, variable
                 found["joins"].append(f"{guard}{variable}.add({terms}, piece);")
             else:
                 found["accumulators"].append(f"{KINDS[operation]} {variable};")
                 found["joins"].append(f"{guard}{variable}.add({terms}, piece.size());")
                 found["partials"].append(f"partials[{indices[name]}] = {variable}.total();")
+        for (extent, terms), (guard, rows) in across.items():
+            if extent is Extent.ROW and (beside := across.get((Extent.COL, terms))):
+                joins, columns = found["joins"], beside[1]
+                joins.remove(f"{guard}{columns}.add({terms}, piece);")
+                at = joins.index(f"{guard}{rows}.add({terms}, piece);")
+                joins[at] = f"{guard}add_to_both({rows}, {columns}, {terms}, piece);"
         return found
 
     def _indices(self, one: Pass) -> dict[str, int]:

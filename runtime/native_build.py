@@ -113,7 +113,7 @@ def prelude() -> str:
 
 def reductions(matrices: bool = False) -> str:
     """The fixed C++ text that comes between the prelude and a kernel of several passes, with or without rows and columns."""
-    return "".join(map(_part, ("reductions", "matrices", "passes") if matrices else ("reductions", "passes")))
+    return "".join(map(_part, ("reductions", "matrices", "stages", "passes") if matrices else ("reductions", "passes")))
 
 
 @functools.cache

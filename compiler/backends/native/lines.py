@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from optc.compiler.backends.exprs import Dialect, print_expression
 from optc.compiler.backends.names import CPP, Namer
@@ -50,14 +51,22 @@ class Names:
 class Lines:
     """Prints statements. `real` is the type of numbers: `math_t` per element, `double` per tensor.
 
-    `place` says where a piece's terms of the present element are.
+    `place` says where a piece's terms of the present element are; measures in `shared` have those of another one.
     """
 
-    def __init__(self, names: Names, source: Source, real: str = "math_t", place: str = "i - first") -> None:
+    def __init__(
+        self,
+        names: Names,
+        source: Source,
+        real: str = "math_t",
+        place: str = "i - first",
+        shared: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._names = names
         self._source = source
         self._real = real
         self._place = place
+        self._shared = shared
         number = _number if real == "math_t" else _double
         powers = {number(2): "square", number(3): "cube", number(4): "fourth", number(0.5): "half_power"}
         self._dialect = Dialect(
@@ -96,6 +105,8 @@ class Lines:
             if whole:
                 continue
             match statement:
+                case Let(target=target) if target.name in self._shared and is_measure(statement):
+                    pass
                 case Let(target=target, value=Apply(arguments=(term,))) if is_measure(statement):
                     terms = self._names.beside(target.name, "terms")
                     lines.append(f"{terms}[{self._place}] = {self.expression(term)};{self._line(statement.span)}")

@@ -11,18 +11,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optc.compiler.backends.native.flow import locals_bound, names_in, reads_in
+from optc.compiler.backends.native.flow import locals_bound, names_in, reads_in, shared_terms
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.loop import Instances, Streams, flag_constants, scalar_constants, static_flags
-from optc.compiler.conditions import FALSE, bound_when
+from optc.compiler.conditions import FALSE, bound_when, reached_when
+from optc.compiler.extents import is_measure
 from optc.compiler.ir import reads
 from optc.compiler.plan import Kernel, Pass
 from optc.dsl.kinds import Extent, Sort
-from optc.dsl.program import TRUE, Role, Statement, Symbol
+from optc.dsl.program import TRUE, Expression, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
 _REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor AllMatrices Part Pass Stage Share per_tensor
-LANES TERMS BLOCK run_all run_share optc_run_passes share statistics partials tensor first end"""
+Four FourBits four chosen total_of Lanes LANES TERMS BLOCK run_all run_share optc_run_passes share
+statistics partials tensor first end"""
 REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
 """What `reductions.hpp` and the text of several passes mean something else by."""
 
@@ -50,6 +52,7 @@ def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], kind: typ
         "variant": [*static_flags(kernel, emitter.names()), *emitter.variant()],
         "by_rows": kind is not Emitter,
         "parts": parts,
+        "guarding": emitter.guarding(),
         "order": [line for at, run in enumerate(order) for line in (["share.wait();", run] if at else [run])],
     }
 
@@ -92,15 +95,27 @@ class Emitter:
         return self._kernel.has_stage(k)
 
     def guard(self, k: int) -> str:
-        """What stands before the run of pass `k`: nothing, or the condition for variants in which it has something to do."""
-        exists = self._kernel.passes[k].exists
-        return "" if exists == TRUE else f"if ({Lines(self.names(), self._source).expression(exists)}) "
+        """What stands before the run of pass `k`: nothing, or the condition under which it has something to do."""
+        runs = self._runs(self._kernel.passes[k])
+        return "" if runs == TRUE else f"if ({Lines(self.names(), self._source).expression(runs)}) "
+
+    def guarding(self) -> list[str]:
+        """Host flags that guards test."""
+        tested = {read.symbol for one in self._kernel.passes for read in reads(self._runs(one))}
+        flags = [f for f in self._kernel.host_flags if Symbol(Role.FLAG, f) in tested]
+        names = self.names()
+        return [f"const bool {names.flag(f)} = share.flags[{self._kernel.host_flags.index(f)}] != 0;" for f in flags]
+
+    def _runs(self, one: Pass) -> Expression:
+        """When a pass stores or measures anything: a condition over flags, those of a call included."""
+        flags = frozenset((*self._kernel.static_flags, *self._kernel.host_flags))
+        return reached_when(one.body, lambda line: isinstance(line, Store) or is_measure(line), flags)
 
     def pass_over_elements(self, k: int) -> dict[str, Any]:
         """The function of pass `k`, and how it is chosen for a call's flags."""
         one, kernel = self._kernel.passes[k], self._kernel
         names = self.names()
-        lines = self._lines_of_elements(names)
+        lines = self._lines_of_elements(one, names)
         used = used_in(one.body)
         scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
         needs = [n for n in kernel.statistics if n in one.needs]
@@ -125,8 +140,8 @@ class Emitter:
             "chosen": f"select_pass_{k}(share.scalars, share.flags)" if instances else f"pass_{k}",
         }
 
-    def _lines_of_elements(self, names: Names) -> Lines:
-        return Lines(names, self._source)
+    def _lines_of_elements(self, one: Pass, names: Names) -> Lines:
+        return Lines(names, self._source, shared=shared_terms(one.body))
 
     def _is_vector(self, name: str) -> bool:
         """Whether a statistic is more than a number."""
@@ -139,11 +154,13 @@ class Emitter:
     def _measured(self, one: Pass, names: Names, lines: Lines) -> dict[str, list[str]]:
         """Accumulators, the terms of a piece, how they are joined, and what the chunk leaves."""
         found: dict[str, list[str]] = {"accumulators": [], "terms": [], "joins": [], "partials": []}
+        shared = shared_terms(one.body)
         for at, (name, operation) in enumerate(one.measures):
             symbol = Symbol(Role.STATISTIC, name)
-            variable, terms = names(symbol), names.beside(name, "terms")
+            variable, terms = names(symbol), names.beside(shared.get(name, name), "terms")
             found["accumulators"].append(f"{KINDS[operation]} {variable};")
-            found["terms"].append(f"math_t {terms}[TERMS];")
+            if name not in shared:
+                found["terms"].append(f"alignas(64) math_t {terms}[TERMS];")
             when = bound_when(one.body, symbol)
             guard = "" if when in (TRUE, FALSE) else f"if ({lines.expression(when)}) "
             found["joins"].append(f"{guard}{variable}.add({terms}, end - first);")
@@ -211,7 +228,7 @@ class Emitter:
             symbol = Symbol(Role.STATISTIC, name)
             value = f"tensor.{operation}({at})"
             when = bound_when(before.body, symbol)
-            left_out = before.exists != TRUE  # then no chunk leaves anything
+            left_out = self._runs(before) != TRUE  # then no chunk leaves anything
             if (operation == "mean" or left_out) and when not in (TRUE, FALSE):
                 value = f"{lines.expression(when, 11)} ? {value} : {OF_NOTHING[operation]}"
                 tested |= {read.symbol for read in reads(when)}

@@ -166,4 +166,5 @@ CASES: tuple[Case, ...] = (
     loop("trust/scaled_adam", loops.scaled_adam, lr=0.1, betas=B, eps=1e-3, scalar_lr_scale=0.5, size_update_period=1),
     loop("trust/scaled_adam", loops.scaled_adam, lr=0.1, param_min_rms=1.2, size_update_period=3, scalar_max=0.1),
     loop("trust/scaled_adam", loops.scaled_adam, lr=0.1, param_max_rms=0.7, size_update_period=3),
+    loop("trust/scaled_adam", loops.scaled_adam, lr=0.1, betas=(0.9, 0.8)),  # in 26 steps the bias of v is gone
 )  # fmt: skip

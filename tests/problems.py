@@ -58,6 +58,7 @@ def pausing(problem: Problem, still: tuple[int, ...], start: float) -> Problem:
 
 AT_REST: dict[str, Problem] = {
     "from zero": pausing(random_problem((4, 3), schedule=True, steps=8), (0, 1, 5), 0.0),
+    "vector from zero": pausing(random_problem((6,), schedule=True, steps=8), (0,), 0.0),
     "pauses": pausing(random_problem((5,), steps=8), (0, 4, 5), 1.0),
 }
 """Where norms are 0: parameters that start at 0, and steps without any slope, the first one among them."""

@@ -1,13 +1,13 @@
 """Cases of compositions: the shipped ones, and every modifier on AdamW, against libraries and loops that know of no stages.
 
-A case's `spec` is the name of a shipped composition (`composed/ranger`) or a modifier's (`modifiers/cautious`), which stands for
-AdamW with it.
+A case's `spec` is the name of a shipped composition (`composed/ranger`) or a modifier's (`modifiers/cautious`), which stands
+for AdamW with it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from types import MappingProxyType
@@ -63,7 +63,7 @@ def unbounded_mars(hypers: Hypers, problem: Problem) -> Trace:
 
 
 def cautious_lion(hypers: Hypers, problem: Problem) -> Trace:
-    """Lion whose direction loses what points against the gradient, and is then scaled by the share that is kept, or not at all."""
+    """Lion whose direction loses what points against the gradient, and is scaled by the share that is kept, or not at all."""
     theta, m, thetas = problem.theta.copy(), np.zeros_like(problem.theta), []
     beta1, beta2 = hypers["betas"]
     for _, lr, g, _ in problem.steps(hypers["lr"]):
@@ -119,8 +119,8 @@ CASES: tuple[Case, ...] = (
         for more in (set(), {"amsgrad"})
     ),
     *(
-        hand("composed/cautious_adamw", {"cautious", "decoupled", kind}, {**_ADAM, **how})
-        for kind, how in (("share", {"cautious_normalize": "share", "cautious_floor": 0.6}), ("none", {"cautious_normalize": "none"}))
+        hand("composed/cautious_adamw", {"cautious", "decoupled", kind}, {**_ADAM, "cautious_normalize": kind, **how})
+        for kind, how in (("share", {"cautious_floor": 0.6}), ("none", {}))
     ),
     hand("composed/adamw_prox", {"proximal"}, _ADAM),
     hand("composed/adamw_prox", {"proximal", "amsgrad"}, {**_ADAM, "amsgrad": True}),
@@ -141,6 +141,7 @@ CASES: tuple[Case, ...] = (
         lr=0.05, agc_share=0.3, agc_least=0.5, **_PARTS, **_SLOW,
     ),
 )  # fmt: skip
+_RANGER21: Callable[..., torch.optim.Optimizer] = po.Ranger21
 _NO_CLIPPING = {"agc_clipping_value": math.inf, "lookahead_merge_time": 1000}
 _IN_RANGER21 = {
     "agc_share": "agc_clipping_value",
@@ -156,17 +157,16 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "factored/ranger21_core",
-        partial(run_model_library, partial(po.Ranger21, **RANGER21, **_NO_CLIPPING), {}, None),
+        partial(run_model_library, partial(_RANGER21, **RANGER21, **_NO_CLIPPING), {}, None),
         {"weight_decay": 0.9}, {"lr": 0.05}, {"lr": 0.1},
     ),
     Row(
         "composed/ranger21",
-        partial(run_model_library, partial(po.Ranger21, **RANGER21), _IN_RANGER21, None),
+        partial(run_model_library, partial(_RANGER21, **RANGER21), _IN_RANGER21, None),
         {"weight_decay": 0.9, "agc_share": 0.3, "agc_least": 0.5, **_SLOW}, {"lr": 0.05}, {"lr": 0.1},
     ),
 )  # fmt: skip
 """Compositions with numbers of the whole model, and what one of them stands on, on models of two groups."""
-
 
 
 def model_problems(spec: str) -> dict[str, ModelProblem]:

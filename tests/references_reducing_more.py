@@ -117,6 +117,7 @@ CASES: tuple[Case, ...] = (
     case("adam/swats", SWATSWithoutFloor, _SWATS, lr=0.01, **_SWATS, atol=1e-8, rtol=0.3),
     case("adam/aida", AidaWithoutFloor, lr=0.01),
     case("adam/aida", AidaWithoutFloor, {"k": 1, "weight_decouple": True, "weight_decay": 0.3}, lr=0.01, k=1, weight_decay=0.3),
+    *(case("adam/aida", AidaWithoutFloor, lr=0.01, k=k) for k in (3, 4)),
     case(
         "adam/aida", AidaWithoutFloor, {"betas": B, "k": 5, "xi": 1e-3, "eps": 1e-3, "ams_bound": True},
         lr=0.01, betas=B, k=5, xi=1e-3, eps=1e-3, amsgrad=True,
@@ -143,6 +144,11 @@ CASES: tuple[Case, ...] = (
     case(
         "adam/adagc", po.AdaGC, {"beta": 0.8, "lambda_abs": NO_LIMIT, "lambda_rel": 0.9, "warmup_steps": 0},
         lr=0.01, beta=0.8, lambda_rel=0.9, warmup_steps=0,
+    ),
+    case("adam/adagc", po.AdaGC, {"lambda_abs": NO_LIMIT, "eps": 3.0, "warmup_steps": 0}, lr=0.01, eps=3.0, warmup_steps=0),
+    case(
+        "adam/adagc", po.AdaGC, {"lambda_abs": NO_LIMIT, "eps": 9.0, "lambda_rel": 0.6, "warmup_steps": 0},
+        lr=0.01, eps=9.0, lambda_rel=0.6, warmup_steps=0,
     ),
     loop("adam/bge_adam", loops.bge_adam, lr=0.01),
     loop("adam/bge_adam", loops.bge_adam, lr=0.01, beta1_range=(0.2, 0.95), beta2_range=(0.5, 0.99), alpha=0.8, eps=1e-3),

@@ -148,7 +148,7 @@ CASES: tuple[Case, ...] = (
         "factored/sgdp", loops.sgdp,
         lr=0.01, momentum=0.8, dampening=0.3, eps=1e-3, weight_decay=0.3, delta=0.7, wd_ratio=0.5,
     ),
-    *(loop("factored/sgdp", loops.sgdp, lr=0.01, weight_decay=0.3, **bound) for bound in BOUNDS),
+    *(loop("factored/sgdp", loops.sgdp, lr=0.2, weight_decay=0.3, **bound) for bound in BOUNDS),
     case("factored/sgdp", po.SGDP, lr=0.01, momentum=0.9, eps=NO_EPS, weight_decay=0.1, delta=0.5, nesterov=True),
     case("factored/sgdp", po.SGDP, lr=0.01, eps=NO_EPS, weight_decay=0.3, dampening=0.5, delta=2.0),
     case("factored/rose", po.ROSE, EXACT, lr=0.01),

@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import pytorch_optimizer as po
 import torch
@@ -86,11 +87,11 @@ def before(name: str, g: Array, theta: Array, kept: dict[str, Array]) -> Array:
     return g
 
 
-def scale_of_kept(keep: Array, names: set[str]) -> float:
+def scale_of_kept(keep: npt.NDArray[np.bool_], names: set[str]) -> float:
     """What a cautious direction is multiplied by."""
     if "none" in names:
         return 1.0
-    return 1 / max(float(np.mean(keep)), 0.6) if "share" in names else keep.size / (np.sum(keep) + 1)
+    return 1 / max(float(np.mean(keep)), 0.6) if "share" in names else keep.size / (float(np.sum(keep)) + 1)
 
 
 def direction(names: set[str], g: Array, m: Array, v: Array, t: int, kept: dict[str, Array]) -> Array:

@@ -1,7 +1,7 @@
 """What the suite holds a spec against, as comparisons that any program can be put through.
 
-The tables and their problems are those of `tests/specs`: the cases of each spec on every problem, on the shapes that only specs
-with rows see, on parameters that are not finite, on the golden values, at rest, and on models of several parameters in two groups.
+The tables and their problems are those of `tests/specs`: the cases of each spec on every problem, at rest, on the shapes that
+only specs with rows see, on parameters that are not finite, on the golden values, and on models of two groups.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests import references_composed, references_rows
 from tests.oracle import program_of as program_written_out
 from tests.oracle import run_program
 from tests.problems import AT_REST, GOLDEN, PROBLEMS, Golden
-from tests.reference_cases import Case, Problem, Trace, difference
+from tests.reference_cases import TOLERANCE, Case, Problem, Trace, difference
 from tests.reference_loops_model import ModelTrace
 from tests.references import CASES, SPECS
 from tests.specs import test_model_wide as model_wide
@@ -105,4 +105,4 @@ def _leaves_model(row: int, name: str, program: Program) -> bool:
     known = [{*ours, *expected.model} for ours in expected.states]
     states = tuple({k: v for k, v in ours.items() if k in keys} for ours, keys in zip(found.states, known, strict=True))
     model = {k: v for k, v in found.model.items() if all(k in {*ours, *expected.model} for ours in expected.states)}
-    return not model_wide.distance(replace(found, states=states, model=model), expected) <= model_wide.TOLERANCE
+    return not model_wide.distance(replace(found, states=states, model=model), expected) <= TOLERANCE

@@ -1,9 +1,9 @@
 """Seeded faults in emitters: `python -m tests.faults.in_backends [EMITTER …] [--spec NAME …] [--sample N]`.
 
-The text of every shipped spec's module is changed in one place, in every way of `tests.faults.in_text`, as a wrong emitter would
-have written it, and the class that comes out is held against the oracle as `tests/matrix` does: on a model of tensors of every
-kind and on the problems of the table, in every configuration of the spec. Prints a table by kind and one by spec, names what has
-survived, and exits with 1 where less than 95 % are caught. Each fault is tried in a process of its own: some crash.
+The text of every shipped spec's module is changed in one place, in every way of `tests.faults.in_text`, as a wrong emitter
+would have written it, and the class that comes out is held against the oracle as `tests/matrix` does: on a model of tensors of
+every kind and on the problems of the table, in every configuration of the spec. Prints a table by spec and one by kind, names
+what has survived, and exits with 1 where less than 95 % are caught. Each fault has a process of its own: some crash.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ PROBLEMS_OF = {"torch": ("3x4x2 schedule", "11 zeros"), "native": ("3x4x2 schedu
 
 OUTCOMES = {10: "caught", 11: "survived", 12: "raises"}
 """With what codes children tell what they have found; any other is that of a crash."""
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,7 @@ def prepare(spec: str, backend: str) -> None:
 
 
 def leaves(spec: str, text: str, emitter: str, name: str) -> bool:
-    """Whether the class of a module's text leaves the oracle somewhere, on the backend that runs what the emitter has written."""
+    """Whether the class of a module's text leaves the oracle somewhere, on the backend that runs what the emitter writes."""
     backend, program = RUN_BY.get(emitter, emitter), program_of(spec)
     cls = getattr(load_module(name, text), program.name)
     numbers = range(len(cases_of(spec)))
@@ -157,12 +156,10 @@ def leaves(spec: str, text: str, emitter: str, name: str) -> bool:
 
 def _leaves_on_triton(cls: type, program: Program, spec: str, captured: bool) -> bool:
     numbers = range(len(cases_of(spec)))
-    return any(_leaves_model(cls, program, spec, n, "triton", large=False, captured=captured) for n in numbers) or (
-        not captured
-        and (
-            _leaves_model(cls, program, spec, 0, "triton", large=True)
-            or any(_leaves_problem(cls, program, spec, 0, "triton", name) for name in PROBLEMS_OF["triton"])
-        )
+    return (
+        any(_leaves_model(cls, program, spec, n, "triton", large=False, captured=captured) for n in numbers)
+        or any(_leaves_problem(cls, program, spec, n, "triton", p, captured) for n in numbers for p in PROBLEMS_OF["triton"])
+        or (not captured and _leaves_model(cls, program, spec, 0, "triton", large=True))
     )
 
 
@@ -174,9 +171,11 @@ def _leaves_model(
     return not largest_difference(found, _expected_of_model(spec, number, backend, large)) <= TOLERANCE
 
 
-def _leaves_problem(cls: type, program: Program, spec: str, number: int, backend: str, name: str) -> bool:
+def _leaves_problem(
+    cls: type, program: Program, spec: str, number: int, backend: str, name: str, captured: bool = False
+) -> bool:
     hypers: Hypers = cases_of(spec)[number].hypers
-    found = run_compiled(cls, program, backend, torch.float64, hypers, PROBLEMS[name])
+    found = run_compiled(cls, program, backend, torch.float64, hypers, PROBLEMS[name], capturable=captured)
     return not difference(found, _expected(spec, number, name)) <= TOLERANCE
 
 
@@ -199,7 +198,7 @@ def outcome_apart(fault: TextFault, number: int) -> str:
 
     def work() -> None:
         warnings.simplefilter("ignore")
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # of what goes wrong in a child nothing but its code is told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # of what goes wrong in a child nothing but its code is told
         found = outcome(fault, number)
         os._exit(next(code for code, name in OUTCOMES.items() if name == found))
 
@@ -266,7 +265,9 @@ def main(emitters: tuple[str, ...], names: tuple[str, ...], sample: int) -> None
             click.echo("\n\n".join(filter(None, (table(verdicts, "spec"), table(verdicts, "kind"), survivors(verdicts)))))
             of = sum(len(faults_of(spec, emitter)) for spec in specs)
             click.echo(f"\n{emitter}: {len(specs)} specs, {len(chosen)} of {of} faults, {time.perf_counter() - start:.0f} s")
-            click.echo(f"{emitter}: {caught} of {real} that run are caught ({caught / max(real, 1):.1%}, {NEEDED:.0%} needed)\n")
+            share = f"({caught / max(real, 1):.1%}, {NEEDED:.0%} needed)"
+            click.echo(f"{emitter}: {caught} of {real} that run are caught {share}\n")
+            sys.stdout.flush()
     sys.exit(0 if worst >= NEEDED else 1)
 
 

@@ -111,7 +111,8 @@ def previous_statistic(program: Program) -> Iterator[tuple[Program, Span]]:
         state = State("statistic_before", "statistic_before", Constant(0.0, _LITERAL), extent, host=False)
         step = replace(program, procedures=program.procedures[:1])
         for changed, span in programs(step, nothing, lambda body, extent=extent: _measured_before(body, extent)):  # type: ignore[misc]
-            yield replace(changed, states=(*program.states, state), procedures=(*changed.procedures, *program.procedures[1:])), span
+            procedures = (*changed.procedures, *program.procedures[1:])
+            yield replace(changed, states=(*program.states, state), procedures=procedures), span
 
 
 def _measured_before(body: tuple[Statement, ...], extent: Extent) -> Changed:

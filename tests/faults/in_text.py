@@ -1,7 +1,7 @@
 """Seeded faults in what emitters write: a pattern in the text of a module, and what a wrong emitter would have written there.
 
-Patterns are those of lines as they stand in `generated/`; each match is a fault of its own. `DOWN` in a replacement is the number
-that was matched, less one: the scalar, statistic, slot or stream beside the one that is meant.
+Patterns are those of lines as they stand in `generated/`; each match is a fault of its own. `DOWN` in a replacement is the
+number that was matched, less one: the scalar, statistic, slot or stream beside the one that is meant.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ KINDS: dict[str, dict[str, Rule]] = {
         "max for min": Rule(r"torch\.minimum", "torch.maximum"),
         "where() swapped": Rule(r"torch\.where\((\w+), (\w+), (\w+)\)", r"torch.where(\1, \3, \2)"),
         "numbers swapped": _SWAPPED_VALUES,
-        "total of the other part": Rule(r'\("(total_\w+)", "(\w+)"\), \("(total_\w+)", "(\w+)"\)', r'("\1", "\4"), ("\3", "\2")'),
+        "total of the other part": Rule(r'\("(tot\w+)", "(\w+)"\), \("(tot\w+)", "(\w+)"\)', r'("\1", "\4"), ("\3", "\2")'),
         "state as it was": Rule(r"^    (\w) = (\1 .*)$", r"    new_\1 = \2"),
         "parts in another order": Rule(r'parts=\("(\w+)", "(\w+)"', r'parts=("\2", "\1"'),
     },
@@ -142,7 +142,7 @@ KINDS: dict[str, dict[str, Rule]] = {
         "partial lost": Rule(r"^(\s+)tl\.store\(place \+ .*$", r"\1pass"),
         "terms lost": Rule(r"^(\s+)(\w+) = gpu\.\w+_with\(\2, .*  # \d+$", r"\1pass"),
         "measure in the wrong slot": Rule(r"place \+ (?P<n>\d+) \* partials_each", f"place + {DOWN} * partials_each"),
-        "wrong measure read": Rule(r"(?<=tl\.load\()partials \+ (?P<n>\d+) \* partials_each", f"partials + {DOWN} * partials_each"),
+        "wrong measure read": Rule(r"(?<=load\()partials \+ (?P<n>\d+) \* partials_each", f"partials + {DOWN} * partials_each"),
         "tail without a mask": Rule(r"(gpu\.\w+_with\(\w+, .*), mask\)(?=  # \d+$)", r"\1, None)"),
         "smallest for largest": Rule(r"gpu\.largest_(with|of|in_row)", r"gpu.smallest_\1"),
         "largest for smallest": Rule(r"gpu\.smallest_(with|of|in_row)", r"gpu.largest_\1"),

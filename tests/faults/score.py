@@ -3,7 +3,7 @@
 Every shipped spec, compositions and modifiers included, is changed in one place in every way that `tests.faults.kinds` knows. A
 mutant is caught if some comparison that the suite makes with the spec (`tests.faults.checks`) fails for it. One that is not
 caught is compared with the spec on random hypers and models (`tests.faults.probes`): if it differs there it has survived, else
-it is the same maths and does not count. Prints a table by spec and one by kind, and exits with 1 where less than 95 % are caught.
+it is the same maths and does not count. Prints a table by spec and one by kind; exits with 1 where less than 95 % are caught.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def survivors(verdicts: Iterable[Verdict], outcome: str = "survived") -> str:
 
 
 @click.command(help="How many seeded faults in specs the references catch.")
-@click.option("--spec", "names", multiple=True, metavar="NAME", help="A spec, or what its name begins with (adam/, modifiers/).")
+@click.option("--spec", "names", multiple=True, metavar="NAME", help="A spec, or what its name begins with (factored/).")
 @click.option("--sample", default=1, show_default=True, help="Judge one fault in so many, at least one of each spec and kind.")
 @click.option("--same", is_flag=True, help="List what was taken for the same maths as well.")
 def main(names: tuple[str, ...], sample: int, same: bool) -> None:

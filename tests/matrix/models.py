@@ -43,7 +43,7 @@ AT_ZERO, AT_REST = 1, 3
 
 @dataclass(frozen=True, slots=True)
 class ModelProblem:
-    """Starts and, for every step, gradients and a factor of lr; every second parameter is in the second group, of half the lr."""
+    """Starts, gradients for every step and inputs of entries; every second parameter is in the second group, of half the lr."""
 
     thetas: tuple[Array, ...]
     steps: tuple[tuple[Array, ...], ...]

@@ -1,10 +1,11 @@
-"""Every spec on models of tensors of every kind: parts of tensors are joined, gradients scaled once, numbers of the model shared."""
+"""Every spec on models of tensors of every kind: parts are joined, gradients scaled once, numbers of the model shared."""
 
 from __future__ import annotations
 
 from functools import cache
 
 import pytest
+import torch
 
 from tests.matrix.models import (
     LARGE,
@@ -16,9 +17,10 @@ from tests.matrix.models import (
     run_model_oracle,
     undefined_where_masked,
 )
-from tests.matrix.runners import optimizer_class
-from tests.oracle import program_of
-from tests.references import CASES, SPECS, Case, cases_of, rest
+from tests.matrix.runners import optimizer_class, run_compiled
+from tests.oracle import program_of, run_program
+from tests.problems import PROBLEMS
+from tests.references import CASES, SPECS, Case, cases_of, difference, rest
 
 TOLERANCE = 1e-10
 """float64 arithmetic in another order, over up to 130,000 elements."""
@@ -68,5 +70,8 @@ def test_a_model_follows_the_oracle_on_triton(spec: str) -> None:
 def test_a_model_whose_steps_are_counted_on_the_device_follows_the_oracle(spec: str) -> None:
     if optimizer_class(spec).schema.procedures[0].triton_scalars is None:
         pytest.skip("numbers of the whole model are not in CUDA graphs")
+    case, program, longer = last(spec), program_of(spec), PROBLEMS["11 zeros"]
     with undefined_where_masked():
-        follow(last(spec), "triton", SMALL_MODEL, capturable=True)
+        follow(case, "triton", SMALL_MODEL, capturable=True)
+        found = run_compiled(optimizer_class(spec), program, "triton", torch.float64, case.hypers, longer, capturable=True)
+    assert difference(found, run_program(program, case.hypers, longer)) <= TOLERANCE

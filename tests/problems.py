@@ -56,12 +56,20 @@ def pausing(problem: Problem, still: tuple[int, ...], start: float) -> Problem:
     return replace(problem, theta=start * problem.theta, gradients=slopes)
 
 
+def downhill(problem: Problem) -> Problem:
+    """The problem with negative gradients only."""
+    return replace(problem, gradients=tuple(-np.abs(g) for g in problem.gradients))
+
+
 AT_REST: dict[str, Problem] = {
     "from zero": pausing(random_problem((4, 3), schedule=True, steps=8), (0, 1, 5), 0.0),
     "vector from zero": pausing(random_problem((6,), schedule=True, steps=8), (0,), 0.0),
     "pauses": pausing(random_problem((5,), steps=8), (0, 4, 5), 1.0),
+    "downhill": downhill(random_problem((6,), steps=8)),
+    "negative number": pausing(random_problem((), steps=8), (), -1.5),
 }
-"""Where norms are 0: parameters that start at 0, and steps without any slope, the first one among them."""
+"""Where norms are 0: parameters that start at 0, and steps without any slope, the first one among them; and where all signs are
+the same: slopes of negative numbers only, and a number that starts below 0."""
 
 
 @cache

@@ -22,7 +22,7 @@ from tests.reference_loops_model import ModelTrace
 from tests.references import CASES, SPECS
 from tests.specs import test_model_wide as model_wide
 from tests.specs.test_oracle_vs_reference import NOT_FINITE, unknown_at_rest
-from tests.specs.test_rows import SHAPED, UNKNOWN
+from tests.specs.test_rows import SHAPED, UNKNOWN, late_adafactor
 
 ALL_CASES: tuple[Case, ...] = (*CASES, *references_composed.CASES)
 ALL_SPECS: tuple[str, ...] = (*SPECS, *references_composed.SPECS)
@@ -70,6 +70,8 @@ def _checks(spec: str) -> Iterator[Check]:
             yield Check(f"{case.label} on {name}", partial(_leaves, number, name))
         if spec in SPECS:
             yield Check(f"{case.label} on numbers that are not finite", partial(_leaves, number, _NOT_FINITE))
+    if spec == "factored/adafactor":
+        yield Check("after many steps", lambda program: late_adafactor(program) > TOLERANCE)
     for golden in (g for g in GOLDEN if g.spec == spec):
         yield Check("golden values", partial(_leaves_golden, golden))
 

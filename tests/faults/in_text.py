@@ -129,7 +129,6 @@ KINDS: dict[str, dict[str, Rule]] = {
         "pass left out": Rule(r"^(\s+)(?:if \(.*\) )?share\.run\(pass_\d+\);$", r"\1;"),
         "stage left out": Rule(r"^(\s+)(?:if \(.*\) )?share\.run\(per_tensor::stage_\d+\);$", r"\1;"),
         "where() swapped": Rule(r"where\(([^()]+), ([\w./*]+), ([\w./*]+)\)", r"where(\1, \3, \2)"),
-        "nothing measured is 1": Rule(r"(of_nothing\(\d+, \w+), .*\);", r"\1, 1.0);"),
     },
     "triton": {
         **_signs("#"),

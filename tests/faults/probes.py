@@ -32,6 +32,8 @@ class Probe:
     gradients: tuple[tuple[Array | None, ...], ...]
     factors: tuple[float, ...]
     entries: tuple[Array, ...]
+    before: int = 0
+    """Steps that are taken to have been done before the first one."""
 
 
 def different(program: Program, other: Program, spec: str) -> bool:
@@ -66,7 +68,7 @@ def _probes(spec: str, program: Program) -> tuple[tuple[Probe, tuple[Trace, ...]
 
 
 def random_probe(program: Program, rng: np.random.Generator, number: int, shapes: tuple[tuple[int, ...], ...]) -> Probe:
-    """Gradients of every size, with zeros; in some probes all are 0 in some steps, missing, or of rows of zeros, or θ is 0."""
+    """Gradients of every size, with zeros; in some probes all are negative, 0 in some steps or rows, or missing, or θ is 0."""
     scale = SCALES[number % len(SCALES)]
     thetas = tuple(np.asarray(rng.normal(size=shape)) * (number % 5 != 4) for shape in shapes)
     drift = tuple(np.asarray(rng.normal(size=shape)) for shape in shapes)
@@ -76,6 +78,8 @@ def random_probe(program: Program, rng: np.random.Generator, number: int, shapes
         for place, shape in enumerate(shapes):
             g = drift[place] * (number % 2) + rng.normal(size=shape) * np.exp(rng.normal(size=shape))
             g = np.asarray(scale * g * (rng.random(shape) > 0.2))
+            if number % 7 == 6:
+                g = -np.abs(g)
             if number % 4 == 1 and shape:
                 g[0] = 0.0
             if number % 3 == 2 and step in (0, 5):
@@ -84,13 +88,16 @@ def random_probe(program: Program, rng: np.random.Generator, number: int, shapes
         steps.append(tuple(here))
     hypers = {h.key: _sample(h, rng) for h in program.hypers}
     factors = tuple(float(f) for f in np.exp(0.4 * rng.normal(size=STEPS)))
-    return Probe(hypers, thetas, tuple(steps), factors, tuple(np.asarray(rng.normal(size=shape)) for shape in shapes))
+    entries = tuple(np.asarray(rng.normal(size=shape)) for shape in shapes)
+    return Probe(hypers, thetas, tuple(steps), factors, entries, 20_000 if number % 6 == 5 else 0)
 
 
 def run(program: Program, probe: Probe) -> tuple[Trace, ...]:
     """What the oracle does with a program on a probe; every entry is called in every third step."""
     oracle = Oracle(program, probe.hypers)
     params = oracle.new_parameters(probe.thetas)
+    for param in params:
+        param.t = probe.before
     kept: list[list[Array]] = [[] for _ in params]
     for step, (gradients, factor) in enumerate(zip(probe.gradients, probe.factors, strict=True)):
         there = [i for i, g in enumerate(gradients) if g is not None]

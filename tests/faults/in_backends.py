@@ -158,7 +158,7 @@ def _leaves_on_triton(cls: type, program: Program, spec: str, captured: bool) ->
     numbers = range(len(cases_of(spec)))
     return (
         any(_leaves_model(cls, program, spec, n, "triton", large=False, captured=captured) for n in numbers)
-        or any(_leaves_problem(cls, program, spec, n, "triton", p, captured) for n in numbers for p in PROBLEMS_OF["triton"])
+        or any(_leaves_problem(cls, program, spec, 0, "triton", name, captured) for name in PROBLEMS_OF["triton"])
         or (not captured and _leaves_model(cls, program, spec, 0, "triton", large=True))
     )
 
@@ -193,8 +193,8 @@ def control(spec: str, emitter: str) -> TextFault:
     return TextFault(spec, emitter, "none", 1, "", module_of(spec))
 
 
-def outcome_apart(fault: TextFault, number: int) -> str:
-    """The same in a process of its own; one that crashes or hangs cannot pass unseen either."""
+def outcome_apart(fault: TextFault, number: int, seconds: float = 600) -> str:
+    """The same in a process of its own; one that crashes, or takes longer, cannot pass unseen either."""
 
     def work() -> None:
         warnings.simplefilter("ignore")
@@ -202,7 +202,16 @@ def outcome_apart(fault: TextFault, number: int) -> str:
         found = outcome(fault, number)
         os._exit(next(code for code, name in OUTCOMES.items() if name == found))
 
-    return OUTCOMES.get(exit_code(in_child(work)), "raises")
+    return OUTCOMES.get(exit_code(in_child(work), seconds), "raises")
+
+
+def seconds_of_control(spec: str, emitter: str) -> float:
+    """How long the spec's own text takes to survive, and so whatever else survives; raises AssertionError where it does not."""
+    prepare(spec, RUN_BY.get(emitter, emitter))
+    start = time.perf_counter()
+    if outcome_apart(control(spec, emitter), 0) != "survived":
+        raise AssertionError(f"{spec} itself leaves the oracle on {emitter}")
+    return time.perf_counter() - start
 
 
 # --- the score ----------------------------------------------------------------------------------------------------------------
@@ -251,15 +260,12 @@ def main(emitters: tuple[str, ...], names: tuple[str, ...], sample: int) -> None
             start = time.perf_counter()
             chosen = list(sampled(emitter, sample, specs))
             verdicts: Verdicts = []
-            tried: set[str] = set()
+            limits: dict[str, float] = {}
             with progress([f"{f.spec}: {f.kind}" for f in chosen], emitter) as labels:
                 for fault, _ in zip(chosen, labels, strict=True):
-                    if fault.spec not in tried:
-                        tried.add(fault.spec)
-                        prepare(fault.spec, RUN_BY.get(emitter, emitter))
-                        if outcome_apart(control(fault.spec, emitter), 0) != "survived":
-                            raise AssertionError(f"{fault.spec} itself leaves the oracle on {emitter}")
-                    verdicts.append((fault, outcome_apart(fault, len(verdicts))))
+                    if fault.spec not in limits:
+                        limits[fault.spec] = 60 + 5 * seconds_of_control(fault.spec, emitter)
+                    verdicts.append((fault, outcome_apart(fault, len(verdicts), limits[fault.spec])))
             caught, real = score(verdicts)
             worst = min(worst, caught / max(real, 1))
             click.echo("\n\n".join(filter(None, (table(verdicts, "spec"), table(verdicts, "kind"), survivors(verdicts)))))

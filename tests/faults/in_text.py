@@ -62,7 +62,7 @@ KINDS: dict[str, dict[str, Rule]] = {
         "numbers swapped": _SWAPPED_VALUES,
         "total of the other part": Rule(r'\("(tot\w+)", "(\w+)"\), \("(tot\w+)", "(\w+)"\)', r'("\1", "\4"), ("\3", "\2")'),
         "state as it was": Rule(r"^    (\w) = (\1 .*)$", r"    new_\1 = \2"),
-        "parts in another order": Rule(r'parts=\("(\w+)", "(\w+)"', r'parts=("\2", "\1"'),
+        "what is left in another order": Rule(r'leaves=\("(\w+)", "(\w+)"', r'leaves=("\2", "\1"'),
     },
     "torch": {
         "lost in-place": Rule(r"(\w+)\.mul_\((\w+)\)\.add", r"\1.mul(\2).add"),

@@ -32,8 +32,8 @@ class Probe:
     gradients: tuple[tuple[Array | None, ...], ...]
     factors: tuple[float, ...]
     entries: tuple[Array, ...]
-    before: int = 0
-    """Steps that are taken to have been done before the first one."""
+    leap: int = 0
+    """How many steps are taken to have been done in the middle, so that `t` is large at the end."""
 
 
 def different(program: Program, other: Program, spec: str) -> bool:
@@ -96,10 +96,10 @@ def run(program: Program, probe: Probe) -> tuple[Trace, ...]:
     """What the oracle does with a program on a probe; every entry is called in every third step."""
     oracle = Oracle(program, probe.hypers)
     params = oracle.new_parameters(probe.thetas)
-    for param in params:
-        param.t = probe.before
     kept: list[list[Array]] = [[] for _ in params]
     for step, (gradients, factor) in enumerate(zip(probe.gradients, probe.factors, strict=True)):
+        for param in params:
+            param.t += probe.leap * (step == STEPS // 2)
         there = [i for i, g in enumerate(gradients) if g is not None]
         given = [{"lr": probe.hypers["lr"] * factor}] * len(there)
         oracle.step_together([params[i] for i in there], [g for g in gradients if g is not None], given)

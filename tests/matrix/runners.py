@@ -44,6 +44,7 @@ def run_compiled(
         optimizer.param_groups[0]["lr"] = lr
         parameter.grad = torch.tensor(g, dtype=dtype)
         optimizer.step()
+        assert torch.equal(parameter.grad, torch.tensor(g, dtype=dtype)), "the gradient is the caller's"
         for call in calls:
             if call.entry in entries:
                 getattr(optimizer, call.entry)(**{n: [torch.tensor(x, dtype=dtype)] for n, x in call.inputs.items()})

@@ -233,6 +233,6 @@ def _is_read(text: str, store: str) -> bool:
         slot, name = native.groups()
         read = re.search(rf"= (math_t\()?statistics\[{slot}\]", text) is not None
     else:
-        slot, name = re.findall(r"\(row \+ (\d+), (\w+)\)", store)[0]
+        slot, name = re.findall(r"\(row \+ (\d+), (\w+)", store)[0]
         read = f"tl.load(row + {slot})" in text
     return read or any(f'"{name}"' in parts for parts in re.findall(r"parts=\((.*?)\)", text, re.DOTALL))

@@ -24,7 +24,7 @@ from tests.reference_cases import Array, Hypers, Trace, difference
 
 Shape = tuple[int, ...]
 
-SMALL: tuple[Shape, ...] = ((3, 5), (7,), (0, 4), (2, 3, 4), (1, 6))
+SMALL: tuple[Shape, ...] = ((3, 5), (7,), (0, 4), (2, 3, 4), (1, 6), ())
 LARGE: dict[str, tuple[Shape, ...]] = {
     "torch": (*SMALL, (40_000,)),  # a sum of more than one block
     "native": (*SMALL, (9001,), (330, 400)),  # three chunks; two tiles

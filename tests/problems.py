@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -54,6 +54,28 @@ PROBLEMS: dict[str, Problem] = {
     for kind, zeros, schedule in kinds
 }
 """Every number of dimensions with dense gradients or 40 % exact zeros, with a constant lr or one that changes every step."""
+
+
+def pausing(problem: Problem, still: tuple[int, ...], start: float) -> Problem:
+    """The problem from `start` times its start, with gradients of zeros in the steps `still` (from 0)."""
+    slopes = tuple(np.zeros_like(g) if step in still else g for step, g in enumerate(problem.gradients))
+    return replace(problem, theta=start * problem.theta, gradients=slopes)
+
+
+def downhill(problem: Problem) -> Problem:
+    """The problem with negative gradients only."""
+    return replace(problem, gradients=tuple(-np.abs(g) for g in problem.gradients))
+
+
+AT_REST: dict[str, Problem] = {
+    "from zero": pausing(random_problem((4, 3), schedule=True, steps=8), (0, 1, 5), 0.0),
+    "vector from zero": pausing(random_problem((6,), schedule=True, steps=8), (0,), 0.0),
+    "pauses": pausing(random_problem((5,), steps=8), (0, 4, 5), 1.0),
+    "downhill": downhill(random_problem((6,), steps=8)),
+    "negative number": pausing(random_problem((), steps=8), (), -1.5),
+}
+"""Where norms are 0: parameters that start at 0, and steps without any slope, the first one among them; and where all signs are
+the same: slopes of negative numbers only, and a number that starts below 0."""
 
 
 @cache

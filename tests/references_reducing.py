@@ -47,12 +47,14 @@ CASES: tuple[Case, ...] = (
     loop("trust/novograd", loops.novograd, lr=0.01, betas=B, amsgrad=True, weight_decay=0.1),
     case("adam/stable_adamw", po.StableAdamW, lr=0.01),
     case("adam/stable_adamw", po.StableAdamW, lr=0.01, betas=B, eps=1e-3, weight_decay=0.3),
+    case("adam/stable_adamw", po.StableAdamW, lr=0.01, eps=0.7),
     case("adam/adanorm", AdaNormWithoutFloor, lr=0.01),
     case(
         "adam/adanorm", AdaNormWithoutFloor, {"betas": B, "eps": 1e-3, "r": 0.7, "weight_decay": 0.3, "ams_bound": True},
         lr=0.01, betas=B, eps=1e-3, r=0.7, weight_decay=0.3, amsgrad=True,
     ),
     case("adam/fadam", _FADAM, lr=0.01),
+    case("adam/fadam", _FADAM, lr=0.01, eps=0.5, eps_2=0.1),  # small against the gradient
     case("adam/fadam", _FADAM, lr=0.01, betas=B, eps=1e-3, weight_decay=0.3, clip=0.5, p=0.25, eps_2=0.1),
     loop("adam/eva_var", loops.eva_var, lr=0.01),
     loop("adam/eva_var", loops.eva_var, lr=0.01, betas=B, eps=1e-3, weight_decay=0.0, kappa=0.2),

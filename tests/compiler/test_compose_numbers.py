@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import pytorch_optimizer as po
 import torch
@@ -91,9 +92,20 @@ def before(name: str, g: Array, theta: Array, kept: dict[str, Array]) -> Array:
     return g
 
 
+def scale_of_kept(keep: npt.NDArray[np.bool_], names: set[str]) -> float:
+    """What a cautious direction is multiplied by."""
+    if "none" in names:
+        return 1.0
+    return 1 / max(float(np.mean(keep)), 0.6) if "share" in names else keep.size / (float(np.sum(keep)) + 1)
+
+
 def direction(names: set[str], g: Array, m: Array, v: Array, t: int, kept: dict[str, Array]) -> Array:
     """Adam's direction, with what acts on its numerator and its division."""
+    if "amsgrad" in names:
+        kept["v_max"] = v = np.maximum(kept.get("v_max", v), v)
     m_hat, v_hat = m / (1 - BETAS[0] ** t), v / (1 - BETAS[1] ** t)
+    if "undebiased" in names:
+        m_hat, v_hat = m, v
     if "accumulated" in names:
         m_hat = m + 0.4 * g
     if "nesterov" in names:
@@ -103,7 +115,7 @@ def direction(names: set[str], g: Array, m: Array, v: Array, t: int, kept: dict[
         m_hat = m_hat + 2.0 * kept["slow"]
     if "cautious" in names:
         keep = m_hat * g > 0
-        m_hat = np.where(keep, m_hat, 0.0) * (g.size / (np.sum(keep) + 1))
+        m_hat = np.where(keep, m_hat, 0.0) * scale_of_kept(keep, names)
     if "grams" in names:
         m_hat = np.sign(g) * np.abs(m_hat)
     if "atan2" in names:
@@ -214,7 +226,7 @@ ALONE = (
 def adam_with(*names: str) -> str:
     eps = "" if "atan2" in names else f", eps = {EPS}"
     return f"AdamW(betas = ({BETAS[0]}, {BETAS[1]}){eps}) without weight_decay, amsgrad + " + " + ".join(
-        WRITTEN[name] for name in names
+        WRITTEN.get(name, name) for name in names
     )
 
 

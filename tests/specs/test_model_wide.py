@@ -200,6 +200,13 @@ ROWS = (
     ),
     Row(f"{FREE}/lion_prodigy", library(libraries.LionProdigy), {"lr": 1.0, "d0": 0.01}, {}, {"weight_decay": 0.1}),
     Row(f"{FREE}/lion_prodigy", loop(loops.lion_prodigy), {"d_limiter": False, "d0": 0.01}, {"lr": 1.0}, {"lr": 0.3}),
+    Row(
+        f"{FREE}/lion_prodigy",
+        loop(loops.lion_prodigy),
+        {"d_limiter": False, "growth_rate": 1.2, "d0": 0.1},
+        {"lr": 1.0},
+        {"lr": 0.3},
+    ),
     Row(f"{FREE}/dog", loop(loops.dog), {"reps_rel": 0.01}, {"lr": 1.0}, {"lr": 0.5, "weight_decay": 0.1}),
     Row(f"{FREE}/adgd", loop(loops.adgd), {"first": 0.01}, {"lr": 1.0}, {"lr": 0.5}),
     Row("adaptive/adagrad_norm", loop(loops.adagrad_norm), {"b0": 0.5}, {"lr": 1.0}, {"lr": 0.5, "weight_decay": 0.1}),

@@ -102,7 +102,8 @@ def run(program: Program, probe: Probe) -> tuple[Trace, ...]:
             param.t += probe.leap * (step == STEPS // 2)
         there = [i for i, g in enumerate(gradients) if g is not None]
         given = [{"lr": probe.hypers["lr"] * factor}] * len(there)
-        oracle.step_together([params[i] for i in there], [g for g in gradients if g is not None], given)
+        present, loss = [g for g in gradients if g is not None], 2.0 / (1 + step) + step % 3
+        oracle.step_together([params[i] for i in there], present, given, loss)
         for entry in program.procedures[1:]:
             if step % 3 == 1:
                 for param, value in zip(params, probe.entries, strict=True):

@@ -20,7 +20,7 @@ from optc.dsl.program import Program
 from optc.runtime.optimizer import Optimizer
 from tests.matrix.runners import float64
 from tests.problems import gradients
-from tests.reference_cases import Array, Hypers, Trace, difference
+from tests.reference_cases import Array, Hypers, Trace, difference, giving
 
 Shape = tuple[int, ...]
 
@@ -57,6 +57,10 @@ class ModelProblem:
         """Of all parameters, None where there is none."""
         return [None if (step, place) == MISSING else g for place, g in enumerate(self.steps[step])]
 
+    def loss(self, step: int) -> float:
+        """What a closure gives, where one is read: it falls, and rises once."""
+        return 3.0 / (1 + step) + 0.5 * (step == 2)
+
 
 def model_problem(shapes: Sequence[Shape], seed: int = 5) -> ModelProblem:
     """A fifth of the gradients' entries are 0; they drift, so that distances grow. Some norms are 0 at first."""
@@ -73,11 +77,13 @@ def run_model_oracle(program: Program, hypers: Hypers, problem: ModelProblem) ->
     """What the oracle does with every parameter; the model's numbers are among the states of each."""
     oracle = Oracle(program, hypers)
     params = oracle.new_parameters(problem.thetas)
+    for number, param in enumerate([*params[::2], *params[1::2]]):  # group by group, as `run_model` has them
+        param.number = number
     kept: list[list[Array]] = [[] for _ in params]
     for step in range(STEPS):
         there = [(i, g) for i, g in enumerate(problem.gradients(step)) if g is not None]
         given = [{"lr": problem.lr(hypers["lr"], step, i)} for i, _ in there]
-        oracle.step_together([params[i] for i, _ in there], [g for _, g in there], given)
+        oracle.step_together([params[i] for i, _ in there], [g for _, g in there], given, problem.loss(step))
         if step == 1:
             for entry in program.procedures[1:]:
                 for place, (param, value) in enumerate(zip(params, problem.entries, strict=True)):
@@ -104,7 +110,7 @@ def run_model(
         for parameter, g in zip(parameters, problem.gradients(step), strict=True):
             parameter.grad = None if g is None else torch.tensor(-SCALE * g, dtype=torch.float64)
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(SCALE), torch.tensor(0.0)
-        optimizer.step()
+        optimizer.step(giving(-problem.loss(step)))
         if step == 1:
             for entry in program.procedures[1:]:
                 ordered = [*problem.entries[::2], *problem.entries[1::2]]  # group by group

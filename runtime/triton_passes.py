@@ -36,7 +36,7 @@ from optc.runtime.triton_tables import Chunks, VaryingTable, choose_chunk, in_me
 
 LEAF = 8192
 """Elements of a leaf: a multiple of every block. It is part of what a sum means to the last bit."""
-PARTIALS_PER_TURN = 512
+PARTIALS_PER_TURN = 256
 """Partials that a stage joins at a time; a power of two."""
 
 

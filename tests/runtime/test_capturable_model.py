@@ -32,6 +32,7 @@ NAMES = (
     "AdaGradNorm", "AdamS", "AvaGrad", "Adai", "Ranger21Core",
 )  # fmt: skip
 CLIPPED = "AdamW clipped"
+SAMPLE = ("Prodigy", "DAdaptSGD", "AvaGrad", CLIPPED)
 
 
 def class_of(name: str) -> Any:
@@ -55,7 +56,7 @@ def numbers(optimizer: Any) -> dict[str, Tensor]:
     return {state.key: first[state.key] for state in optimizer.schema.of_model if state.key in first}
 
 
-@pytest.mark.parametrize("name", [*NAMES, CLIPPED])
+@pytest.mark.parametrize("name", [*SAMPLE, *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n not in SAMPLE)])
 def test_devices_count_as_the_host_does(name: str) -> None:
     params, device, others, host = pair(name)
     assert any(map(gathers, device.schema.procedures))
@@ -74,7 +75,7 @@ def test_devices_count_as_the_host_does(name: str) -> None:
     assert launchers and all(isinstance(one, CapturableLauncher) for one in launchers)
 
 
-@pytest.mark.parametrize("name", ["Prodigy", "DAdaptSGD", "AvaGrad", CLIPPED])
+@pytest.mark.parametrize("name", SAMPLE)
 def test_nothing_is_read_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     params, device, _, _ = pair(name)
     train(range(2), (device, params))

@@ -207,13 +207,13 @@ class _Printer:
         lanes = "LANES" if self.step.over in _PARTIALS else LANES_OF_PANELS
         yield f"n = ({count} * measured).to(tl.int32)"
         yield "have = tl.where(mask, n, 0)"
-        yield from (f"{self.name(m)} = tl.full(({MOST_LEVELS}, {lanes}), {NEUTRAL[o]}, {real})" for m, o, _ in places)
-        yield "for j in range(0, n, 8):"
-        for measure, operation, place in places:
+        for measure, operation, place in places:  # one after another: a stack takes as many registers as it has levels
             name, kind = self.name(measure), f'"{COMBINED[operation]}"'
             node = Call("gpu.eight", (f"{place} + {first}", apart, "j", "have", kind))
+            yield f"{name} = tl.full(({MOST_LEVELS}, {lanes}), {NEUTRAL[operation]}, {real})"
+            yield "for j in range(0, n, 8):"
             yield INDENT + laid_out(Call(f"{name} = gpu.pushed", (name, node, "j // 8", kind)), 8)
-        yield from (f'{self.name(m)} = gpu.folded({self.name(m)}, "{COMBINED[o]}")' for m, o, _ in places)
+            yield f"{name} = gpu.folded({name}, {kind})"
 
     def _total(self, measure: str) -> str:
         return self.name(f"{measure}_total")

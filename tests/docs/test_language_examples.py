@@ -17,7 +17,7 @@ from optc.dsl.source import Source
 PAGE = Path(__file__).parents[2] / "docs" / "language.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```opt\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-RUN = re.findall(r"^```opt\n((?:(?!```).*\n)*?)```\n\n```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+RUN = re.findall(r"^```opt\n((?:(?!```)[^\n]*\n)*)```\n\n```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 MISTAKES = re.findall(r"^```opt-error\n(.*?)^```\n\n```text\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
 

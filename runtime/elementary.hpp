@@ -1,9 +1,9 @@
 // Exponential, logarithm, circular functions and powers, per element; this file stands after `prelude.hpp`.
 //
-// Float powers are our own. Every sum of products that could be contracted is an explicit fma, so vector bodies and scalar tails
-// agree to the bit whatever the compiler contracts. Polynomials are minimax; their errors are given beside them. The others are
-// glibc's: with OPTC_VECTOR_MATH, which is defined where its vector mathematics (libmvec) is linked, in its vector forms.
-// <cmath> is left out on purpose: they can only be declared here.
+// Powers and angles of floats are our own. Every sum of products that could be contracted is an explicit fma, so vector bodies
+// and scalar tails agree to the bit whatever the compiler contracts. Polynomials are minimax, with their errors beside them. The
+// other functions are the C library's: with OPTC_VECTOR_MATH, which is defined where glibc's vector mathematics (libmvec) is
+// linked, in its vector forms. <cmath> is left out on purpose: those can only be declared here.
 
 #ifdef OPTC_VECTOR_MATH
 #define OPTC_SIMD _Pragma("omp declare simd notinbranch")

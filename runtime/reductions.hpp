@@ -1,10 +1,10 @@
 // What kernels of several passes need besides `prelude.hpp`, after which this file stands: reductions whose bits depend on a
 // tensor's elements alone, and float64 arithmetic for code per tensor. `passes.hpp` runs them.
 //
-// A reduction is a tree per tensor. Its leaves are blocks of 4096 elements, whose element i goes to lane i mod 16, in double (the
-// largest and the smallest are exact in any type: theirs are as the elements). Nodes
-// are joined in pairs; one without a partner moves up as it is. A chunk is an aligned power of two of blocks, so what it leaves is
-// a node of that tree: neither chunks, threads, the width of vectors nor the other tensors of a batch change a bit.
+// A reduction is a tree per tensor. Its leaves are blocks of 4096 elements, whose element i goes to lane i mod 16: in double, but
+// for the largest and the smallest, which are exact in the elements' type. Nodes are joined in pairs; one without a partner moves
+// up as it is. A chunk is an aligned power of two of blocks, so what it leaves is a node of that tree: neither chunks, threads, the
+// width of vectors nor the other tensors of a batch change a bit.
 
 #define OPTC_CALLED __attribute__((noinline))
 
@@ -96,7 +96,7 @@ using Smallest = Reduction<Smaller>;
 
 // --- code per tensor -----------------------------------------------------------------------------------------------------
 
-// The language's arithmetic in double, whatever the elements are computed in; the same functions as in `prelude.hpp`.
+// The language's arithmetic in double, whatever the elements are computed in; the same functions as per element.
 namespace per_tensor {
 
 OPTC_INLINE double where(bool condition, double a, double b) { return condition ? a : b; }

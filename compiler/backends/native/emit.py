@@ -1,8 +1,8 @@
 """Plan kernel → C++17 text: one function over a contiguous range of elements, one line per statement of the spec.
 
-The text needs `runtime/prelude.hpp` before it and one macro, `OPTC_VARIANT`, the static flags as bits in the order of
-`kernel.static_flags`. Loads stand at the top of the loop, stores at its end; what a variant does not need is removed by the
-C++ compiler, and streams that it lacks are never dereferenced. Kernels of several passes are in `passes.py`.
+The text needs `runtime/prelude.hpp` and `elementary.hpp` before it and one macro, `OPTC_VARIANT`, the static flags as bits in
+the order of `kernel.static_flags`. Loads stand at the top of the loop, stores at its end; what a variant does not need is
+removed by the C++ compiler, and streams that it lacks are never dereferenced. Kernels of several passes are in `passes.py`.
 """
 
 from __future__ import annotations

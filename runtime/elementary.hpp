@@ -1,9 +1,9 @@
 // Exponential, logarithm, circular functions and powers, per element; this file stands after `prelude.hpp`.
 //
 // Powers and angles of floats are our own. Every sum of products that could be contracted is an explicit fma, so vector bodies
-// and scalar tails agree to the bit whatever the compiler contracts. Polynomials are minimax, with their errors beside them. The
-// other functions are the C library's: with OPTC_VECTOR_MATH, which is defined where glibc's vector mathematics (libmvec) is
-// linked, in its vector forms. <cmath> is left out on purpose: those can only be declared here.
+// and scalar tails agree to the bit whatever the compiler contracts. Polynomials are minimax, with their errors beside them.
+// The other functions are the C library's: in their vector forms with OPTC_VECTOR_MATH, which is defined where glibc's vector
+// mathematics (libmvec) is linked. <cmath> is left out on purpose: those can only be declared here.
 
 #ifdef OPTC_VECTOR_MATH
 #define OPTC_SIMD _Pragma("omp declare simd notinbranch")
@@ -36,8 +36,8 @@ OPTC_INLINE math_t tanh(math_t x) { return is_double ? math_t(::tanh(double(x)))
 OPTC_INLINE double pow(double x, double y) { return ::pow(x, y); }
 OPTC_INLINE double atan2(double y, double x) { return ::atan2(y, x); }
 #ifdef __FP_FAST_FMAF
-// The angle of (x, y) to 2 units in the last place (1.74 measured), in C's special cases too: that of the smaller of |x| and |y|
-// to the larger, added to or taken from a number of quarter turns, with the sign of y.
+// The angle of (x, y) to 2 units in the last place (1.74 measured), in C's special cases too: that of the smaller of |x| and
+// |y| to the larger, added to or taken from a number of quarter turns, with the sign of y.
 OPTC_INLINE float atan2(float y, float x) {
     const auto fma = [](float a, float b, float c) { return __builtin_fmaf(a, b, c); };
     const float height = __builtin_fabsf(y), width = __builtin_fabsf(x);
@@ -187,14 +187,15 @@ template <> struct Exponent<Power::root> {
 
     explicit Exponent(double exponent)
         : value(float(exponent)), high(value * 0x1p-23f), low(float(exponent - double(value)) * 0x1p-23f),
-          c{float(exponent * 1.4426948701234037),  float(exponent * -0.7213471290852022), float(exponent * 0.480922422773036),
-            float(exponent * -0.3607211296871632), float(exponent * 0.2876587435197412),  float(exponent * -0.2385212825751408),
-            float(exponent * 0.2173659436764796),  float(exponent * -0.21028940860536002), float(exponent * 0.12542702628093802)} {}
+          c{float(exponent * 1.4426948701234037),  float(exponent * -0.7213471290852022),  float(exponent * 0.480922422773036),
+            float(exponent * -0.3607211296871632), float(exponent * 0.2876587435197412),   float(exponent * -0.2385212825751408),
+            float(exponent * 0.2173659436764796),  float(exponent * -0.21028940860536002),
+            float(exponent * 0.12542702628093802)} {}
     operator math_t() const { return value; }
 };
 
 #ifdef __FP_FAST_FMAF
-// C's pow to 2 units in the last place (1.96 measured), in every special case too, with about half the instructions of any power.
+// C's pow to 2 units in the last place (1.96 measured), in every special case too, with half the instructions of any power.
 OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) {
     constexpr float inf = __builtin_inff();
     const auto fma = [](float a, float b, float c) { return __builtin_fmaf(a, b, c); };

@@ -158,7 +158,7 @@ OPTC_INLINE float pow(float x, float y) {
 
 // --- powers whose exponent is the same for all elements --------------------------------------------------------------------
 
-// What is known of such an exponent before the loop over elements, which has an instance for each.
+// What is known of such exponents before the loop over elements, which has an instance for each.
 enum class Power { any, one, half, root };
 
 constexpr Power kind_of(double exponent) {
@@ -168,6 +168,10 @@ constexpr Power kind_of(double exponent) {
     const bool root = false;
 #endif
     return exponent == 1 ? Power::one : exponent == 0.5 ? Power::half : root ? Power::root : Power::any;
+}
+// Of several, what they have in common.
+template <class... Others> constexpr Power kind_of(double exponent, double other, Others... others) {
+    return kind_of(exponent) == kind_of(other, others...) ? kind_of(exponent) : Power::any;
 }
 
 template <Power power> struct Exponent {

@@ -103,6 +103,21 @@ def test_literal_exponents_are_as_accurate(exponent: float, dtype: torch.dtype) 
     assert error(found, x, exponent) <= {0.25: BOUND, 4.0: 3.0}.get(exponent, 1.0)
 
 
+@pytest.mark.parametrize("exponents", [(1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.25, 0.3, 0.4), (1.0, 0.5, 0.5), (0.5, 0.5, 0.3)])
+def test_several_exponents_of_one_loop(exponents: tuple[float, ...]) -> None:
+    names = ("p", "q", "r")
+    targets = (k.theta, k.state("m"), k.state("v"))
+    body = tuple(k.store(t, k.op("pow", k.g, k.scalar(n))) for t, n in zip(targets, names, strict=True))
+    streams = (*(k.stream(t, reads=False) for t in targets), k.stream(k.g, writes=False))
+    x = bases(torch.float32)
+    found = {t.symbol.name: [torch.full_like(x, -7.0)] for t in targets}
+    launcher = k.prepare(Kernel("powers", streams, names, (), (), body), found, x.dtype)
+    launcher.launch({"g": [x]}, exponents, (), 1.0)
+    for (result,), exponent in zip(found.values(), exponents, strict=True):
+        rounded = float(np.float32(exponent))  # where the exponents have no kind in common
+        assert min(error(result, x, exponent), error(result, x, rounded)) <= BOUND
+
+
 def test_the_kinds_are_those_of_the_fixed_part() -> None:
     kinds = prelude().split("enum class Power {")[1].split("}")[0].split(",")
     assert tuple(kind.strip() for kind in kinds) == loop._POWERS

@@ -1,9 +1,9 @@
 // Exponential, logarithm, circular functions and powers, per element; this file stands after `prelude.hpp`.
 //
-// Float powers are our own. Every sum of products that could be contracted is an explicit fma, so vector bodies and scalar tails
-// agree to the bit whatever the compiler contracts. Polynomials are minimax; their errors are given beside them. The others are
-// glibc's: with OPTC_VECTOR_MATH, which is defined where its vector mathematics (libmvec) is linked, in its vector forms.
-// <cmath> is left out on purpose: they can only be declared here.
+// Powers and angles of floats are our own. Every sum of products that could be contracted is an explicit fma, so vector bodies
+// and scalar tails agree to the bit whatever the compiler contracts. Polynomials are minimax, with their errors beside them.
+// The other functions are the C library's: in their vector forms with OPTC_VECTOR_MATH, which is defined where glibc's vector
+// mathematics (libmvec) is linked. <cmath> is left out on purpose: those can only be declared here.
 
 #ifdef OPTC_VECTOR_MATH
 #define OPTC_SIMD _Pragma("omp declare simd notinbranch")
@@ -47,8 +47,8 @@ OPTC_INLINE math_t tanh(math_t x) { return is_double ? math_t(::tanh(double(x)))
 OPTC_INLINE double pow(double x, double y) { return ::pow(x, y); }
 OPTC_INLINE double atan2(double y, double x) { return ::atan2(y, x); }
 #ifdef __FP_FAST_FMAF
-// The angle of (x, y) to 2 units in the last place (1.74 measured), in C's special cases too: that of the smaller of |x| and |y|
-// to the larger, added to or taken from a number of quarter turns, with the sign of y.
+// The angle of (x, y) to 2 units in the last place (1.74 measured), in C's special cases too: that of the smaller of |x| and
+// |y| to the larger, added to or taken from a number of quarter turns, with the sign of y.
 OPTC_INLINE float atan2(float y, float x) {
     const auto fma = [](float a, float b, float c) { return __builtin_fmaf(a, b, c); };
     const float height = __builtin_fabsf(y), width = __builtin_fabsf(x);
@@ -169,16 +169,20 @@ OPTC_INLINE float pow(float x, float y) {
 
 // --- powers whose exponent is the same for all elements --------------------------------------------------------------------
 
-// What is known of such an exponent before the loop over elements, which has an instance for each.
+// What is known of such exponents before the loop over elements, which has an instance for each.
 enum class Power { any, one, half, root };
 
 constexpr Power kind_of(double exponent) {
 #ifdef __FP_FAST_FMAF
-    const bool root = !is_double && exponent > 0 && exponent <= 0.75;
+    const bool root = !is_double && exponent > 0 && exponent < 0.5;
 #else
     const bool root = false;
 #endif
     return exponent == 1 ? Power::one : exponent == 0.5 ? Power::half : root ? Power::root : Power::any;
+}
+// Of several, what they have in common.
+template <class... Others> constexpr Power kind_of(double exponent, double other, Others... others) {
+    return kind_of(exponent) == kind_of(other, others...) ? kind_of(exponent) : Power::any;
 }
 
 template <Power power> struct Exponent {
@@ -191,21 +195,22 @@ OPTC_INLINE math_t pow(math_t x, const Exponent<Power::any>& y) { return pow(x, 
 OPTC_INLINE math_t pow(math_t x, const Exponent<Power::one>&) { return x; }
 OPTC_INLINE math_t pow(math_t x, const Exponent<Power::half>&) { return half_power(x); }
 
-// An exponent from above 0 to ¾: powers of numbers from 2^-149 to 2^128 are normal floats. |x| = (1 + f)·2^e; the exponent is a
+// An exponent between 0 and ½: powers of numbers from 2^-149 to 2^128 are normal floats. |x| = (1 + f)·2^e; the exponent is a
 // pair of floats, for e·2^23, and the factor of the logarithm's polynomial: log2(1 + f) = f·(c[0] + c[1]·f + …), to 2^-27.1.
 template <> struct Exponent<Power::root> {
     float value, high, low, c[9];
 
     explicit Exponent(double exponent)
         : value(float(exponent)), high(value * 0x1p-23f), low(float(exponent - double(value)) * 0x1p-23f),
-          c{float(exponent * 1.4426948701234037),  float(exponent * -0.7213471290852022), float(exponent * 0.480922422773036),
-            float(exponent * -0.3607211296871632), float(exponent * 0.2876587435197412),  float(exponent * -0.2385212825751408),
-            float(exponent * 0.2173659436764796),  float(exponent * -0.21028940860536002), float(exponent * 0.12542702628093802)} {}
+          c{float(exponent * 1.4426948701234037), float(exponent * -0.7213471290852022), float(exponent * 0.480922422773036),
+            float(exponent * -0.3607211296871632), float(exponent * 0.2876587435197412), float(exponent * -0.2385212825751408),
+            float(exponent * 0.2173659436764796), float(exponent * -0.21028940860536002),
+            float(exponent * 0.12542702628093802)} {}
     operator math_t() const { return value; }
 };
 
 #ifdef __FP_FAST_FMAF
-// C's pow to 2 units in the last place (1.96 measured), in every special case too, with about half the instructions of any power.
+// C's pow to 2 units in the last place (1.88 measured), in every special case too, with half the instructions of any power.
 OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) {
     constexpr float inf = __builtin_inff();
     const auto fma = [](float a, float b, float c) { return __builtin_fmaf(a, b, c); };
@@ -216,7 +221,7 @@ OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) {
     const uint32_t above = bits_of(size * float_of(0x3f800000 + up)) - root_half;
     const float f = float_of((above & 0x7fffff) + root_half) - 1;  // exact
     const float e = float(int32_t((above - up) & 0xff800000));
-    // y·log2|x| = n + r with |r| ≤ 7/8: n is y·e, rounded. The sum leaves it in the low bits.
+    // y·log2|x| = n + r with |r| ≤ ¾: n is y·e, rounded. The sum leaves it in the low bits.
     const float shifted = fma(e, y.high, 0x1.8p23f), rest = fma(e, y.low, fma(e, y.high, -(shifted - 0x1.8p23f)));
     const float f2 = f * f, f4 = f2 * f2;
     const float low = fma(fma(y.c[3], f, y.c[2]), f2, fma(y.c[1], f, y.c[0]));
@@ -227,7 +232,7 @@ OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) {
     const float first = fma(fma(0x1.3b23b8p-7f, r, 0x1.c6b042p-5f), r2, fma(0x1.ebfbeep-3f, r, 0x1.62e43p-1f));
     const float others = fma(0x1.fa0ef2p-17f, r2, fma(0x1.47108ep-13f, r, 0x1.5d9f7p-10f));
     const float power = fma(fma(others, r2 * r2, first), r, 1.0f);
-    const int32_t exponent = int8_t(bits_of(shifted));  // from -112 to 96; for 8-bit numbers, see above
+    const int32_t exponent = int8_t(bits_of(shifted));  // from -75 to 64; for 8-bit numbers, see above
     const float scaled = float_of(bits_of(power) + (uint32_t(exponent) << 23));
     // 0, inf and NaN are their own powers, with a plus; a negative number has none.
     return where((x < 0) & finite, __builtin_nanf(""), where((size > 0) & finite, scaled, size));

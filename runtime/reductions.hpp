@@ -150,7 +150,7 @@ using Smallest = Reduction<Smaller>;
 
 // --- code per tensor -----------------------------------------------------------------------------------------------------
 
-// The language's arithmetic in double, whatever the elements are computed in; the same functions as in `prelude.hpp`.
+// The language's arithmetic in double, whatever the elements are computed in; the same functions as per element.
 namespace per_tensor {
 
 OPTC_INLINE double where(bool condition, double a, double b) { return condition ? a : b; }

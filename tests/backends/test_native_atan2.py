@@ -34,7 +34,8 @@ def native(y: Floats, x: Floats) -> Floats:
 def error(y: Floats, x: Floats) -> float:
     """The largest distance from the angle in units of the last place of a float32; infinite for a wrong sign or NaN."""
     found = native(y, x)
-    want = np.arctan2(y.astype(np.float64), x.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # some NaN
+        want = np.arctan2(y.astype(np.float64), x.astype(np.float64))
     # the unit is that of the binade; of denormals and 0 it is 2^-149
     exponent = np.where(want == 0, -125, np.maximum(np.frexp(want)[1], -125))
     distance = np.abs(found - want) / np.ldexp(1.0, exponent - 24)

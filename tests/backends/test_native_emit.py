@@ -170,8 +170,8 @@ def test_a_loop_has_an_instance_for_each_kind_of_an_exponent_and_flag() -> None:
     flags = ("f0", "f1", "f2")
     branches = [Branch(k.flag(f), (k.store(k.state("m"), power),), ()) for f in flags]
     emitted = text(*branches, k.store(k.theta, k.op("mul", k.scalar("p"), power)), host_flags=flags, scalars=("lr", "p"))
-    assert "template <Power p_kind, bool f0, bool f1>\nstatic void update(" in emitted
-    assert "const Exponent<p_kind> p(scalars[1]);" in emitted
+    assert "template <Power kind, bool f0, bool f1>\nstatic void update(" in emitted
+    assert "const Exponent<kind> p(scalars[1]);" in emitted
     assert "const bool f2 = flags[2] != 0;" in emitted
     instances = re.findall(r"update<Power::(\w+), (\w+), (\w+)>,", emitted)
     assert instances[:5] == [("any", a, b) for b in ("false", "true") for a in ("false", "true")] + [("one", "false", "false")]
@@ -179,11 +179,14 @@ def test_a_loop_has_an_instance_for_each_kind_of_an_exponent_and_flag() -> None:
     assert "return instances[flags[0] << 0 | flags[1] << 1 | int(kind_of(scalars[1])) << 2];" in emitted
 
 
-def test_only_the_first_exponent_of_a_loop_has_kinds() -> None:
+def test_all_exponents_of_a_loop_are_of_the_kind_that_they_have_in_common() -> None:
     powers = k.op("mul", k.op("pow", k.g, k.scalar("p")), k.op("pow", k.g, k.scalar("q")))
-    emitted = text(k.store(k.theta, powers), scalars=("q", "p"))
-    assert "const Exponent<p_kind> p(scalars[1]);" in emitted
-    assert "const math_t q = math_t(scalars[0]);" in emitted
+    emitted = text(k.store(k.theta, k.op("mul", k.scalar("lr"), powers)), scalars=("q", "lr", "p"))
+    assert "template <Power kind>\n" in emitted
+    assert "const Exponent<kind> q(scalars[0]);" in emitted
+    assert "const math_t lr = math_t(scalars[1]);" in emitted
+    assert "const Exponent<kind> p(scalars[2]);" in emitted
+    assert "return instances[int(kind_of(scalars[2], scalars[0])) << 0];" in emitted
     assert "template" not in text(k.store(k.theta, k.op("pow", k.scalar("p"), k.g)), scalars=("p",))
 
 

@@ -1,8 +1,8 @@
 """Plan kernel → C++17 text: one function over a contiguous range of elements, one line per statement of the spec.
 
-The text needs `runtime/prelude.hpp` before it and one macro, `OPTC_VARIANT`, the static flags as bits in the order of
-`kernel.static_flags`. Loads stand at the top of the loop, stores at its end; what a variant does not need is removed by the
-C++ compiler, and streams that it lacks are never dereferenced. Kernels of several passes are in `passes.py`.
+The text needs `runtime/prelude.hpp` and `elementary.hpp` before it and one macro, `OPTC_VARIANT`, the static flags as bits in
+the order of `kernel.static_flags`. Loads stand at the top of the loop, stores at its end; what a variant does not need is
+removed by the C++ compiler, and streams that it lacks are never dereferenced. Kernels of several passes are in `passes.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from optc.dsl.program import Role, Symbol
 from optc.dsl.source import Source
 
 _PRELUDE = """load store where square cube fourth sqrt abs floor sign min max mod half_power exp log sin cos cospi tanh pow
-atan2 Power Exponent kind_of
+atan2 Power Exponent kind_of kind
 bits_of float_of infinity not_a_number is_double first_chunk select_update update optc optc_run optc_key fp32 fp64 bf16 fp16
 param_t grad_t state_t input_t math_t Chunk Update CHUNK_COST chunk scalars flags factor gradient_factor i
 int32_t int64_t uint8_t uint16_t uint32_t uint64_t Philox uniform_0 uniform_1 uniform_2 uniform_3"""
@@ -60,7 +60,7 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
     streams = Streams(names, lines, dict(enumerate(kernel.streams)), kernel.body)
     instances = Instances.of(kernel.body, kernel.host_flags)
     constants = flag_constants(kernel, names, kernel.host_flags[len(instances.flags) :])
-    constants += scalar_constants(kernel, names, kernel.scalars, exponent=instances.exponent)
+    constants += scalar_constants(kernel, names, kernel.scalars, exponents=instances.exponents)
     if any(s.role is Role.GRADIENT for s in kernel.streams):
         constants.append("const math_t gradient_factor = math_t(factor);")
     return _ENVIRONMENT.get_template("kernel.cpp.j2").render(

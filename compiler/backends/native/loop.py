@@ -89,39 +89,39 @@ MOST_FLAGS = 4
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """What a loop over elements is compiled for in several instances: the values of host flags, the kind of an exponent.
+    """What a loop over elements is compiled for in several instances: the values of host flags, the kind of its exponents.
 
-    An exponent that is the same for all elements, like `v^p` of a hyper p, is known before the loop, and ½ is but a root.
+    An exponent that is the same for all elements, like p in `v^p` for a hyper p, is known before the loop, and ½ is but a root.
     """
 
     flags: tuple[str, ...]
-    exponent: str | None  # a scalar
+    exponents: tuple[str, ...]  # scalars
 
     @staticmethod
     def of(body: tuple[Statement, ...], flags: Sequence[str]) -> Instances:
-        """Those of a body that tests these flags. The kinds of an exponent are four: as many as the values of two flags."""
+        """Those of a body that tests these flags. The kinds of exponents are four: as many as the values of two flags."""
         found = dict.fromkeys(s for e in expressions(body) for part in walk(e) if (s := _exponent(part)) is not None)
-        exponent = next(iter(found), None)
-        return Instances(tuple(flags[: MOST_FLAGS - (0 if exponent is None else 2)]), exponent)
+        return Instances(tuple(flags[: MOST_FLAGS - (2 if found else 0)]), tuple(found))
 
     def __bool__(self) -> bool:
-        return bool(self.flags) or self.exponent is not None
+        return bool(self.flags or self.exponents)
 
     def template(self, names: Names) -> str:
         """The head of the function."""
-        kinds = [] if self.exponent is None else [f"Power {names.beside(self.exponent, 'kind')}"]
+        kinds = ["Power kind"] if self.exponents else []
         return f"template <{', '.join([*kinds, *(f'bool {names.flag(f)}' for f in self.flags)])}>" if self else ""
 
     def selection(self, kernel: Kernel, function: str, kind: str) -> list[str]:
         """Lines that return the instance for this call's scalars and host flags."""
         lines = [f"static constexpr {kind} instances[] = {{"]
-        for power in ("",) if self.exponent is None else (f"Power::{p}" for p in _POWERS):
+        for power in (f"Power::{p}" for p in _POWERS) if self.exponents else ("",):
             for index in range(1 << len(self.flags)):
                 values = ["true" if index >> bit & 1 else "false" for bit in range(len(self.flags))]
                 lines.append(f"    {function}<{', '.join([power, *values] if power else values)}>,")
         bits = [f"flags[{kernel.host_flags.index(f)}] << {bit}" for bit, f in enumerate(self.flags)]
-        if self.exponent is not None:
-            bits.append(f"int(kind_of(scalars[{kernel.scalars.index(self.exponent)}])) << {len(self.flags)}")
+        if self.exponents:
+            exponents = ", ".join(f"scalars[{kernel.scalars.index(e)}]" for e in self.exponents)
+            bits.append(f"int(kind_of({exponents})) << {len(self.flags)}")
         return [*lines, "};", f"return instances[{' | '.join(bits)}];"]
 
 
@@ -143,15 +143,15 @@ def flag_constants(kernel: Kernel, names: Names, flags: Iterable[str]) -> list[s
 
 
 def scalar_constants(
-    kernel: Kernel, names: Names, scalars: Iterable[str], real: str = "math_t", exponent: str | None = None
+    kernel: Kernel, names: Names, scalars: Iterable[str], real: str = "math_t", exponents: Sequence[str] = ()
 ) -> list[str]:
-    """Scalars; those of code per element are rounded once. `exponent` is one whose kind the function's instance knows."""
+    """Scalars; those of code per element are rounded once. `exponents` are those whose kind the function's instance knows."""
     lines = []
     for scalar in scalars:
         value = f"scalars[{kernel.scalars.index(scalar)}]"
         name = names(Symbol(Role.SCALAR, scalar))
-        if scalar == exponent:
-            lines.append(f"const Exponent<{names.beside(scalar, 'kind')}> {name}({value});")
+        if scalar in exponents:
+            lines.append(f"const Exponent<kind> {name}({value});")
         else:
             lines.append(f"const {real} {name} = {value if real == 'double' else f'{real}({value})'};")
     return lines

@@ -122,7 +122,7 @@ class Emitter:
         flags = [f for f in kernel.host_flags if Symbol(Role.FLAG, f) in used]
         instances = Instances.of(one.body, flags)
         constants = flag_constants(kernel, names, flags[len(instances.flags) :])
-        constants += scalar_constants(kernel, names, scalars, exponent=instances.exponent)
+        constants += scalar_constants(kernel, names, scalars, exponents=instances.exponents)
         constants += [self._statistic(names, lines, name, "math_t") for name in needs if not self._is_vector(name)]
         if any(s.role is Role.GRADIENT for s in one.streams):
             constants.append("const math_t gradient_factor = math_t(factor);")

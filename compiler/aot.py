@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from optc.compiler.assembly import Loop, gcn_loops, ptx_loops
+from optc.compiler.assembly import Loop, gcn_loops, ptx_loops, spills_in_loops
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 _SHORT = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -62,7 +62,7 @@ class AotReport:
     """What the compiler made of a request.
 
     `registers` per thread (VGPRs on AMD); `stack`, `local`, `shared` in bytes; `spills` counts instructions (on
-    AMD vector registers; scalar ones move to vector registers, not to memory).
+    AMD vector registers; scalar ones move to vector registers, not to memory), `spills_in_loops` those in loops over elements.
     `load_widths`, `store_widths`: bytes of each access in the unmasked loop; `bytes_loaded`, `bytes_stored` per element there.
     `tail_widths`: those of the masked loop. `atomics` counts atomic operations in the whole kernel.
     """
@@ -73,6 +73,7 @@ class AotReport:
     stack: int
     local: int
     spills: int
+    spills_in_loops: int
     shared: int
     atomics: int
     load_widths: tuple[int, ...]
@@ -226,7 +227,8 @@ def _nvidia_report(
     return _summary(
         request, constants, 32, max(whole, key=_moved, default=None), tail,
         registers=used("REG"), stack=used("STACK"), local=used("LOCAL"), shared=shared,
-        spills=len(re.findall(r"\b(?:STL|LDL)\b", sass)), atomics=len(re.findall(r"\b(?:atom|red)\.", ptx)),
+        spills=len(re.findall(r"\b(?:STL|LDL)\b", sass)), spills_in_loops=spills_in_loops(sass),
+        atomics=len(re.findall(r"\b(?:atom|red)\.", ptx)),
     )  # fmt: skip
 
 
@@ -238,7 +240,7 @@ def _amd_report(request: Request, loops: Sequence[Loop], assembly: str, constant
     return _summary(
         request, constants, 64, loops[-1] if loops else None, loops[:-1],
         registers=used("vgpr_count"), stack=0, local=used("private_segment_fixed_size"),
-        shared=shared, spills=used("vgpr_spill_count"),
+        shared=shared, spills=used("vgpr_spill_count"), spills_in_loops=used("vgpr_spill_count"),
         atomics=len(re.findall(r"_atomic_", assembly)),
     )  # fmt: skip
 

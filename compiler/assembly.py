@@ -15,6 +15,8 @@ _GCN_ACCESS = re.compile(r"^(?:global|buffer|flat)_(load|store)_(\w+)")
 _GCN_LABEL = re.compile(r"^(\.LBB\w+):")
 _GCN_BRANCH = re.compile(r"^s_c?branch\w*\s+(\.LBB\w+)")
 _GCN_ENDS = re.compile(r"^(?:s_branch\s|s_endpgm|s_setpc)")
+_SASS_LINE = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*)")
+_SASS_BACK = re.compile(r"\bBRA\b.*?\b0x([0-9a-f]+)")
 _GCN_BYTES = {"dword": 4, "b32": 4, "b64": 8, "b96": 12, "b128": 16, "ushort": 2, "u16": 2, "short": 2, "b16": 2, "sshort": 2}
 
 
@@ -103,7 +105,10 @@ def _loops(
         targets = [starts[f[1]] for line in block if (f := branch.search(line)) and f[1] in starts]
         falls = not (block and ends.match(block[-1])) and number + 1 < len(blocks)
         edges.append(targets + [number + 1] * falls)
-    for part in _circles(edges, range(len(blocks)), around):
+    # what stands behind a jump, and has no label, never runs: it is no way into a loop
+    run = {0} | _reachable(edges, 0)
+    edges = [targets if n in run else [] for n, targets in enumerate(edges)]
+    for part in _circles(edges, run, around):
         yield Loop(tuple(a for m in part for line in blocks[m] if (a := parse(line)) is not None))
 
 
@@ -136,3 +141,13 @@ def _reachable(edges: list[list[int]], start: int) -> set[int]:
             found.add(block)
             waiting += edges[block]
     return found
+
+
+def spills_in_loops(sass: str) -> int:
+    """How many accesses to the stack stand in loops over elements: the innermost ones that touch global memory."""
+    lines = [(int(found[1], 16), found[2]) for line in sass.splitlines() if (found := _SASS_LINE.match(line))]
+    spans = [(int(back[1], 16), at) for at, text in lines if (back := _SASS_BACK.search(text)) and int(back[1], 16) <= at]
+    moving = {span for span in spans for at, text in lines if span[0] <= at <= span[1] and re.search(r"\b(?:LDG|STG)\b", text)}
+    innermost = {a for a in moving if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in moving)}
+    stack = [at for at, text in lines if re.search(r"\b(?:STL|LDL)\b", text)]
+    return sum(any(first <= at <= last for first, last in innermost) for at in stack)

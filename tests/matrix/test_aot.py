@@ -60,8 +60,11 @@ KEPT_OVER_PANELS = (16, 8)
 KEPT_BY_SINES = (48, 9)
 """The same where a host program has a sine or cosine: libdevice reduces large arguments in an array of five doubles. (Nothing
 but the cosine keeps it: with another function in its place the stack is empty.) It runs one lane per tensor."""
-KEPT_IN_TALL_PANELS = (16, 8)
-"""The same where a program joins many panels of several columns: their tree has up to sixteen numbers a column."""
+KEPT_BESIDE_TREES = (32, 16)
+"""The same of passes that measure or go over panels: between two leaves of a tree, or two panels, what a program knows of its
+tensor may lie on the stack, and the tree in registers. In the loop over elements nothing does (`spills_in_loops`), but for float64 as above."""
+MORE_WITH_POWERS_IN_A_STAGE = 72
+"""Registers of a stage whose float64 lines have powers (FAdam's: 162); it is one program per tensor."""
 MOST_LEVELS = 16
 """Of a tree that a program builds on the largest models."""
 
@@ -201,8 +204,8 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
     stage, panels = "_stage_" in job.function, "_panels_" in job.function
     if panels and job.precision is FLOAT64:
         stack, spills = KEPT_OVER_PANELS
-    if panels and job.levels > 1:
-        stack, spills = max(stack, KEPT_IN_TALL_PANELS[0]), max(spills, KEPT_IN_TALL_PANELS[1])
+    if job.sweep is not None and (panels or job.sweep.measures):
+        stack, spills = KEPT_BESIDE_TREES
     steps = re.search(r"_stage_\d+_\d+_", job.function) is not None
     shared = MOST_SHARED_BY_STEPS if steps else MOST_SHARED if stage else 0
     if job.sweep is not None and job.sweep.measures:
@@ -211,8 +214,11 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
         shared = MOST_SHARED_BY_STORES
     if any((report.stack > stack, report.local, report.spills > spills, report.shared > shared, report.atomics)):
         yield f"{label}: stack, local memory, spills, shared memory or atomics: {report}"
+    if report.spills_in_loops > (spills if job.precision is FLOAT64 else 0) and job.sweep is not None:
+        yield f"{label}: the loop over elements spills: {report}"
     if job.sweep is None:
-        if stage and report.registers > MOST_IN_A_STAGE + MORE_IN_AN_AMD_STAGE * (job.target == "gfx942"):
+        more = MORE_WITH_POWERS_IN_A_STAGE * has_powers(job.spec) + MORE_IN_AN_AMD_STAGE * (job.target == "gfx942")
+        if stage and report.registers > MOST_IN_A_STAGE + more:
             yield f"{label}: {report.registers} registers"
         return
     powers = any(isinstance(n, Apply) and n.operation == "pow" for e in expressions(job.sweep.body) for n in walk(e))
@@ -234,6 +240,13 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
         widths = widths[: sum(read + written for *_, read, written in moved)]
     if min(widths, default=0) < min(16, 4 * smallest):
         yield f"{label}: accesses of {sorted(set(report.load_widths + report.store_widths))} bytes"
+
+
+def has_powers(spec: str) -> bool:
+    """Whether code on statistics has a power."""
+    kernels = [k for procedure in plan_of(spec).procedures for k in procedure.kernels]
+    bodies = (body for k in kernels for body in (*(p.prepare for p in k.passes), k.finish))
+    return any(isinstance(n, Apply) and n.operation == "pow" for body in bodies for e in expressions(body) for n in walk(e))
 
 
 def has_sines(spec: str) -> bool:

@@ -55,14 +55,13 @@ MOST_SHARED_BY_STEPS = 2048
 KEPT_IN_FLOAT64 = (8, 4)
 """Bytes of stack and accesses to it (32 bits each). The float64 division and root of NVIDIA's compiler call a subroutine for
 rare operands; of what lives across these calls it keeps one double on the stack in some kernels. All others keep nothing."""
-KEPT_OVER_PANELS = (16, 8)
-"""The same where statistics of columns live across them, too."""
 KEPT_BY_SINES = (48, 9)
 """The same where a host program has a sine or cosine: libdevice reduces large arguments in an array of five doubles. (Nothing
 but the cosine keeps it: with another function in its place the stack is empty.) It runs one lane per tensor."""
 KEPT_BESIDE_TREES = (32, 16)
 """The same of passes that measure or go over panels: between two leaves of a tree, or two panels, what a program knows of its
-tensor may lie on the stack, and the tree in registers. In the loop over elements nothing does (`spills_in_loops`), but for float64 as above."""
+tensor may lie on the stack, and the tree in registers. In the loop over elements nothing is there (`spills_in_loops`), but for
+float64 as above."""
 MORE_WITH_POWERS_IN_A_STAGE = 72
 """Registers of a stage whose float64 lines have powers (FAdam's: 162); it is one program per tensor."""
 MOST_LEVELS = 16
@@ -202,8 +201,6 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
     if job.function.endswith("_scalars_triton"):
         stack, spills = KEPT_BY_SINES if has_sines(job.spec) else (0, 0)
     stage, panels = "_stage_" in job.function, "_panels_" in job.function
-    if panels and job.precision is FLOAT64:
-        stack, spills = KEPT_OVER_PANELS
     if job.sweep is not None and (panels or job.sweep.measures):
         stack, spills = KEPT_BESIDE_TREES
     steps = re.search(r"_stage_\d+_\d+_", job.function) is not None

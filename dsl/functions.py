@@ -88,6 +88,7 @@ _PRIMITIVES = (
 _SPECIAL = (
     Builtin("where", ("c", "a", "b"), "a where c holds, else b; both are evaluated unless c is static"),
     Builtin("new", ("state",), "whether the state was created in this very step"),
+    Builtin("pick", ("x", "p"), "every p-th element of x, flattened, from the first one on", operation="pick"),
 )
 
 _square = _binary("^", _x, Number(2))
@@ -120,7 +121,7 @@ _REDUCTIONS = (
     _formula("outer", ("r", "c"), _binary("*", Name("r"), Name("c")), "r*c: product of a value per row and one per column"),
     _formula("any", ("c",), _binary(">", Call("max", (_one_where,)), Number(0)), "whether c holds for some element"),
 )
-_MATRIX = ("gram", "mode", "inverse_root", "eigh_down", "qr", "diag", "permute", "columns", "top", "pick")
+_MATRIX = ("gram", "mode", "inverse_root", "eigh_down", "qr", "diag", "permute", "columns", "top")
 _RANDOM = ("uniform", "normal")
 _OTHER = {
     "push": "ring windows are",

@@ -54,6 +54,7 @@ COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BINARY = COMPARISONS | {"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "and", "or"}
 TERNARY = frozenset({"where"})
 REDUCTIONS = frozenset({"sum", "mean", "largest", "smallest"})
+PICK = "pick"
 TOTAL = "total"
 GATHERING = REDUCTIONS | {TOTAL}
 LOGIC = frozenset({"and", "or", "not"})
@@ -61,7 +62,8 @@ LOGIC = frozenset({"and", "or", "not"})
 `mod` is the floored modulo (sign of the divisor); `sign(0)` is 0; `where(c, a, b)` evaluates both sides and picks.
 A reduction takes a value to the narrower extent of its type: over all its entries, those of each row, or of each column. Over
 no entries the sum is 0, the mean NaN, the largest -inf and the smallest inf; NaN passes through all four.
-`total` is the sum of a value of extent `tensor` or less over all parameters that take part in the step."""
+`total` is the sum of a value of extent `tensor` or less over all parameters that take part in the step.
+`pick(x, p)` is every p-th element of x, flattened, from the first one; p is a hyper, the same in the whole program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ class State:
     """What is kept per parameter under `key`.
 
     `initial` reads hypers, θ and g (values before the step that creates it). States `per row`, `per col` and `per matrix` are
-    shaped like θ with the dimensions of length 1 that they do not vary along. States `per tensor` are float64 numbers; those
+    shaped like θ with the dimensions of length 1 that they do not vary along, those `per pick` have one dimension. States `per tensor` are float64 numbers; those
     written from host values only are `host` states and stay on the host. States `per model` are float64 numbers that all
     parameters share. `exists` is a static condition (TRUE without one).
     """
@@ -219,6 +221,7 @@ class Program:
     """A checked optimizer. `procedures[0]` is `step`.
 
     `matrix`: rows and columns are those of θ seen as (first dimension, all others), else those of its last two dimensions.
+    `pick`: the hyper p of values and states of extent `pick`, if there are any.
     """
 
     name: str
@@ -231,6 +234,7 @@ class Program:
     procedures: tuple[Procedure, ...]
     source: Source = field(compare=False, repr=False)
     matrix: bool = False
+    pick: str | None = None
 
     def view(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in which the program sees a parameter of shape `shape`."""

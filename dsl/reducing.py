@@ -51,6 +51,8 @@ def reduced(
         hint = "put the line under `if ndim >= 2:`, and what takes its place under `else:`"
         context.error("needs-matrix", message, place, hint)
         return None
+    if target in IN_MATRICES:
+        context.rows = context.rows or place
     return target
 
 

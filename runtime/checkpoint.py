@@ -145,10 +145,11 @@ def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, pro
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(map(repr, [states.STEP, *by_key]))}"
             problems.append(f"{label}: unknown state {key!r}{hint}")
         else:
-            tensor = _tensor(schema, state, p, entry)
+            tensor = _tensor(schema, values, state, p, entry)
             if tensor is None:
-                shape = shapes.of_extent(state.extent, p.shape, schema.matrix)
-                problems.append(f"{label}: {key!r} must be a tensor of shape {shape}, not {_shown(entry)}")
+                shape = shapes.of_state(state, schema, p.shape, values)
+                picked = f" (every {shapes.period(schema, values)}-th element)" if state.extent == "pick" else ""
+                problems.append(f"{label}: {key!r} must be a tensor of shape {shape}{picked}, not {_shown(entry)}")
             else:
                 slot[key] = tensor
     if states.STEP not in found:
@@ -162,9 +163,9 @@ def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, pro
     return slot
 
 
-def _tensor(schema: Schema, state: State, p: Tensor, entry: Any) -> Tensor | None:
+def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any) -> Tensor | None:
     """A copy of a state as it is kept here; None where it does not fit. Rows and columns may lack dimensions of length 1."""
-    shape = shapes.of_extent(state.extent, p.shape, schema.matrix)
+    shape = shapes.of_state(state, schema, p.shape, values)
     if not isinstance(entry, Tensor):
         return None
     if state.extent == "elem":

@@ -237,9 +237,10 @@ struct Chunk {
     void* const* table;
     int64_t tensors, tensor, offset, size;
 
+    template <class T> T* base(int64_t stream) const { return static_cast<T*>(table[stream * tensors + tensor]); }
     template <class T> T* row(int64_t stream) const {
-        T* const base = static_cast<T*>(table[stream * tensors + tensor]);
-        return base == nullptr ? nullptr : base + offset;
+        T* const first = base<T>(stream);
+        return first == nullptr ? nullptr : first + offset;
     }
 };
 

@@ -26,6 +26,11 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x == x, torch.sign(x), x)
 
 
+def pick(x: Tensor, p: float) -> Tensor:
+    """Every p-th element of x, flattened, from the first one on: a view of contiguous memory. `p` is a whole number from 1 on."""
+    return x.flatten()[:: min(int(p), max(1, x.numel()))]
+
+
 def total(x: Tensor, dim: int | None = None) -> Tensor:
     """Σx in float64; 0 over no elements. With `dim` -1 of each row, with -2 of each column, in a dimension of length 1."""
     if dim is None:

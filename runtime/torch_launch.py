@@ -65,13 +65,13 @@ class TorchLauncher:
 
     def _dtypes(self, columns: Sequence[Sequence[Tensor] | None]) -> list[torch.dtype]:
         """The arithmetic dtype for each parameter: that of what it keeps per element, if this kernel moves that."""
-        found = [(s, c) for s, c in zip(self.kernel.streams, columns, strict=True) if c is not None and s.extent == "elem"]
+        found = [(s, c) for s, c in zip(self.kernel.streams, columns, strict=True) if c is not None and s.in_memory]
         found.sort(key=lambda each: each[0].role not in ("theta", "state"))
         return [arithmetic_dtype(x.dtype) for x in found[0][1]] if found else [torch.float64] * len(self.statistics)
 
     def _seen(self, x: Tensor, stream: Stream, dtype: torch.dtype, gradient_factor: float) -> Tensor:
         """`x` as the kernel sees it; `x` itself or a view of it where nothing differs, so that writes reach it."""
-        if stream.extent != "elem":
+        if not stream.in_memory:
             return x.to(torch.float64)
         if self.kernel.matrix and x.ndim > 2:
             x = x.reshape(shapes.view(x.shape, True))

@@ -33,6 +33,8 @@ from optc.runtime.triton_tables import Chunks, VaryingTable, in_memory, on_host,
 
 EXTENT = 8192
 """Elements of a chunk, and so of a partial: a multiple of every block. It is part of what a sum means to the last bit."""
+LONGEST_STRIDE = 1 << 62
+"""Stands for all longer ones: products with the number of a picked element fit into 64 bits."""
 PARTIALS_PER_TURN = 512
 """Lanes of the block in which a stage adds up partials: their order is fixed by it, too."""
 
@@ -197,6 +199,7 @@ class ReducingLauncher:
         if matrices is None:
             one.triton.jit[(chunks.count,)](
                 *first,
+                *self._stride(one, given),
                 *((kept.statistics,) if one.needs else ()),
                 *((kept.partials, kept.each, kept.first) if one.measures else ()),
                 *constants,
@@ -224,6 +227,12 @@ class ReducingLauncher:
             *last,
             num_warps=WARPS,
         )
+
+    def _stride(self, one: Pass, given: tuple[Sequence[float], Sequence[bool]] | None) -> tuple[int, ...]:
+        """Every how many elements one is picked; not looked at where scalars are in memory."""
+        if self.kernel.pick is None or not one.picks:
+            return ()
+        return (1 if given is None else min(int(given[0][self.kernel.scalars.index(self.kernel.pick)]), LONGEST_STRIDE),)
 
     def _stage(
         self,
@@ -334,8 +343,8 @@ def _bound(
     kernel: Kernel, residents: Residents, sizes: Sequence[int], real: torch.dtype, device: torch.device, kept: Reductions
 ) -> ReducingLauncher:
     stays = [s for s in kernel.streams if s.role in ("theta", "state")]
-    present = [(s.name, residents.tensors.get(s.name)) for s in stays if s.extent == "elem"]
-    others = [residents.tensors.get(s.name) for s in stays if s.extent != "elem"]
+    present = [(s.name, residents.tensors.get(s.name)) for s in stays if s.in_memory]
+    others = [residents.tensors.get(s.name) for s in stays if not s.in_memory]
     varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
     dtypes = {name: column[0].dtype for name, column in present if column}
     dtypes |= dict.fromkeys(varying, residents.gradient_dtype)

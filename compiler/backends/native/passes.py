@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optc.compiler.backends.native.flow import locals_bound, names_in, reads_in
+from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in, reads_in
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.loop import Streams, flag_constants, instance_of, scalar_constants, static_flags, template_of
 from optc.compiler.conditions import FALSE, bound_when
@@ -22,7 +22,7 @@ from optc.dsl.program import TRUE, Role, Statement, Symbol
 from optc.dsl.source import Source
 
 _REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor AllMatrices Part Pass Stage Share per_tensor
-LANES TERMS BLOCK run_all run_share optc_run_passes share statistics partials tensor first end"""
+LANES TERMS BLOCK first_pick stride_of stride block block_end picked_first picked_end run_all run_share optc_run_passes share statistics partials tensor first end"""
 REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
 """What `reductions.hpp` and the text of several passes mean something else by."""
 
@@ -73,7 +73,7 @@ class Emitter:
         self._source = source
         self._taken = taken
         self._most_flags = most_flags
-        reads_ = [r for p in kernel.passes for r in reads_in((*p.prepare, *p.body))] + [*reads_in(kernel.finish)]
+        reads_ = [r for p in kernel.passes for r in reads_in((*p.prepare, *p.body, *p.picked))] + [*reads_in(kernel.finish)]
         self._sorts = {r.symbol: r.type.sort for r in reads_ if r.symbol.role is Role.STATISTIC}
         self._row = {s.name: row for row, s in enumerate(kernel.streams)}
 
@@ -102,24 +102,27 @@ class Emitter:
         one, kernel = self._kernel.passes[k], self._kernel
         names = self.names()
         lines = self._lines_of_elements(names)
-        used = used_in(one.body)
+        both = (*one.picked, *one.body)
+        used = used_in(both)
         scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
         needs = [n for n in kernel.statistics if n in one.needs]
         flags = [f for f in kernel.host_flags if Symbol(Role.FLAG, f) in used]
         constants = flag_constants(kernel, names, flags[self._most_flags :])
         constants += scalar_constants(kernel, names, scalars)
         constants += [self._statistic(names, lines, name, "math_t") for name in needs if not self._is_vector(name)]
-        if any(s.role is Role.GRADIENT for s in one.streams):
+        if any(s.role is Role.GRADIENT for s in one.moves):
             constants.append("const math_t gradient_factor = math_t(factor);")
-        streams = Streams(names, lines, {self._row[s.name]: s for s in one.streams}, one.body, self._place)
+        rows = self._row
+        streams = Streams(names, lines, {rows[s.name]: s for s in one.streams}, one.body, self._place)
         templated = flags[: self._most_flags]
         return {
             "elements": True,
             "index": k,
             "template": template_of(names, templated),
             "constants": constants,
-            "pointers": streams.pointers(),
+            "pointers": Streams(names, lines, {rows[s.name]: s for s in one.moves}, both).pointers(),
             "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
+            "picked": self._picked(one, names, lines) if one.picked else {},
             **self._pieces(needs, names),
             **self._measured(one, names, lines),
             "selection": instance_of(kernel, f"pass_{k}", "Pass", templated) if templated else [],
@@ -137,17 +140,31 @@ class Emitter:
         """What else the function of a pass needs."""
         return {}
 
+    def _picked(self, one: Pass, names: Names, lines: Lines) -> dict[str, Any]:
+        """What the function of a pass does at every p-th element, before it comes there with its other lines."""
+        kernel = self._kernel
+        p, every = kernel.pick or ("", "")
+        streams = {row: s for row, s in enumerate(one.picked_streams)}
+        moved = Streams(names, lines, streams, one.picked, "i*stride - chunk.offset")
+        return {
+            "stride": f"const int64_t stride = {names.flag(every)} ? 1 : stride_of(scalars[{kernel.scalars.index(p)}]);",
+            "lines": _paragraphs(moved.loads(), lines.block(one.picked), moved.stores()),
+        }
+
     def _measured(self, one: Pass, names: Names, lines: Lines) -> dict[str, list[str]]:
         """Accumulators, the terms of a piece, how they are joined, and what the chunk leaves."""
-        found: dict[str, list[str]] = {"accumulators": [], "terms": [], "joins": [], "partials": []}
+        kinds = "accumulators", "terms", "joins", "partials", "picked_terms", "picked_joins", "ends"
+        found: dict[str, list[str]] = {kind: [] for kind in kinds}
         for at, (name, operation) in enumerate(one.measures):
             symbol = Symbol(Role.STATISTIC, name)
+            picked = "picked_" if bound_in(one.picked, name) else ""
             variable, terms = names(symbol), names.beside(name, "terms")
             found["accumulators"].append(f"{KINDS[operation]} {variable};")
-            found["terms"].append(f"math_t {terms}[TERMS];")
-            when = bound_when(one.body, symbol)
+            found[f"{picked}terms"].append(f"math_t {terms}[TERMS];")
+            when = bound_when((*one.picked, *one.body), symbol)
             guard = "" if when in (TRUE, FALSE) else f"if ({lines.expression(when)}) "
-            found["joins"].append(f"{guard}{variable}.add({terms}, end - first);")
+            found[f"{picked}joins"].append(f"{guard}{variable}.add({terms}, end - first);")
+            found["ends"] += [f"{variable}.end_block(picked_end - picked_first);"] * bool(picked)
             found["partials"].append(f"partials[{at}] = {variable}.total();")
         return found
 
@@ -211,7 +228,7 @@ class Emitter:
         for at, (name, operation) in enumerate(numbers):
             symbol = Symbol(Role.STATISTIC, name)
             value = f"tensor.{operation}({at})"
-            when = bound_when(before.body, symbol)
+            when = bound_when((*before.picked, *before.body), symbol)
             left_out = before.exists != TRUE  # then no chunk leaves anything
             if (operation == "mean" or left_out) and when not in (TRUE, FALSE):
                 value = f"{lines.expression(when, 11)} ? {value} : {OF_NOTHING[operation]}"

@@ -14,6 +14,7 @@ launches over rows, columns and matrices of a stage (`steps.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from optc.compiler.backends.triton.environment import ENVIRONMENT
 from optc.compiler.backends.triton.lines import COMBINED, NEUTRAL
@@ -21,13 +22,14 @@ from optc.compiler.backends.triton.panels import emit_panels
 from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.backends.triton.stage import emit_stage
 from optc.compiler.backends.triton.steps import emit_steps
-from optc.compiler.backends.triton.sweep import GEOMETRY, MEASURING, NEEDING, TABLES, Sweep
+from optc.compiler.backends.triton.sweep import GEOMETRY, MEASURING, NEEDING, PICKING, TABLES, Sweep
 from optc.compiler.backends.triton.vectors import extents_of, in_steps
+from optc.compiler.picking import looked_up
 from optc.compiler.plan import Kernel
-from optc.dsl.kinds import IN_MATRICES
+from optc.dsl.kinds import IN_MATRICES, Extent
 from optc.dsl.source import Source
 
-__all__ = ["GEOMETRY", "MEASURING", "NEEDING", "TABLES", "emit_kernel", "emit_scalars"]
+__all__ = ["GEOMETRY", "MEASURING", "NEEDING", "PICKING", "TABLES", "emit_kernel", "emit_scalars"]
 _CALL_INDENT = 12  # of the arguments of a call within a loop of a kernel
 
 
@@ -42,6 +44,7 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
 
 
 def _parts(kernel: Kernel, source: Source) -> Iterator[str]:
+    kernel = looked_up(kernel)
     extents = extents_of(kernel)
     if not kernel.passes:
         yield _emit_pass(Sweep(kernel.name, kernel.sweeps[0], kernel, source, extents))
@@ -60,12 +63,13 @@ def _parts(kernel: Kernel, source: Source) -> Iterator[str]:
 
 def _emit_pass(one: Sweep) -> str:
     kernel, streams, totals = one.kernel, one.streams, one.totals
+    every, picked = one.parts()
     per_tensor = [s for s in one.sweep.needs if one.extents.get(s) not in IN_MATRICES]
     return ENVIRONMENT.get_template("kernel.py.j2").render(
         name=one.name,
-        **one.tile(),
+        tiles=[{"name": part.name, **part.tile()} for part in (picked, every) if part is not None],
         parameters=[
-            *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars)),
+            *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars, *(PICKING if picked is not None else ()))),
             *(f"{p}: tl.tensor" for p in (*(NEEDING if one.needs else ()), *(MEASURING if totals else ()))),
             *(f"{p}: tl.constexpr" for p in (*(one.dtype[s] for s in streams), *one.static_flags, *one.host_flags, *GEOMETRY)),
         ],
@@ -76,9 +80,9 @@ def _emit_pass(one: Sweep) -> str:
         flag_lines=one.flag_lines(),
         pointer_lines=one.pointer_lines(),
         aligned_lines=[one.hint(s, "base") for s in streams],
-        offset_lines=[f"{one.pointer[s]} = {one.pointer[s]} + base" for s in streams],
-        whole_call=one.call([f"{one.aligned[s]} + i" for s in streams], "None", _CALL_INDENT),
-        tail_call=one.call([f"{one.pointer[s]} + i" for s in streams], "i < n", _CALL_INDENT),
+        picked={} if picked is None else _picked(picked),
+        offset_lines=[f"{one.pointer[s]} = {one.pointer[s]} + base" for s in (every.streams if every is not None else ())],
+        every=[] if every is None else _calls(every, [f"{every.pointer[s]} + i" for s in every.streams]),
         row=f"statistics + {len(kernel.statistics)} * tensor" if per_tensor else "",
         need_lines=[_read_need(one, s) for s in one.sweep.needs],
         total_lines=[
@@ -86,6 +90,29 @@ def _emit_pass(one: Sweep) -> str:
         ],
         partial_lines=list(_partial_lines(one)),
     )
+
+
+def _calls(part: Sweep, pointers: list[str]) -> dict[str, Any]:
+    """The calls of a tile for whole blocks, and for what is left."""
+    return {
+        "tile": part.name,
+        "results": ", ".join(part.totals) + " = " if part.totals else "",
+        "whole_call": part.call([f"{part.aligned[s]} + i" for s in part.streams], "None", _CALL_INDENT),
+        "tail_call": part.call(pointers, "i < n", _CALL_INDENT),
+    }
+
+
+def _picked(part: Sweep) -> dict[str, Any]:
+    """What a kernel does at picked elements: the calls where these are all, and the one for every `stride`-th."""
+    kernel, of_picked = part.kernel, {s.name for s in part.sweep.streams if s.extent is Extent.PICK}
+    p, every = kernel.pick or ("", "")
+    places = [f"{part.pointer[s]} + {'at' if s in of_picked else 'at * stride'}" for s in part.streams]
+    return {
+        **_calls(part, [f"{part.pointer[s]} + base + i" for s in part.streams]),
+        "flag": part.value(every),
+        "column": kernel.scalars.index(p),
+        "picked_call": part.call(places, "i < many", _CALL_INDENT),
+    }
 
 
 def _read_need(one: Sweep, statistic: str) -> str:

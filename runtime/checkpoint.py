@@ -164,7 +164,10 @@ def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, pro
 
 
 def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any) -> Tensor | None:
-    """A copy of a state as it is kept here; None where it does not fit. Rows and columns may lack dimensions of length 1."""
+    """A copy of a state as it is kept here; None where it does not fit.
+
+    Rows and columns may lack dimensions of length 1; where every element is picked, these may be in the parameter's shape.
+    """
     shape = shapes.of_state(state, schema, p.shape, values)
     if not isinstance(entry, Tensor):
         return None
@@ -173,7 +176,8 @@ def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any)
             return None
         like = p if layout.is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
         return torch.empty_like(like, dtype=arithmetic_dtype(p.dtype), requires_grad=False).copy_(entry.detach())
-    if [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]:
+    all_picked = state.extent == "pick" and entry.shape == p.shape and shape == (p.numel(),)
+    if not all_picked and [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]:
         return None
     kept = torch.empty(shape, dtype=arithmetic_dtype(p.dtype), device=p.device)
     return kept.copy_(entry.detach().reshape(shape))

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from optc.compiler.plan import Kernel, ModelProgram, Plan, Stream
+from optc.compiler.ir import map_expression
+from optc.compiler.plan import Kernel, ModelProgram, Pass, Plan, Stream
 from optc.compiler.streams import decide
-from optc.dsl.kinds import Extent
-from optc.dsl.program import Branch, Let, Role, Statement, Store, Symbol
+from optc.dsl.kinds import PER_ELEMENT, Extent
+from optc.dsl.program import PICK, Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
 from optc.dsl.semantics import evaluate, evaluate_static
 
 OF_NONE = {"sum": 0.0, "mean": np.nan, "largest": -np.inf, "smallest": np.inf}
@@ -45,6 +46,7 @@ class Machine:
 
     def __init__(self, plan: Plan, thetas: Iterable[Any], hypers: Mapping[str, Any], whole: bool = False) -> None:
         self.plan, self.hypers, self.whole = plan, dict(hypers), whole
+        self.p = 1 if plan.program.pick is None else int(self.hypers[plan.program.pick])
         view = plan.program.view
         self.params = [Held({"theta": np.array(t).reshape(view(np.shape(t)))}, np.ndim(t)) for t in thetas]
         self.model: dict[str, Any] = {}
@@ -83,8 +85,8 @@ class Machine:
             if state.name in memory or not evaluate_static(state.exists, self.hypers, param.ndim, theta.size):
                 continue
             new.add(state.name)
-            value = evaluate(state.initial, lambda symbol: start[symbol.name])
-            memory[state.name] = np.broadcast_to(value, state.extent.shape(param.shape)).copy()
+            value = evaluate(state.initial, lambda symbol: start[symbol.name], param.shape, self.p)
+            memory[state.name] = np.broadcast_to(value, state.extent.shape(param.shape, self.p)).copy()
         procedure = self.plan.procedures[0]
         host = {"t": param.t, "numel": theta.size, "ndim": param.ndim, **self.hypers}
         host |= {f"new_{s.name}": s.name in new for s in program.states}
@@ -119,7 +121,7 @@ class Machine:
             | {n: param.table[n] for n in kernel.given}
             | self.streams(kernel.streams, param, given, g)
         )
-        self.keep(param, kernel.streams, values, run(kernel.body, values, param.shape))
+        self.keep(param, kernel.streams, values, run(kernel.body, values, param.shape, self.p))
         none = {n: OF_NONE[how] for p in kernel.passes for n, how in p.measures}
         param.table |= {n: values.get(n, none.get(n, np.nan)) for n in kernel.leaves}
 
@@ -130,25 +132,40 @@ class Machine:
             needed = self.stage(kernel, sweep.prepare, param, given, measured)
             values = given | {n: (measured | needed)[n] for n in sweep.needs if n in measured or n in needed}
             moved = self.streams(sweep.streams, param, given, g)
+            picked = self.picked(kernel, sweep, param, given, g)
             measures = {n: OF_NONE[how] for n, how in sweep.measures}
             if decide(sweep.exists, given) is not False:
                 values |= moved
                 assert all(np.shape(v) == np.shape(param.theta) for v in moved.values())
-                stored = run(sweep.body, values, param.shape)
+                of_picked = picked | {n: v for n, v in values.items() if n not in moved}
+                self.keep(param, sweep.picked_streams, of_picked, run(sweep.picked, of_picked, param.shape, self.p, picked=True))
+                stored = run(sweep.body, values, param.shape, self.p)
                 self.keep(param, sweep.streams, values, stored)
-                measures = {n: values.get(n, none) for n, none in measures.items()}
+                measures = {n: values.get(n, of_picked.get(n, none)) for n, none in measures.items()}
             assert measures.keys().isdisjoint(measured)
             measured |= measures
         left = self.stage(kernel, kernel.finish, param, given, measured)
         measured |= {n: left.get(n, measured.get(n, np.nan)) for n in kernel.parts}
 
+    def picked(self, kernel: Kernel, sweep: Pass, param: Held, given: dict[str, Any], g: Any) -> dict[str, Any]:
+        """The old values of streams at picked elements."""
+        if kernel.pick is None:
+            assert not sweep.picked
+            return {}
+        assert self.p == given[kernel.pick[0]] and (self.p == 1) == given[kernel.pick[1]]
+        whole = {s.name: s.extent is Extent.ELEM for s in sweep.picked_streams}
+        read = self.streams(sweep.picked_streams, param, given, g)
+        found = {n: np.reshape(v, -1)[:: self.p] if whole[n] else v for n, v in read.items()}
+        assert all(np.shape(v) == Extent.PICK.shape(param.shape, self.p) for v in found.values())
+        return found
+
     def stage(
         self, kernel: Kernel, body: tuple[Statement, ...], param: Held, given: dict[str, Any], measured: dict[str, Any]
     ) -> dict[str, Any]:
         """Lines on statistics; what they bind."""
-        numbers = tuple(s for s in kernel.streams if s.extent is not Extent.ELEM)
+        numbers = tuple(s for s in kernel.streams if s.extent not in PER_ELEMENT)
         values = given | {"numel": param.theta.size} | measured | self.streams(numbers, param, given, None)
-        self.keep(param, numbers, values, run(body, values, param.shape))
+        self.keep(param, numbers, values, run(body, values, param.shape, self.p))
         return {n: values[n] for n in kernel.statistics if n in values}
 
     def streams(self, streams: Iterable[Stream], param: Held, given: dict[str, Any], g: Any) -> dict[str, Any]:
@@ -164,20 +181,27 @@ class Machine:
             param.memory[name] = np.broadcast_to(values[name], np.shape(param.memory[name])).copy()
 
 
-def run(body: tuple[Statement, ...], values: dict[str, Any], shape: tuple[int, ...]) -> set[str]:
-    """Runs lines over `values`; the names that were stored."""
+def run(
+    body: tuple[Statement, ...], values: dict[str, Any], shape: tuple[int, ...], p: int = 1, picked: bool = False
+) -> set[str]:
+    """Runs lines over `values`; the names that were stored. `picked`: values per element are those of picked elements already."""
     stored: set[str] = set()
 
     def read(symbol: Symbol) -> Any:
         return values[f"new_{symbol.name}" if symbol.role is Role.NEW else symbol.name]
 
+    def here(expression: Expression) -> Any:
+        if picked and isinstance(expression, Apply) and expression.operation == PICK:
+            return expression.arguments[0]
+        return expression
+
     for statement in body:
         match statement:
             case Let(target=target, value=value):
-                values[target.name] = evaluate(value, read, shape)
+                values[target.name] = evaluate(map_expression(value, here), read, shape, p)
             case Store(target=target, value=value):
-                values[target.name] = evaluate(value, read, shape)
+                values[target.name] = evaluate(map_expression(value, here), read, shape, p)
                 stored.add(target.name)
             case Branch(condition=condition, then=then, otherwise=otherwise):
-                stored |= run(then if evaluate(condition, read) else otherwise, values, shape)
+                stored |= run(then if evaluate(condition, read) else otherwise, values, shape, p, picked)
     return stored

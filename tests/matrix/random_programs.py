@@ -27,6 +27,8 @@ class _Writer:
     rows: bool = False
     matrix: bool = False  # only tensors with rows and columns come here
     vectors: dict[str, list[str]] = field(default_factory=lambda: {"row": [], "col": [], "matrix": []})
+    picking: bool = False
+    chosen: list[str] = field(default_factory=list)  # names of values of picked elements
 
     def pick(self, options: tuple[str, ...] | list[str]) -> str:
         return self.draw(st.sampled_from(options))
@@ -255,6 +257,49 @@ class _Writer:
             self.vectors[extent].append(mixed)
         self.narrow = narrow
 
+    # --- values per picked element --------------------------------------------------------------------------------------------
+
+    def picked(self, depth: int) -> str:
+        if depth <= 0:
+            return self.pick([*self.chosen, f"pick({self.element(0)}, p)"])
+        x, y, h = self.picked(depth - 1), self.picked(depth - 1), self.host(self.draw(st.integers(0, 1)))
+        n = self.number(0) if self.reducing else h
+        return self.pick(
+            [
+                f"pick({self.element(depth)}, p)",
+                f"({x} - {y})",
+                f"tanh({x})*{h}",
+                f"{x}/(1 + abs({n}))",
+                f"where({x} > {h}, {y}, {x})",
+                f"where({self.unless_waiting(x, y)}, {x}, {h})",
+                f"ema({x}, {y}, h1)",
+                f"clamp({x}, -{h}, {h})",
+            ]
+        )
+
+    def of_picked(self) -> str:
+        """One number of picked elements."""
+        x = self.picked(1)
+        return self.pick(
+            [f"mean({x})", f"norm({x})/(1 + numel)", f"max(abs({x}))", f"min({x})", f"count({x} > 0)/numel", f"dot({x}, {x})/numel"]
+        )
+
+    def pick_line(self, indent: str, depth: int) -> None:
+        """Writes a line of picked elements, or a number of them."""
+        kind = self.draw(st.integers(0, 3))
+        if kind == 0 and depth == 0:
+            name = f"p{len(self.chosen)}"
+            self.lines.append(f"{indent}{name} = {self.picked(2)}")
+            self.chosen.append(name)
+        elif kind == 1 and self.reducing and depth == 0:
+            name = f"n{len(self.numbers)}"
+            self.lines.append(f"{indent}{name} = {self.of_picked()}")
+            self.numbers.append(name)
+        elif kind == 2 and len(self.chosen) > 1:
+            self.lines.append(f"{indent}{self.pick(self.chosen[1:])} = tanh({self.picked(1)})")
+        else:
+            self.lines.append(f"{indent}e <- tanh({self.picked(2)})")
+
     # --- lines ----------------------------------------------------------------------------------------------------------------
 
     def special(self, kind: str, indent: str, depth: int) -> bool:
@@ -297,7 +342,11 @@ class _Writer:
             kinds = ["local", "local", "state", "state", "host", "carried", "branch", "rebind"]
             kinds += ["number", "number", "measured", "measured branch"] if self.reducing else []
             kinds += ["whole", "whole state", "whole branch", "whole stop"] if self.model else []
+            kinds += ["picked"] * 3 if self.picking else []
             kind = self.pick([*kinds, "matrices", "matrices"] if self.rows else kinds)
+            if kind == "picked":
+                self.pick_line(indent, depth)
+                continue
             if self.special(kind, indent, depth):
                 continue
             if kind == "local" and depth == 0:
@@ -330,18 +379,22 @@ class _Writer:
 
 
 @st.composite
-def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False) -> str:
+def specs(
+    draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False, picking: bool = False
+) -> str:
     """The text of a random optimizer `Random`, with hypers lr, h1, h2 and perhaps flag.
 
     `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, and hypers h3 and shared_flag; `rows`:
-    values per row, column and matrix, too.
+    values per row, column and matrix, too. `picking`: values of every p-th element, and the hyper p; not with `rows`.
     """
     reducing = reducing or model or rows
     writer = _Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)
     writer.numbers, writer.model, writer.rows = ["s"] if reducing else [], model, rows
+    writer.picking, writer.chosen = picking, ["e"] if picking else []
     writer.shared = ["w", "z"] if model else []
     writer.vectors = {"row": ["R"], "col": ["C"], "matrix": ["M"]}
     initial = {"a": draw(st.sampled_from(["0", "0.5", "h1"])), "b": draw(st.sampled_from(["0", "θ", "g", "g² + h2"]))}
+    chosen = draw(st.sampled_from(["0", "h1", "pick(θ, p)", "pick(g, p)² + 0.1"]))
     if draw(st.booleans()):
         writer.lines.append(f"        g = g + {writer.host(1)}*θ/(1 + h2)")
     if not model and draw(st.booleans()):
@@ -364,6 +417,14 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
         writer.matrices("        ", 0)
         writer.lines.append("        if ndim >= 2: rest = 0.1*R + 0.1*C*M")
         writer.lines.append("        else: rest = 0.1*V")
+    if picking:  # they only come back to elements as one number
+        writer.lines.append(f"        e <- tanh({writer.picked(1)})")
+        if reducing:
+            read = " + ".join([*writer.chosen, "pick(θ, p)"])
+            writer.lines.append(f"        picked = mean({read})")
+            writer.numbers.append("picked")
+        else:
+            writer.lines.append(f"        e <- tanh({' + '.join(writer.chosen)})")
     # every name is read, so that no line is dead
     sums = " + ".join(f"0.1*{n}" for n in [*writer.locals, *writer.states, *writer.mixed(), *(["rest"] if rows else [])])
     sums += "".join(f" + 0.01*tanh({n})" for n in [*writer.numbers, *writer.shared, *(["h3"] if model else [])])
@@ -381,11 +442,13 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
             "        h1 = 0.9 in [0, 1)",
             "        h2 = 0.5 in [0, inf)",
             *(["        flag = false"] if writer.flag else []),
+            *(["        p = 3 in int [1, inf)"] if picking else []),
             *(["        h3 = 0.6 shared in [0, 1)", "        shared_flag = true shared"] if model else []),
             "    state:",
             *(f"        {name} = {value}" for name, value in initial.items()),
             *(["        k = h1 per tensor"] if writer.carried else []),
             *(["        s = h2 per tensor"] if reducing else []),
+            *([f"        e = {chosen} per pick(p)"] if picking else []),
             *(["        w = 0.5 per model", "        z = h3 per model"] if model else []),
             *(
                 ["        if ndim >= 2: R = 0 per row; C = 0.5 per col; M = 1 per matrix", "        else: V = 0.5"]

@@ -105,9 +105,11 @@ def is_measure(statement: Statement) -> bool:
 
 
 def of_picked(statement: Statement) -> bool:
-    """Whether a measure is one of picked elements."""
-    measure = isinstance(statement, Let) and isinstance(statement.value, Apply) and is_measure(statement)
-    return measure and statement.value.arguments[0].type.extent is Extent.PICK
+    """Whether a line reduces a value of picked elements."""
+    match statement:
+        case Let(value=Apply(arguments=(value, *_))) if is_measure(statement):
+            return value.type.extent is Extent.PICK
+    return False
 
 
 def is_total(statement: Statement) -> bool:

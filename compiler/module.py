@@ -138,9 +138,7 @@ def _cost(plan: Plan) -> list[str]:
         for precision in PRECISIONS:
             cost = traffic(procedure, variant, precision)
             more = cost.picked
-            picked = (
-                f", {more.bytes_read} + {more.bytes_written} bytes and {more.operations} operations for each {more.p}-th element"
-            )
+            picked = f", {more.bytes_read} + {more.bytes_written} and {more.operations} for every {more.p}-th element"
             lines.append(
                 f"{procedure.name}: {cost.passes} pass{'es' if cost.passes > 1 else ''}, "
                 f"{cost.bytes_read} + {cost.bytes_written} bytes read + written and "

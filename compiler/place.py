@@ -42,7 +42,6 @@ from optc.dsl.program import (
 from optc.dsl.scope import HAS_MATRIX
 from optc.dsl.typing_rules import joined
 
-
 _NUMEL = Read(Symbol(Role.SHAPE, "numel"), Type(Sort.REAL, Extent.TENSOR, host=True))
 
 

@@ -46,11 +46,15 @@ _ONE = replace(_ZERO, value=1)
 
 
 def reduces(body: tuple[Statement, ...], program: Program) -> bool:
-    """Whether a body needs more than code per element: it reduces, or has values or states on the device that are not like θ."""
+    """Whether a body needs more than code per element: it reduces, or has values on the device that are not like θ."""
     applied = any(isinstance(e, Apply) and e.operation in GATHERING for value in expressions(body) for e in walk(value))
     used = {r.symbol for e in expressions(body) for r in reads(e)}
     used |= {s.target for s in statements(body) if isinstance(s, Store)}
-    return applied or picks(body, program) or any(s.role is Role.STATE and program.state(s.name).extent is not Extent.ELEM for s in used)
+    return (
+        applied
+        or picks(body, program)
+        or any(s.role is Role.STATE and program.state(s.name).extent is not Extent.ELEM for s in used)
+    )
 
 
 def separate(body: tuple[Statement, ...], program: Program, taken: frozenset[str]) -> tuple[Statement, ...]:

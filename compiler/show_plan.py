@@ -253,7 +253,9 @@ def _cells(plan: Plan, procedure: ProcedurePlan, variant: dict[str, bool], preci
     times = [1e3 * BILLION * cost.total / speed for speed in BANDWIDTHS.values()]
     floors = [f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times]
     state = " + ".join(filter(None, (str(state_bytes(plan, variant, precision)), besides(plan, variant, precision))))
-    moves = [f"{getattr(cost, n)}{cost.picked.of(getattr(cost.picked, n))}" for n in ("bytes_read", "bytes_written", "operations")]
+    moves = [
+        f"{getattr(cost, n)}{cost.picked.of(getattr(cost.picked, n))}" for n in ("bytes_read", "bytes_written", "operations")
+    ]
     numbers = [cost.passes, *moves, state]
     return [precision.theta, precision.gradient, precision.state, *map(str, numbers), *floors]
 

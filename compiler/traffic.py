@@ -68,10 +68,10 @@ class Traffic:
 class Picked:
     """Per picked element, and the hyper p; nothing where `p` is empty."""
 
+    p: str = ""
     bytes_read: int = 0
     bytes_written: int = 0
     operations: int = 0
-    p: str = ""
 
     def of(self, each: int) -> str:
         """What is on top of a number per element, as text."""
@@ -164,7 +164,7 @@ def traffic(procedure: ProcedurePlan, variant: dict[str, bool], precision: Preci
                     counts[0] += precision.size(role) * reads
                     counts[1] += precision.size(role) * writes
                 counts[2] += _operations(left_in(body, variant))
-    return Traffic(of_all[0], of_all[1], of_all[2], passes, Picked(*of_picked, p) if p else Picked())
+    return Traffic(of_all[0], of_all[1], of_all[2], passes, Picked(p, *of_picked) if p else Picked())
 
 
 def state_bytes(plan: Plan, variant: dict[str, bool], precision: Precision) -> int:
@@ -177,7 +177,7 @@ _BESIDES = {Extent.ROW: "rows", Extent.COL: "columns"}
 
 
 def besides(plan: Plan, variant: dict[str, bool], precision: Precision = PRECISIONS[0]) -> str:
-    """What state there is besides `state_bytes`, less than one number for each element: `rows and columns`, `8/p`, or nothing."""
+    """What state there is besides `state_bytes`, less than one number per element: `rows and columns`, `8/p`, or nothing."""
     there = [s.extent for s in _states_in(plan, variant)]
     words = [word for extent, word in _BESIDES.items() if extent in there]
     if Extent.PICK in there and not _picks_all(plan, variant):

@@ -116,8 +116,8 @@ def _kernel(
         raise InternalError(f"{where}: {sorted(wrong)} are no numbers per tensor that it leaves")
     _body(kernel.body, kernel.streams, kernel, set(), where, also=kernel.given)
     numbers = tuple(s for s in kernel.streams if s.extent not in PER_ELEMENT)
-    if not kernel.passes and (wide := [s for s in kernel.streams if s.extent is not Extent.ELEM]):
-        raise InternalError(f"{where}: code per element moves through {wide[0].name!r}, per {wide[0].extent.value}")
+    if not kernel.passes and (other := [s for s in kernel.streams if s.extent is not Extent.ELEM]):
+        raise InternalError(f"{where}: code per element moves through {other[0].name!r}, per {other[0].extent.value}")
     if kernel.pick is None and (any(p.picked for p in kernel.passes) or any(s.extent is Extent.PICK for s in kernel.streams)):
         raise InternalError(f"{where}: it picks elements, and is not told which")
     if kernel.pick is not None and (kernel.pick[0] not in kernel.scalars or kernel.pick[1] not in kernel.static_flags):
@@ -209,7 +209,11 @@ def _branches(body: tuple[Statement, ...], where: str) -> None:
 
 def _writes(kernel: Kernel, where: str) -> None:
     """The passes and stages write what the kernel writes as one program."""
-    parts = [body for one in kernel.passes for body in (one.body, one.picked)] + [one.prepare for one in kernel.passes] + [kernel.finish]
+    parts = (
+        [body for one in kernel.passes for body in (one.body, one.picked)]
+        + [one.prepare for one in kernel.passes]
+        + [kernel.finish]
+    )
     written = {s.target.name for part in parts for s in statements(part) if isinstance(s, Store)}
     if written != {s.name for s in kernel.streams if s.writes}:
         raise InternalError(f"{where}: its passes write {sorted(written)}")

@@ -173,7 +173,7 @@ class ProcedureChecker:
         return Read(symbol, value.type, value.span)
 
     def _alike(self, name: str, value: Expression, extent: Extent) -> bool:
-        """Whether a name can have the value, which is one of `extent` elsewhere: a name never holds picked elements by turns."""
+        """Whether a name can have the value, which is of `extent` elsewhere: none holds picked elements by turns."""
         if extent in SCALARS:
             self._extents[name] = value.type.extent
         if extent.combines(value.type.extent):
@@ -255,9 +255,8 @@ class ProcedureChecker:
             return True
         message = f"`{target.id}` is per {extent.value}, this is per {value.type.extent.value}"
         reduce = _REDUCED.get(extent, "`norm(x)`, `mean(x)`, `sum(x)`")
-        hint = f"take `per {extent.value}` off `{target.id}`, or reduce the value: {reduce}, …"
-        if extent is Extent.ELEM:
-            hint = f"declare it `per {value.type.extent.value}(p)`, or reduce the value: {reduce}, …" if state is not None else None
+        off = f"take `per {extent.value}` off `{target.id}`, or " if extent is not Extent.ELEM else ""
+        hint = f"{off}reduce the value: {reduce}, …"
         self._context.error("wrong-extent", message, varying(value).span, hint)
         return False
 

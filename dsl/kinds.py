@@ -48,7 +48,7 @@ class Extent(Enum):
         return (*(self not in SCALARS,) * leading, *_LAST[self]) if leading >= 0 else (True,) * ndim
 
     def shape(self, shape: tuple[int, ...], p: int = 1) -> tuple[int, ...]:
-        """The shape of a value for a tensor of shape `shape`: the same dimensions, () for one number, one for picked elements."""
+        """The shape of a value for a tensor of shape `shape`: its dimensions, () for one number, one for picked elements."""
         if self in SCALARS:
             return ()
         if self is Extent.PICK:

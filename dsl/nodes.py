@@ -187,7 +187,7 @@ class Require(Node):
 
 @dataclass(frozen=True, slots=True)
 class State(Node):
-    """`name = initial as outside per extent`; `extent` is None where the text says none (like θ). `per pick(p)` has a period."""
+    """`name = initial as outside per extent`; `extent` is None where the text says none. `per pick(p)` has a period."""
 
     name: str
     initial: Expression

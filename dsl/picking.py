@@ -54,8 +54,10 @@ def period_is_right(context: Context, period: Expression, span: Span) -> bool:
     hyper = context.hypers[name].hyper
     whole = hyper is not None and hyper.kind is HyperKind.INTEGER and hyper.bounds is not None and hyper.bounds.low >= 1
     if hyper is not None and (hyper.optional or not whole):
-        message = f"`{name}` says that every so many elements are picked: it is a whole number, at least 1"
-        context.error("pick-period", message, span, _WHOLE)
+        if f"pick {name}" not in context.unknown:  # said once
+            message = f"`{name}` says that every so many elements are picked: it is a whole number, at least 1"
+            context.error("pick-period", message, span, _WHOLE)
+        context.unknown.add(f"pick {name}")
         return False
     if context.pick is None:
         context.pick = (name, span)

@@ -192,9 +192,9 @@ class State:
     """What is kept per parameter under `key`.
 
     `initial` reads hypers, θ and g (values before the step that creates it). States `per row`, `per col` and `per matrix` are
-    shaped like θ with the dimensions of length 1 that they do not vary along, those `per pick` have one dimension. States `per tensor` are float64 numbers; those
-    written from host values only are `host` states and stay on the host. States `per model` are float64 numbers that all
-    parameters share. `exists` is a static condition (TRUE without one).
+    shaped like θ with the dimensions of length 1 that they do not vary along, those `per pick` have one dimension. States
+    `per tensor` are float64 numbers; those written from host values only are `host` states and stay on the host. States
+    `per model` are float64 numbers that all parameters share. `exists` is a static condition (TRUE without one).
     """
 
     name: str

@@ -61,11 +61,11 @@ class State:
     """What is kept per parameter under `key`.
 
     `initial(theta, g, *hypers)` gets θ and g in the arithmetic dtype (g with its sign and scale already applied; both None for
-    anything but a state per element, or picked element) and the hypers named in `arguments`, and returns a float or a new tensor
-    of the state's shape.
-    `host`: a carried scalar, float64 on the host. `extent` "tensor": one number per tensor, 0-dim float64 on the parameter's
-    device; "model": one for all parameters, kept in the groups; "row", "col" and "matrix": a tensor with the dimensions of θ as
-    the program sees it, of length 1 where it does not vary; "pick": a tensor of one dimension. `exists` is None for a state that is always there.
+    anything but a state per element or picked element) and the hypers named in `arguments`, and returns a float or a new tensor
+    of the state's shape. `host`: a carried scalar, float64 on the host. `extent` "tensor": one number per tensor, 0-dim float64
+    on the parameter's device; "model": one for all parameters, kept in the groups; "row", "col" and "matrix": a tensor with the
+    dimensions of θ as the program sees it, of length 1 where it does not vary; "pick": a tensor of one dimension. `exists` is
+    None for a state that is always there.
     """
 
     name: str
@@ -86,9 +86,9 @@ class State:
 class Stream:
     """One tensor per parameter that a kernel reads or writes; `name` is `theta`, `g`, an input or a state's name.
 
-    Passes move through those of extent "elem" and "pick"; code on statistics reads and writes the others ("tensor": 0-dim float64).
-    `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that compilers leave
-    the reads out; None where it always has.
+    Passes move through those of extent "elem" and "pick"; code on statistics reads and writes the others ("tensor": 0-dim
+    float64). `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that
+    compilers leave the reads out; None where it always has.
     """
 
     name: str

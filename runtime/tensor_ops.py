@@ -27,7 +27,7 @@ def sign(x: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, p: float) -> Tensor:
-    """Every p-th element of x, flattened, from the first one on: a view of contiguous memory. `p` is a whole number from 1 on."""
+    """Every p-th element of x, flattened, from the first one on: a view of contiguous memory. `p` is whole, at least 1."""
     return x.flatten()[:: min(int(p), max(1, x.numel()))]
 
 

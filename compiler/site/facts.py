@@ -13,7 +13,17 @@ from optc.compiler.plan import Pass, Plan, ProcedurePlan
 from optc.compiler.show_program import show_expression
 from optc.compiler.site.equations import formula, symbol
 from optc.compiler.streams import decide, left_in
-from optc.compiler.traffic import PRECISIONS, Precision, besides, default_variant, picked_in, state_bytes, streams_in, traffic, variants
+from optc.compiler.traffic import (
+    PRECISIONS,
+    Precision,
+    besides,
+    default_variant,
+    picked_in,
+    state_bytes,
+    streams_in,
+    traffic,
+    variants,
+)
 from optc.dsl import nodes
 from optc.dsl.kinds import Extent
 from optc.dsl.names import pretty

@@ -138,7 +138,9 @@ class Machine:
                 values |= moved
                 assert all(np.shape(v) == np.shape(param.theta) for v in moved.values())
                 of_picked = picked | {n: v for n, v in values.items() if n not in moved}
-                self.keep(param, sweep.picked_streams, of_picked, run(sweep.picked, of_picked, param.shape, self.p, picked=True))
+                self.keep(
+                    param, sweep.picked_streams, of_picked, run(sweep.picked, of_picked, param.shape, self.p, picked=True)
+                )
                 stored = run(sweep.body, values, param.shape, self.p)
                 self.keep(param, sweep.streams, values, stored)
                 measures = {n: values.get(n, of_picked.get(n, none)) for n, none in measures.items()}
@@ -184,7 +186,7 @@ class Machine:
 def run(
     body: tuple[Statement, ...], values: dict[str, Any], shape: tuple[int, ...], p: int = 1, picked: bool = False
 ) -> set[str]:
-    """Runs lines over `values`; the names that were stored. `picked`: values per element are those of picked elements already."""
+    """Runs lines over `values`; the names that were stored. `picked`: values per element are those of picked ones already."""
     stored: set[str] = set()
 
     def read(symbol: Symbol) -> Any:

@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
+from tests.matrix import random_picks, random_rows
+
 HOST_LEAVES = ("h1", "h2", "t", "0.5", "2", "1.25")
 COMPARISONS = ("<", "<=", ">", ">=")
 
 
 @dataclass
-class _Writer:
+class Writer:
+    """A spec in the making: what its lines may read, and the lines."""
+
     draw: st.DrawFn
     states: list[str] = field(default_factory=list)
     carried: bool = False
@@ -223,89 +227,12 @@ class _Writer:
         ]
         return self.pick([*options, f"{v}/(1 + abs({m}))", f"ema({v}, {along}mean({x}), h1)"])
 
-    def matrices(self, indent: str, depth: int) -> None:
-        """A branch on whether there are rows and columns."""
-        inside = indent + "    "
-        self.lines.append(f"{indent}if ndim >= 2{self.pick(['', '', ' and h2 > 0' if self.matrix else ''])}:")
-        narrow, matrix, self.narrow, self.matrix = self.narrow, self.matrix, True, True
-        names = {k: len(v) for k, v in self.vectors.items()}
-        for _ in range(self.draw(st.integers(1, 3))):
-            extent = self.pick(["row", "col", "matrix"])
-            if (kind := self.draw(st.integers(0, 2))) == 0:
-                self.lines.append(f"{inside}{extent[0].upper()} <- tanh({self.vector(1, extent)})")
-            elif kind == 1 and depth == 0:
-                name = f"r{sum(map(len, self.vectors.values()))}"
-                self.lines.append(f"{inside}{name} = {self.vector(2, extent)}")
-                self.vectors[extent].append(name)
-            else:
-                self.lines.append(f"{inside}{self.pick(self.states)} <- tanh({self.element(2)})")
-        number, element = (self.number(1), self.element(2)) if depth == 0 else ("", "")
-        extent = self.pick(["row", "col", "matrix"])
-        vector = self.vector(1, extent)
-        for extent_, count in names.items():
-            element += "".join(f" + 0.1*{name}" for name in self.vectors[extent_][count:])
-            del self.vectors[extent_][count:]
-        self.matrix = matrix
-        if depth == 0:
-            same, other, mixed = f"n{len(self.numbers)}", f"x{len(self.locals)}", f"y{len(self.mixed())}"
-            self.lines += [f"{inside}{same} = {number}", f"{inside}{other} = {element}", f"{inside}{mixed} = {vector}"]
-            self.lines += [f"{indent}else:", f"{inside}V <- tanh({self.element(1)} + V)", f"{inside}{same} = {self.number(1)}"]
-            alone = self.pick([self.number(0), self.host(1)])
-            self.lines += [f"{inside}{other} = V*{self.element(1)}", f"{inside}{mixed} = {alone}"]
-            self.numbers.append(same)
-            self.locals.append(other)
-            self.vectors[extent].append(mixed)
-        self.narrow = narrow
-
-    # --- values per picked element --------------------------------------------------------------------------------------------
-
-    def picked(self, depth: int) -> str:
-        if depth <= 0:
-            return self.pick([*self.chosen, f"pick({self.element(0)}, p)"])
-        x, y, h = self.picked(depth - 1), self.picked(depth - 1), self.host(self.draw(st.integers(0, 1)))
-        n = self.number(0) if self.reducing else h
-        return self.pick(
-            [
-                f"pick({self.element(depth)}, p)",
-                f"({x} - {y})",
-                f"tanh({x})*{h}",
-                f"{x}/(1 + abs({n}))",
-                f"where({x} > {h}, {y}, {x})",
-                f"where({self.unless_waiting(x, y)}, {x}, {h})",
-                f"ema({x}, {y}, h1)",
-                f"clamp({x}, -{h}, {h})",
-            ]
-        )
-
-    def of_picked(self) -> str:
-        """One number of picked elements."""
-        x = self.picked(1)
-        return self.pick(
-            [f"mean({x})", f"norm({x})/(1 + numel)", f"max(abs({x}))", f"min({x})", f"count({x} > 0)/numel", f"dot({x}, {x})/numel"]
-        )
-
-    def pick_line(self, indent: str, depth: int) -> None:
-        """Writes a line of picked elements, or a number of them."""
-        kind = self.draw(st.integers(0, 3))
-        if kind == 0 and depth == 0:
-            name = f"p{len(self.chosen)}"
-            self.lines.append(f"{indent}{name} = {self.picked(2)}")
-            self.chosen.append(name)
-        elif kind == 1 and self.reducing and depth == 0:
-            name = f"n{len(self.numbers)}"
-            self.lines.append(f"{indent}{name} = {self.of_picked()}")
-            self.numbers.append(name)
-        elif kind == 2 and len(self.chosen) > 1:
-            self.lines.append(f"{indent}{self.pick(self.chosen[1:])} = tanh({self.picked(1)})")
-        else:
-            self.lines.append(f"{indent}e <- tanh({self.picked(2)})")
-
     # --- lines ----------------------------------------------------------------------------------------------------------------
 
     def special(self, kind: str, indent: str, depth: int) -> bool:
         """Writes a line of the model, or about rows and columns; False if it cannot stand here."""
         if kind == "matrices" and depth < 2:
-            self.matrices(indent, depth)
+            random_rows.matrices(self, indent, depth)
         elif self.narrow:
             changed = [n for n in self.shared if n.startswith("q")]
             if kind != "whole" or not changed:
@@ -345,7 +272,7 @@ class _Writer:
             kinds += ["picked"] * 3 if self.picking else []
             kind = self.pick([*kinds, "matrices", "matrices"] if self.rows else kinds)
             if kind == "picked":
-                self.pick_line(indent, depth)
+                random_picks.line(self, indent, depth)
                 continue
             if self.special(kind, indent, depth):
                 continue
@@ -379,22 +306,20 @@ class _Writer:
 
 
 @st.composite
-def specs(
-    draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False, picking: bool = False
-) -> str:
+def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False, picking: bool = False) -> str:
     """The text of a random optimizer `Random`, with hypers lr, h1, h2 and perhaps flag.
 
     `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, and hypers h3 and shared_flag; `rows`:
     values per row, column and matrix, too. `picking`: values of every p-th element, and the hyper p; not with `rows`.
     """
     reducing = reducing or model or rows
-    writer = _Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)
+    writer = Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)
     writer.numbers, writer.model, writer.rows = ["s"] if reducing else [], model, rows
     writer.picking, writer.chosen = picking, ["e"] if picking else []
     writer.shared = ["w", "z"] if model else []
     writer.vectors = {"row": ["R"], "col": ["C"], "matrix": ["M"]}
     initial = {"a": draw(st.sampled_from(["0", "0.5", "h1"])), "b": draw(st.sampled_from(["0", "θ", "g", "g² + h2"]))}
-    chosen = draw(st.sampled_from(["0", "h1", "pick(θ, p)", "pick(g, p)² + 0.1"]))
+    chosen = draw(st.sampled_from(random_picks.INITIAL))
     if draw(st.booleans()):
         writer.lines.append(f"        g = g + {writer.host(1)}*θ/(1 + h2)")
     if not model and draw(st.booleans()):
@@ -414,17 +339,11 @@ def specs(
             )
             writer.narrow = True
     if rows:
-        writer.matrices("        ", 0)
+        random_rows.matrices(writer, "        ", 0)
         writer.lines.append("        if ndim >= 2: rest = 0.1*R + 0.1*C*M")
         writer.lines.append("        else: rest = 0.1*V")
-    if picking:  # they only come back to elements as one number
-        writer.lines.append(f"        e <- tanh({writer.picked(1)})")
-        if reducing:
-            read = " + ".join([*writer.chosen, "pick(θ, p)"])
-            writer.lines.append(f"        picked = mean({read})")
-            writer.numbers.append("picked")
-        else:
-            writer.lines.append(f"        e <- tanh({' + '.join(writer.chosen)})")
+    if picking:
+        random_picks.last_lines(writer)
     # every name is read, so that no line is dead
     sums = " + ".join(f"0.1*{n}" for n in [*writer.locals, *writer.states, *writer.mixed(), *(["rest"] if rows else [])])
     sums += "".join(f" + 0.01*tanh({n})" for n in [*writer.numbers, *writer.shared, *(["h3"] if model else [])])

@@ -56,7 +56,9 @@ class Streams:
         """A written stream is loaded too where it may be read first or keep its value."""
         name = self.names(Symbol(stream.role, stream.name))
         at = self.names.beside(stream.name, "at")
-        real, value = ("double", f"*{at}") if stream.extent is Extent.TENSOR else ("math_t", f"load({at}[{self._place(stream)}])")
+        real, value = (
+            ("double", f"*{at}") if stream.extent is Extent.TENSOR else ("math_t", f"load({at}[{self._place(stream)}])")
+        )
         if not stream.reads and written == TRUE:
             return f"{real} {name};"
         if stream.role is Role.GRADIENT:

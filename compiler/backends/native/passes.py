@@ -22,7 +22,8 @@ from optc.dsl.program import TRUE, Role, Statement, Symbol
 from optc.dsl.source import Source
 
 _REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor AllMatrices Part Pass Stage Share per_tensor
-LANES TERMS BLOCK first_pick stride_of stride block block_end picked_first picked_end run_all run_share optc_run_passes share statistics partials tensor first end"""
+LANES TERMS BLOCK run_all run_share optc_run_passes share statistics partials tensor first end
+first_pick stride_of stride block block_end picked_first picked_end"""
 REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
 """What `reductions.hpp` and the text of several passes mean something else by."""
 
@@ -144,7 +145,7 @@ class Emitter:
         """What the function of a pass does at every p-th element, before it comes there with its other lines."""
         kernel = self._kernel
         p, every = kernel.pick or ("", "")
-        streams = {row: s for row, s in enumerate(one.picked_streams)}
+        streams = {self._row[s.name]: s for s in one.picked_streams}
         moved = Streams(names, lines, streams, one.picked, "i*stride - chunk.offset")
         return {
             "stride": f"const int64_t stride = {names.flag(every)} ? 1 : stride_of(scalars[{kernel.scalars.index(p)}]);",

@@ -56,7 +56,13 @@ class Kind(IntEnum):
         return Kind.TENSOR < self < Kind.ELEM
 
 
-_KINDS = {Extent.MATRIX: Kind.MATRIX, Extent.ROW: Kind.ROW, Extent.COL: Kind.COL, Extent.PICK: Kind.ELEM, Extent.ELEM: Kind.ELEM}
+_KINDS = {
+    Extent.MATRIX: Kind.MATRIX,
+    Extent.ROW: Kind.ROW,
+    Extent.COL: Kind.COL,
+    Extent.PICK: Kind.ELEM,
+    Extent.ELEM: Kind.ELEM,
+}
 _SHAPES = {Kind.MATRIX: "*{0}.shape[:-2], 1, 1", Kind.ROW: "*{0}.shape[:-1], 1", Kind.COL: "*{0}.shape[:-2], 1, {0}.shape[-1]"}
 
 
@@ -195,8 +201,7 @@ class Printer:
         if reduced is not None:
             return self._reduced(reduced)
         if operation == PICK:
-            value, p = arguments
-            return Piece(f"pick({self.piece(value).text}, {self.piece(p).text})")
+            return Piece(f"pick({', '.join(self.piece(a).text for a in arguments)})")
         if operation in ("add", "sub"):
             scaled = self._scaled_sum(operation, arguments[0], arguments[1])
             if scaled is not None:

@@ -160,8 +160,8 @@ class Emitter:
     """Prints lines in order.
 
     `read_once`: locals whose memory is free for their only reader. `leaves`: names that are returned. `kept`: names whose
-    memory gets another value later on, elsewhere. `owned`: locals with memory of their own. `of_picked`: names of values of picked
-    elements.
+    memory gets another value later on, elsewhere. `owned`: locals with memory of their own. `of_picked`: names
+    of values of picked elements.
     """
 
     printer: Printer

@@ -7,7 +7,7 @@ fewest bytes is taken (of equals, the one that writes latest). θ is written in 
 value.
 
 Code on picked elements is a second body of the same passes. It comes to an element before the other body does, so that both see
-the same memory; what it needs of code per element it computes for itself.
+the same memory; what it needs of code per element it computes for itself. Where every element is picked the two are one body.
 """
 
 from __future__ import annotations
@@ -160,11 +160,12 @@ class _Splitter:
             if r.symbol.role is Role.STATISTIC
         )
         streams, picked = map(self._streams_of, bodies)
+        together = _in_registers(whole, {s.name for s in (*streams, *picked)}) if bodies[1] else ()
         exists = reached_when(whole, lambda line: isinstance(line, Store) or is_measure(line), self._static_flags)
         body, of_picked = (
             _in_registers(b, {s.name for s in moved}) for b, moved in zip(bodies, (streams, picked), strict=True)
         )
-        return Pass((), tuple(needs), streams, body, measures, exists, of_picked, picked)
+        return Pass((), tuple(needs), streams, body, measures, exists, of_picked, picked, together)
 
     # --- lines ----------------------------------------------------------------------------------------------------------------
 

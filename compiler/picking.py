@@ -55,7 +55,8 @@ def looked_up(kernel: Kernel) -> Kernel:
         return value.arguments[0] if isinstance(value, Apply) and value.operation == PICK else value
 
     def of(one: Pass) -> Pass:
-        return replace(one, picked=map_statements(one.picked, lambda value: map_expression(value, plain)))
+        picked, together = (map_statements(b, lambda value: map_expression(value, plain)) for b in (one.picked, one.together))
+        return replace(one, picked=picked, together=together)
 
     return kernel if kernel.pick is None else replace(kernel, passes=tuple(map(of, kernel.passes)))
 

@@ -79,7 +79,8 @@ class Pass:
     that.
     `picked` is a second body, for every p-th element of the flattened tensor (the kernel's `pick`): its streams
     `picked_streams` are read there, those of extent PICK element by element, and it runs before `body` comes there. Both bodies
-    read `needs`, and each measure is one of one of them.
+    read `needs`, and each measure is one of one of them. `together` are both as one body, over the streams `moves`: what runs
+    where every element is picked.
     `exists`: TRUE or a condition over static FLAG reads; in other variants the pass has nothing to do.
     """
 
@@ -91,6 +92,7 @@ class Pass:
     exists: Expression = TRUE
     picked: tuple[Statement, ...] = ()
     picked_streams: tuple[Stream, ...] = ()
+    together: tuple[Statement, ...] = ()
 
     @property
     def moves(self) -> tuple[Stream, ...]:

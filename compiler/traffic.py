@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from itertools import product
 from typing import TypeAlias
@@ -156,9 +156,11 @@ def traffic(procedure: ProcedurePlan, variant: dict[str, bool], precision: Preci
             if decide(sweep.exists, variant) is False:
                 continue
             passes += 1
+            if sweep.picked and every:
+                sweep = replace(sweep, body=sweep.together, streams=sweep.moves, picked=(), picked_streams=())
             for counts, streams, body in (
                 (of_all, streams_in(sweep, variant), sweep.body),
-                (of_all if every else of_picked, picked_in(sweep, variant), sweep.picked),
+                (of_picked, picked_in(sweep, variant), sweep.picked),
             ):
                 for _, role, reads, writes in streams:
                     counts[0] += precision.size(role) * reads

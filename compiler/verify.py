@@ -34,7 +34,11 @@ def verify_plan(plan: Plan) -> Plan:
         verify_host(procedure.host, where)
         verify_phases(procedure, plan, where)
         for kernel in procedure.kernels:
-            for body in (kernel.body, kernel.finish, *(b for p in kernel.passes for b in (p.prepare, p.body, p.picked))):
+            for body in (
+                kernel.body,
+                kernel.finish,
+                *(b for p in kernel.passes for b in (p.prepare, p.body, p.picked, p.together)),
+            ):
                 _in_matrices(body, plan, (), implied, f"{where}, kernel {kernel.name}")
         _stores_once(procedure, plan.program, where)
     return plan

@@ -145,6 +145,7 @@ def _pass(kernel: Kernel, index: int, numbers: tuple[Stream, ...], measured: set
     if wide := [s for s in one.picked_streams if s.extent not in PER_ELEMENT or (s.writes and s.extent is not Extent.PICK)]:
         raise InternalError(f"{where}: code on picked elements moves through {wide[0].name!r}, per {wide[0].extent.value}")
     bodies = (one.body, one.streams), (one.picked, one.picked_streams)
+    _body(one.together, one.moves, kernel, set(one.needs), where)
     found: set[str] = set()
     for body, streams in bodies:
         if one.exists == FALSE and any(isinstance(s, Store) or is_measure(s) for s in statements(body)):
@@ -156,6 +157,13 @@ def _pass(kernel: Kernel, index: int, numbers: tuple[Stream, ...], measured: set
         if lines & (measured | found):
             raise InternalError(f"{where}: it measures {sorted(lines)}")
         found |= lines
+    stored = [
+        {s.target.name for s in statements(body) if isinstance(s, Store)} for body in (one.body, one.picked, one.together)
+    ]
+    both = found | stored[0] | stored[1]
+    done = {s.target.name for s in statements(one.together) if is_measure(s) and isinstance(s, Let)} | stored[2]
+    if one.picked and both != done:
+        raise InternalError(f"{where}: with all elements picked it does {sorted(done)}, otherwise {sorted(both)}")
     if found != {name for name, _ in one.measures}:
         raise InternalError(f"{where}: it measures {sorted(found)}")
     return found

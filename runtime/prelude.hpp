@@ -237,10 +237,11 @@ struct Chunk {
     void* const* table;
     int64_t tensors, tensor, offset, size;
 
-    template <class T> T* base(int64_t stream) const { return static_cast<T*>(table[stream * tensors + tensor]); }
-    template <class T> T* row(int64_t stream) const {
-        T* const first = base<T>(stream);
-        return first == nullptr ? nullptr : first + offset;
+    template <class T> T* row(int64_t stream) const { return picked<T>(stream, true); }
+    // A stream of picked elements from the first of the chunk on, where all are picked, else from the first of the tensor.
+    template <class T> T* picked(int64_t stream, bool all) const {
+        T* const base = static_cast<T*>(table[stream * tensors + tensor]);
+        return base == nullptr || !all ? base : base + offset;
     }
 };
 

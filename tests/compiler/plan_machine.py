@@ -137,6 +137,11 @@ class Machine:
             if decide(sweep.exists, given) is not False:
                 values |= moved
                 assert all(np.shape(v) == np.shape(param.theta) for v in moved.values())
+                if self.p == 1 and sweep.picked:  # both bodies as one, of flat values
+                    values |= {n: np.reshape(v, -1) for n, v in (moved | picked).items()}
+                    self.keep(param, sweep.moves, values, run(sweep.together, values, (param.theta.size,), picked=True))
+                    measured |= {n: values.get(n, none) for n, none in measures.items()}
+                    continue
                 of_picked = picked | {n: v for n, v in values.items() if n not in moved}
                 self.keep(
                     param, sweep.picked_streams, of_picked, run(sweep.picked, of_picked, param.shape, self.p, picked=True)
@@ -180,7 +185,9 @@ class Machine:
         written = {s.name for s in streams if s.writes}
         assert stored <= written
         for name in stored:
-            param.memory[name] = np.broadcast_to(values[name], np.shape(param.memory[name])).copy()
+            kept, value = param.memory[name], values[name]
+            shaped = np.reshape(value, np.shape(kept)) if np.size(value) == np.size(kept) else value
+            param.memory[name] = np.broadcast_to(shaped, np.shape(kept)).copy()
 
 
 def run(

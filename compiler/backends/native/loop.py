@@ -20,7 +20,7 @@ class Streams:
     """The streams of some code, by their rows in the table of pointers, and the code, whose names are `names`.
 
     Numbers (one float64 per tensor) are loaded and stored by code per tensor alone, everything else by code per element.
-    `place` is the present element, `picked` its place among picked ones.
+    `place` is the present element; that of picked ones is `i`, and `all_picked` says whether these are all.
     """
 
     names: Names
@@ -28,7 +28,7 @@ class Streams:
     rows: Mapping[int, Stream]
     body: tuple[Statement, ...]
     place: str = "i"
-    picked: str = "i"
+    all_picked: str = ""
 
     def pointers(self) -> list[str]:
         """A constant or variable row per stream."""
@@ -49,8 +49,8 @@ class Streams:
         if stream.extent is Extent.TENSOR:
             return f"{const}double* {name} = tensor.number({row});"
         kind = _ROW_TYPES[stream.role]
-        where = "base" if stream.extent is Extent.PICK else "row"
-        return f"{const}{kind}* __restrict {name} = chunk.{where}<{kind}>({row});"
+        where = f"picked<{kind}>({row}, {self.all_picked})" if stream.extent is Extent.PICK else f"row<{kind}>({row})"
+        return f"{const}{kind}* __restrict {name} = chunk.{where};"
 
     def _load(self, stream: Stream, written: Expression) -> str:
         """A written stream is loaded too where it may be read first or keep its value."""
@@ -69,7 +69,7 @@ class Streams:
         return f"{const}{real} {name} = {value};"
 
     def _place(self, stream: Stream) -> str:
-        return self.picked if stream.extent is Extent.PICK else self.place
+        return "i" if stream.extent is Extent.PICK else self.place
 
     def _store(self, stream: Stream, written: Expression) -> str:
         if written == FALSE:

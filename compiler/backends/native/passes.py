@@ -8,7 +8,7 @@ that know rows and columns need more, which is in `matrices.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in, reads_in
@@ -115,15 +115,18 @@ class Emitter:
             constants.append("const math_t gradient_factor = math_t(factor);")
         rows = self._row
         streams = Streams(names, lines, {rows[s.name]: s for s in one.streams}, one.body, self._place)
+        all_picked = names.flag(kernel.pick[1]) if kernel.pick is not None else ""
+        together = Streams(names, lines, {rows[s.name]: s for s in one.moves}, one.together, self._place, all_picked)
         templated = flags[: self._most_flags]
         return {
             "elements": True,
             "index": k,
             "template": template_of(names, templated),
             "constants": constants,
-            "pointers": Streams(names, lines, {rows[s.name]: s for s in one.moves}, both).pointers(),
+            "pointers": replace(together, body=both).pointers(),
             "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
             "picked": self._picked(one, names, lines) if one.picked else {},
+            "together": _paragraphs(together.loads(), lines.block(one.together), together.stores()) if one.picked else [],
             **self._pieces(needs, names),
             **self._measured(one, names, lines),
             "selection": instance_of(kernel, f"pass_{k}", "Pass", templated) if templated else [],
@@ -144,11 +147,12 @@ class Emitter:
     def _picked(self, one: Pass, names: Names, lines: Lines) -> dict[str, Any]:
         """What the function of a pass does at every p-th element, before it comes there with its other lines."""
         kernel = self._kernel
-        p, every = kernel.pick or ("", "")
+        p, all_picked = kernel.pick or ("", "")
         streams = {self._row[s.name]: s for s in one.picked_streams}
         moved = Streams(names, lines, streams, one.picked, "i*stride - chunk.offset")
         return {
-            "stride": f"const int64_t stride = {names.flag(every)} ? 1 : stride_of(scalars[{kernel.scalars.index(p)}]);",
+            "all": names.flag(all_picked),
+            "stride": f"const int64_t stride = stride_of(scalars[{kernel.scalars.index(p)}]);",
             "lines": _paragraphs(moved.loads(), lines.block(one.picked), moved.stores()),
         }
 

@@ -63,11 +63,12 @@ def _parts(kernel: Kernel, source: Source) -> Iterator[str]:
 
 def _emit_pass(one: Sweep) -> str:
     kernel, streams, totals = one.kernel, one.streams, one.totals
-    every, picked = one.parts()
+    every, picked, together = one.parts()
+    parts = {part.name: part for part in (together, picked, every) if part is not None}
     per_tensor = [s for s in one.sweep.needs if one.extents.get(s) not in IN_MATRICES]
     return ENVIRONMENT.get_template("kernel.py.j2").render(
         name=one.name,
-        tiles=[{"name": part.name, **part.tile()} for part in (picked, every) if part is not None],
+        tiles=[{"name": part.name, **part.tile()} for part in parts.values()],
         parameters=[
             *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars, *(PICKING if picked is not None else ()))),
             *(f"{p}: tl.tensor" for p in (*(NEEDING if one.needs else ()), *(MEASURING if totals else ()))),
@@ -80,7 +81,7 @@ def _emit_pass(one: Sweep) -> str:
         flag_lines=one.flag_lines(),
         pointer_lines=one.pointer_lines(),
         aligned_lines=[one.hint(s, "base") for s in streams],
-        picked={} if picked is None else _picked(picked),
+        picked={} if picked is None or together is None else _picked(picked, together),
         offset_lines=[f"{one.pointer[s]} = {one.pointer[s]} + base" for s in (every.streams if every is not None else ())],
         every=[] if every is None else _calls(every, [f"{every.pointer[s]} + i" for s in every.streams]),
         row=f"statistics + {len(kernel.statistics)} * tensor" if per_tensor else "",
@@ -102,16 +103,18 @@ def _calls(part: Sweep, pointers: list[str]) -> dict[str, Any]:
     }
 
 
-def _picked(part: Sweep) -> dict[str, Any]:
-    """What a kernel does at picked elements: the calls where these are all, and the one for every `stride`-th."""
+def _picked(part: Sweep, together: Sweep) -> dict[str, Any]:
+    """What a kernel does at every `stride`-th element, and what instead where all are picked."""
     kernel, of_picked = part.kernel, {s.name for s in part.sweep.streams if s.extent is Extent.PICK}
-    p, every = kernel.pick or ("", "")
+    p, all_picked = kernel.pick or ("", "")
     places = [f"{part.pointer[s]} + {'at' if s in of_picked else 'at * stride'}" for s in part.streams]
     return {
-        **_calls(part, [f"{part.pointer[s]} + base + i" for s in part.streams]),
-        "flag": part.value(every),
+        "flag": part.value(all_picked),
         "column": kernel.scalars.index(p),
-        "picked_call": part.call(places, "i < many", _CALL_INDENT),
+        "together": _calls(together, [f"{together.pointer[s]} + base + i" for s in together.streams]),
+        "tile": part.name,
+        "results": ", ".join(part.totals) + " = " if part.totals else "",
+        "call": part.call(places, "i < many", _CALL_INDENT),
     }
 
 

@@ -82,20 +82,21 @@ class Sweep:
         self.needs = [value(s) for s in sweep.needs]
         self.width = len(self.scalars) + len(self.host_flags)
 
-    def parts(self) -> tuple[Sweep | None, Sweep | None]:
-        """The part with all elements, and the part with picked ones; None where there is no such part."""
+    def parts(self) -> tuple[Sweep | None, Sweep | None, Sweep | None]:
+        """The part with all elements, that with picked ones, and both where these are all; None where there is no such part."""
         sweep = self.sweep
         if not sweep.picked:
-            return self, None
+            return self, None, None
         picked = {s.target.name for s in statements(sweep.picked) if isinstance(s, Let)}
         measures = [tuple(m for m in sweep.measures if (m[0] in picked) is own) for own in (False, True)]
         of_all = replace(sweep, measures=measures[0], picked=(), picked_streams=())
         of_picked = replace(of_all, body=sweep.picked, streams=sweep.picked_streams, measures=measures[1])
-        made = [
+        both = replace(of_all, body=sweep.together, streams=sweep.moves, measures=sweep.measures)
+        all_, picked, together = (
             Sweep(self.name + end, one, self.kernel, self.source, self.extents, self)
-            for end, one in (("", of_all), ("_picked", of_picked))
-        ]
-        return (made[0] if of_all.body else None), made[1]
+            for end, one in (("", of_all), ("_picked", of_picked), ("_together", both))
+        )
+        return (all_, picked, together) if of_all.body else (None, picked, picked)
 
     def is_vector(self, statistic: str) -> bool:
         """Whether it differs from row to row, or from column to column."""

@@ -87,8 +87,8 @@ class Sweep:
         sweep = self.sweep
         if not sweep.picked:
             return self, None, None
-        picked = {s.target.name for s in statements(sweep.picked) if isinstance(s, Let)}
-        measures = [tuple(m for m in sweep.measures if (m[0] in picked) is own) for own in (False, True)]
+        bound = {s.target.name for s in statements(sweep.picked) if isinstance(s, Let)}
+        measures = [tuple(m for m in sweep.measures if (m[0] in bound) is own) for own in (False, True)]
         of_all = replace(sweep, measures=measures[0], picked=(), picked_streams=())
         of_picked = replace(of_all, body=sweep.picked, streams=sweep.picked_streams, measures=measures[1])
         both = replace(of_all, body=sweep.together, streams=sweep.moves, measures=sweep.measures)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import optc
+from optc.compiler.interpret import Oracle
+from optc.compiler.pipeline import check_source
+from optc.dsl.source import Source
 from optc.runtime import native
 from optc.runtime.optimizer import Optimizer
 
@@ -26,6 +30,18 @@ optimizer Picked:
         s <- ema(s, pick(m, p)^2, β)
         w = norm1(s)/(1 + max(|x0 - pick(θ, p)|)) + mean(s)
         θ <- θ - lr*w*m/(1 + w)
+"""
+ENTRIES = """
+optimizer Entered:
+    hyper: lr = 0.1 in [0, inf); p = 3 in int [1, inf)
+    state: s = 0 per pick(p); n = 0 per tensor
+    step:
+        n <- n + mean(s)
+        θ <- θ - lr*(1 + n)*g
+    entry refresh(z per elem):
+        s <- 0.5*s + pick(z, p)^2*max(s + 1)
+    entry halve(z per elem):
+        if max(|z|) > 0: s <- s/2 + 1
 """
 SHAPES = ((4, 5), (7,), (), (0,), (2, 3, 4))
 
@@ -145,6 +161,29 @@ def test_native_bits_do_not_depend_on_chunks(p: int, monkeypatch: pytest.MonkeyP
             step(optimizer, seed)
         found.append([t for q in parameters(optimizer) for t in (q.detach(), optimizer.state[q]["sums"])])
     assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
+@pytest.mark.parametrize("p", [1, 3, 50])
+def test_entries(backend: str, p: int) -> None:
+    oracle, rng = Oracle(check_source(Source("<text>", ENTRIES)), {"p": p}), np.random.default_rng(p)
+    shapes = ((7,), (4, 5), ())
+    kept = oracle.new_parameters([rng.normal(size=shape) for shape in shapes])
+    params = [torch.nn.Parameter(torch.tensor(one.theta)) for one in kept]
+    optimizer = optc.compile(ENTRIES)(params, backend=backend, p=p)
+    for _ in range(3):
+        given = [np.asarray(rng.normal(size=shape)) for shape in shapes]
+        for param, g in zip(params, given, strict=True):
+            param.grad = torch.tensor(g)
+        optimizer.step()
+        oracle.step_together(kept, given)
+        for entry in ("refresh", "halve"):
+            getattr(optimizer, entry)([torch.tensor(z) for z in given])
+            for one, z in zip(kept, given, strict=True):
+                oracle.enter(entry, one, {"z": z})
+    for param, one in zip(params, kept, strict=True):
+        np.testing.assert_allclose(param.detach().numpy(), one.theta, rtol=1e-12)
+        np.testing.assert_allclose(optimizer.state[param]["s"].numpy(), one.states["s"], rtol=1e-12)
 
 
 def test_counting_on_the_device() -> None:

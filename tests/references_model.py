@@ -152,7 +152,7 @@ CASES: tuple[Case, ...] = (
     case(f"{FREE}/prodigy", Prodigy, lr=0.5, betas=B, beta3=0.9, bias_correction=True, safeguard_warmup=True, d0=0.1),
     loop(f"{FREE}/prodigy", prodigy, lr=0.5, betas=B, weight_decay=0.3, decoupled_weight_decay=False, d0=0.01),
     loop(f"{FREE}/prodigy", prodigy, lr=0.5, betas=B, eps=0.1, weight_decay=0.1, bias_correction=True, d0=0.01, d_coef=0.5),
-    case(f"{FREE}/prodigy", AuthorsProdigy, lr=1.0, d0=1e-3, slice_p=11),
+    case(f"{FREE}/prodigy", AuthorsProdigy, lr=1.0, d0=0.05, growth_rate=1.2, slice_p=11),
     case(f"{FREE}/prodigy", AuthorsProdigy, lr=0.5, betas=B, eps=1e-3, d0=0.01, growth_rate=1.1, slice_p=2),
     case(
         f"{FREE}/prodigy",

@@ -82,7 +82,7 @@ def run_with(program: Program, hypers: dict[str, Any]) -> None:
     assert tuple(p.theta.shape for p in parameters) == SHAPES
     assert [p.t for p in parameters] == [3, 2, 3, 3]
     picking = next((h for h in program.hypers if program.pick in h.names), None)
-    period = 1 if picking is None else int(hypers.get(picking.key, picking.defaults[0]))
+    period = 1 if picking is None else int(hypers.get(picking.key) or picking.defaults[0] or 1)
     for p in parameters:
         for state in program.states:
             kept = p.model if state.extent is Extent.MODEL else p.states

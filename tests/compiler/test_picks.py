@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 import pytest
 
+from optc.compiler.backends.native.emit import emit_kernel as emit_native
 from optc.compiler.explain import explain
 from optc.compiler.interpret import Oracle
 from optc.compiler.ir import InternalError
@@ -18,7 +21,7 @@ from optc.compiler.verify import verify_plan
 from optc.dsl.errors import OptcError
 from optc.dsl.kinds import Extent
 from optc.dsl.source import Source
-from tests.oracle import program_of
+from tests.oracle import program_of, spec_path
 
 TEXT = """
 optimizer Picked:
@@ -131,3 +134,19 @@ def first_pass(change: Callable[[Pass], Pass]) -> Callable[[Kernel], Kernel]:
 def test_broken_plans_are_caught(change: Callable[[Kernel], Kernel], message: str) -> None:
     with pytest.raises(InternalError, match=message):
         verify_plan(broken(change))
+
+
+@pytest.mark.parametrize("name", ["prodigy", "lion_prodigy"])
+def test_where_all_are_picked_the_native_loop_is_that_of_elements(name: str) -> None:
+    """Line by line the loop of the spec without `pick`, so that p = 1 costs nothing."""
+    text = spec_path(f"parameter_free/{name}").read_text(encoding="utf-8")
+    plain = re.sub(r" per pick\(slice_p\)|^ *slice_p +=.*\n", "", text, flags=re.MULTILINE)
+    plain = re.sub(r"pick\((\w+), slice_p\)", r"\1", plain)
+    loops = []
+    for one, head in ((text, "    if (slice_p_is_one) {\n"), (plain, "    Sum sum_abs_s;\n")):
+        source = Source(f"{name}.opt", one)
+        kernel = plan_program(check_source(source))[1].procedures[0].kernels[0]
+        lines = emit_native(kernel, source).split(head)[1].splitlines()
+        loop = list(takewhile(lambda line: not line.startswith(("    } else", "    partials[")), lines))
+        loops.append([line.partition("  //")[0].strip() for line in loop if line.strip() != "}"])
+    assert loops[0] == loops[1] and len(loops[0]) > 15

@@ -319,7 +319,7 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
     writer.shared = ["w", "z"] if model else []
     writer.vectors = {"row": ["R"], "col": ["C"], "matrix": ["M"]}
     initial = {"a": draw(st.sampled_from(["0", "0.5", "h1"])), "b": draw(st.sampled_from(["0", "θ", "g", "g² + h2"]))}
-    chosen = draw(st.sampled_from(random_picks.INITIAL))
+    chosen = draw(st.sampled_from(random_picks.INITIAL)) if picking else ""
     if draw(st.booleans()):
         writer.lines.append(f"        g = g + {writer.host(1)}*θ/(1 + h2)")
     if not model and draw(st.booleans()):

@@ -12,7 +12,7 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,15 +22,18 @@ import torch
 from benchmarks import gpu_profile
 from benchmarks.machine import machine
 from benchmarks.report import Report, Row, Table, text_table, write
-from benchmarks.timing import Contestant, alternate, cuda_clock, wall_clock
+from benchmarks.timing import Contestant, Timings, alternate, cuda_clock, wall_clock
 from benchmarks.traffic import BFLOAT16, FLOAT32, Precision
-from benchmarks.workloads import CASES, Case, Model, cases, contestant, in_64, on_device, step_traffic
+from benchmarks.workloads import CASES, Case, Model, cases, contestant, in_64, in_64_matrices, on_device, step_traffic
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BUDGET = 8 * 60.0
 COPY = "control: copy"
-PARTS = ("large", "many", "profile", "others")
+PARTS = ("large", "many", "reducing", "profile", "others")
 ADAMW = next(case for case in CASES if case.spec == "adamw")
+REDUCING = ("stable_adamw", "lamb", "cautious_adamw", "prodigy", "adafactor", "came")
+WITHIN = 0.10
+"""Of the copy's bandwidth: how far below AdamW's fraction that of an optimizer with several passes may lie."""
 
 LARGE = (
     "One step on {elements:.0f} M parameters in 64 tensors, CUDA events around what the device does (the host is ahead of it), "
@@ -39,6 +42,11 @@ LARGE = (
     "bfloat16 parameters it moves fewer bytes, so its time is shown and not compared."
 )
 MANY = "3,000 tensors of 3,500 float32 elements, every gradient at a new address in every step; wall time, device awaited."
+MATRICES = (
+    "One step on {elements:.0f} M float32 parameters in 64 square matrices, as above: optimizers that reduce beside AdamW. The "
+    "bytes of the plan are those of all passes; stages, rows and columns are not in them. Memory is what the allocator holds "
+    "more after the first step, without states, and at most during a later one."
+)
 OTHERS = "Every other shipped spec on {elements:.0f} M float32 parameters, as above."
 
 
@@ -50,23 +58,11 @@ def _against_copy(case: Case, precision: Precision, elements: int, device: str, 
     """One spec against the copy; AdamW also against torch's fused one."""
     dtype = getattr(torch, precision.theta)
     model = Model.of(in_64(elements), dtype, device)
-    source = torch.ones(min(elements, 1 << 28), device=device)
-    target = torch.empty_like(source)
-    contestants = [on_device(case, model, device), Contestant(COPY, lambda: target.copy_(source))]
+    contestants = [on_device(case, model, device)]
     if rival:
         contestants.append(contestant("torch fused", model, lambda p: torch.optim.AdamW(p, fused=True)))
-    timings = alternate(contestants, rounds, warmup=8, clock=_clock(device))
-    cost = step_traffic(case, precision)
-    seconds = timings.median("optc")
-    copy_bandwidth = 2 * source.nbytes / timings.median(COPY)
-    fraction = cost.total * model.elements / seconds / copy_bandwidth
-    yield Row(
-        f"{case.label}, {precision.theta}",
-        "≥ 90 %" if rival else "",
-        f"{100 * fraction:.0f} % of copy  ({1e3 * seconds:.2f} ms, {cost.total} B/param)",
-        fraction >= 0.9 if rival else None,
-        {"seconds": seconds, "bytes": cost.total, "elements": model.elements, "fraction": fraction, "copy": copy_bandwidth},
-    )
+    timings, row = _beside_copy(case, precision, model, contestants, rounds, device, 0.9 if rival else None)
+    yield row
     if rival:
         speedup = timings.speedup("optc", "torch fused")
         same = precision is FLOAT32
@@ -77,6 +73,71 @@ def _against_copy(case: Case, precision: Precision, elements: int, device: str, 
             speedup >= 0.95 if same else None,
             {"seconds": timings.median("torch fused"), "speedup": speedup},
         )
+
+
+def _beside_copy(
+    case: Case,
+    precision: Precision,
+    model: Model,
+    contestants: list[Contestant],
+    rounds: int,
+    device: str,
+    least: float | None,
+) -> tuple[Timings, Row]:
+    """Times contestants, the first of which is the spec, with a copy; `least`: the fraction of its bandwidth to reach."""
+    source = torch.ones(min(model.elements, 1 << 28), device=device)
+    target = torch.empty_like(source)
+    copy = Contestant(COPY, lambda: target.copy_(source))
+    timings = alternate([contestants[0], copy, *contestants[1:]], rounds, warmup=8, clock=_clock(device))
+    cost = step_traffic(case, precision)
+    seconds = timings.median("optc")
+    copy_bandwidth = 2 * source.nbytes / timings.median(COPY)
+    fraction = cost.total * model.elements / seconds / copy_bandwidth
+    row = Row(
+        f"{case.label}, {precision.theta}",
+        "" if least is None else f"≥ {100 * least:.0f} %",
+        f"{100 * fraction:.0f} % of copy  ({1e3 * seconds:.2f} ms, {cost.total} B/param)",
+        None if least is None else fraction >= least,
+        {"seconds": seconds, "bytes": cost.total, "elements": model.elements, "fraction": fraction, "copy": copy_bandwidth},
+    )
+    return timings, row
+
+
+def _on_matrices(elements: int, device: str) -> Iterator[tuple[str, Iterator[Row]]]:
+    """Optimizers that reduce, and before them AdamW on the same matrices: it sets what they are to reach."""
+    reached: list[float] = []
+
+    def one(case: Case) -> Iterator[Row]:
+        model = Model.of(in_64_matrices(elements), device=device)
+        step = on_device(case, model, device)
+        if device == "cuda":
+            yield from _memory_of(case, model, step)
+        least = reached[0] - WITHIN if reached else None
+        row = _beside_copy(case, FLOAT32, model, [step], 12, device, least)[1]
+        reached.append(row.numbers["fraction"])
+        yield row
+
+    for spec in ("adamw", *REDUCING):
+        case = next(case for case in cases() if case.spec == spec and not case.hypers)
+        yield case.label, one(case)
+
+
+def _memory_of(case: Case, model: Model, step: Contestant) -> Iterator[Row]:
+    """What a step keeps beside parameters, gradients and states, and what it takes for a while."""
+    before = torch.cuda.memory_allocated()
+    step.run()
+    torch.cuda.synchronize()
+    kept = torch.cuda.memory_allocated() - before
+    owner = step.run.__self__  # type: ignore[attr-defined]
+    states = {id(x): x for slot in owner.state.values() for x in slot.values() if isinstance(x, torch.Tensor) and x.is_cuda}
+    kept -= sum(x.nbytes for x in states.values())
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step.run()
+    torch.cuda.synchronize()
+    size = torch.cuda.max_memory_allocated() - before
+    text = f"{kept / 2**20:.2f} MiB kept, {size / 2**20:.2f} MiB more during a step"
+    yield Row(f"{case.label}, memory", "", text, None, {"kept": float(kept), "bytes": float(size), "elements": model.elements})
 
 
 def launches(contestant: Contestant, device: str) -> int:
@@ -146,7 +207,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _collect(parts: Sequence[tuple[str, Iterator[Row]]], until: float) -> tuple[Row, ...]:
+def _collect(parts: Iterable[tuple[str, Iterator[Row]]], until: float) -> tuple[Row, ...]:
     """The rows of all parts; one that says what went wrong in place of those that a part still owed."""
     found: list[Row] = []
     for name, part in parts:
@@ -183,12 +244,15 @@ def measure(scale: float, device: str, parts: Sequence[str], only: Sequence[str]
         yield Table("AdamW, large", LARGE.format(elements=giga / 1e6), _collect(large, until))
     if "many" in parts:
         yield Table("AdamW, many small tensors", MANY, _collect([("adamw", _many(scale, device))], until))
+    if "reducing" in parts:
+        beside = _on_matrices(others, device)
+        yield Table("Optimizers that reduce", MATRICES.format(elements=others / 1e6), _collect(beside, until))
     if "profile" in parts:
         size = round(gpu_profile.ELEMENTS * scale)
         counted = gpu_profile.rows(size, device, until)
         yield Table("Bytes by the profiler", gpu_profile.note(size), _collect([("counters", counted)], until))
     if "others" in parts:
-        rest = [case for case in cases() if case.spec != "adamw" and (not only or case.spec in only)]
+        rest = [case for case in cases() if case.spec not in ("adamw", *REDUCING) and (not only or case.spec in only)]
         compared = [(case.label, _against_copy(case, FLOAT32, others, device, 10, False)) for case in rest]
         yield Table("Other optimizers", OTHERS.format(elements=others / 1e6), _collect(compared, until))
 

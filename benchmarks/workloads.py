@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import cycle
@@ -86,6 +87,12 @@ _SAME_DEFAULTS = {
     "dadapt_adagrad": "DAdaptAdaGrad",
     "dadapt_lion": "DAdaptLion",
     "prodigy": "Prodigy",
+    "emonavi": "EmoNavi",
+    "emolynx": "EmoLynx",
+    "emofact": "EmoFact",
+    "schedulefree_sgd": "ScheduleFreeSGD",
+    "schedulefree_adamw": "ScheduleFreeAdamW",
+    "schedulefree_radam": "ScheduleFreeRAdam",
 }
 CASES = (
     Case("adamw", peers=_torch("AdamW", fused=True)),
@@ -114,6 +121,7 @@ CASES = (
     *(Case(spec, peers=_po(name)) for spec, name in _SAME_DEFAULTS.items()),
     Case("lamb", peers=_po("Lamb")),
     Case("lars", peers=_po("LARS")),
+    Case("alig", peers=_po("AliG", max_lr=0.1)),
 )
 
 
@@ -199,24 +207,32 @@ class Model:
         return exchange
 
 
-def contestant(name: str, model: Model, make: Callable[[list[torch.nn.Parameter]], Any]) -> Contestant:
-    """`step()` of an optimizer through its public class; the change of gradients before it is not timed."""
+def contestant(
+    name: str, model: Model, make: Callable[[list[torch.nn.Parameter]], Any], reads_loss: bool = False
+) -> Contestant:
+    """`step()` of an optimizer through its public class; the change of gradients before it is not timed.
+
+    `reads_loss`: the step is given a loss that is there already, on the parameters' device.
+    """
     optimizer = make(model.parameters)
     prepare = model.next_gradients() if model.gradients[0] is not model.gradients[1] else lambda: None
-    return Contestant(name, optimizer.step, prepare)
+    loss = torch.tensor(0.7, device=model.parameters[0].device)
+    return Contestant(name, partial(optimizer.step, lambda: loss) if reads_loss else optimizer.step, prepare)
 
 
 def rivals(case: Case, shapes: Sequence[tuple[int, ...]]) -> list[Contestant]:
     """The peers that are installed; where a spec has none, the PyTorch code made from the same equations."""
     if not case.peers:
         return [ours(case, Model.of(shapes), "torch")]
-    return [theirs(peer, Model.of(shapes)) for peer in case.peers if installed(peer)]
+    reads_loss = schema_of(case.spec).reads_loss
+    return [theirs(peer, Model.of(shapes), reads_loss) for peer in case.peers if installed(peer)]
 
 
 def ours(case: Case, model: Model, backend: str = "native") -> Contestant:
     """The generated optimizer."""
     name = class_name(case.spec)
-    return contestant(f"optc {backend}", model, lambda p: optc.create(name, p, backend=backend, **case.hypers))
+    reads_loss = schema_of(case.spec).reads_loss
+    return contestant(f"optc {backend}", model, lambda p: optc.create(name, p, backend=backend, **case.hypers), reads_loss)
 
 
 def on_device(case: Case, model: Model, device: str) -> Contestant:
@@ -229,9 +245,15 @@ def in_64(elements: int) -> list[tuple[int, ...]]:
     return [(max(1, elements // 64),)] * 64
 
 
-def theirs(peer: Peer, model: Model) -> Contestant:
+def in_64_matrices(elements: int) -> list[tuple[int, ...]]:
+    """About `elements` parameters in 64 square matrices, whose rows begin at multiples of 16 bytes."""
+    side = max(16, round((elements / 64) ** 0.5) // 16 * 16)
+    return [(side, side)] * 64
+
+
+def theirs(peer: Peer, model: Model, reads_loss: bool = False) -> Contestant:
     """A peer's optimizer."""
-    return contestant(peer.label, model, lambda p: getattr(import_module(peer.module), peer.name)(p, **peer.hypers))
+    return contestant(peer.label, model, lambda p: getattr(import_module(peer.module), peer.name)(p, **peer.hypers), reads_loss)
 
 
 def installed(peer: Peer) -> bool:

@@ -7,14 +7,17 @@ process of its own: Triton's interpreter, once chosen, is chosen for the whole p
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,12 +28,12 @@ from optc.compiler.assembly import Loop, gcn_loops, ptx_loops
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 _SHORT = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-_KERNEL_POINTERS = {"residents": "*i64", "varying": "*i64", "chunk_tensors": "*i32", "chunk_offsets": "*i64"}
+_KERNEL_POINTERS = {"residents": "*i64", "varying": "*i64", "chunk_tensors": "*i32", "first_chunks": "*i32"}
 _SCALARS_POINTERS = {"hypers": "*fp64", "counters": "*fp32", "carried": "*fp64", "shapes": "*i64"}
-_REDUCING_POINTERS = {"first_partials": "*i32", "members": "*i32", "statistics": "*fp64"}
+_REDUCING_POINTERS = {"first_partials": "*i32", "members": "*i32", "statistics": "*fp64", "partials": "*fp64"}
 _VALUE_POINTERS = dict.fromkeys(("row_values", "col_values", "matrix_values", "reduced"), "*fp64")
-_PARTIALS = ("partials", "row_partials", "col_partials")
-_INTEGERS = ("chunk", "scalar_rows", "n", "partials_each", "measured")
+_PARTIALS = ("row_partials", "col_partials")
+_INTEGERS = ("chunk", "scalar_rows", "n", "partials_each", "measured", "tall")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class Request:
 
     `dtypes`: names like `bfloat16` by stream, float32 where missing. `flags`: compile-time flags, False where missing.
     `in_memory`: scalars and host flags are read from the device. `found_inf`: a skipped step is decided on the device.
-    `reducing`: the pass belongs to a kernel that reduces, whose scalars are float64 there.
+    `reducing`: the pass belongs to a kernel that reduces, whose scalars are float64 there. `levels`: entries of the stack in
+    which a program of a pass joins what it measures.
     """
 
     function: str
@@ -50,6 +54,7 @@ class Request:
     found_inf: bool = False
     real: str = "float32"
     reducing: bool = False
+    levels: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +85,24 @@ class AotReport:
 def compile_ahead(function: Any, request: Request) -> AotReport:
     """Compiles a `triton_kernel` for a target. Raises RuntimeError under Triton's interpreter: use `reports` there."""
     kernel, shape = _compile(function, request)
-    if request.target.startswith("gfx"):
-        return _amd_report(request, kernel.asm["amdgcn"], shape, kernel.metadata.shared)
-    return _nvidia_report(request, kernel.asm["ptx"], kernel.asm["cubin"], shape, kernel.metadata.shared)
+    amd = request.target.startswith("gfx")
+    find, text = (gcn_loops, kernel.asm["amdgcn"]) if amd else (ptx_loops, kernel.asm["ptx"])
+    # a compiler may have made one loop of two
+    loops = next(filter(None, (find(text, around) for around in range(loops_around_tiles(function), -1, -1))), [])
+    if amd:
+        return _amd_report(request, loops, text, shape, kernel.metadata.shared)
+    return _nvidia_report(request, loops, text, kernel.asm["cubin"], shape, kernel.metadata.shared)
+
+
+def loops_around_tiles(function: Any) -> int:
+    """How many loops are around those that go through blocks of elements; 0 where a function has none."""
+
+    def depth(node: ast.AST, loops: int) -> int:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("_tile"):
+            return loops - 1
+        return max((depth(child, loops + isinstance(node, ast.For)) for child in ast.iter_child_nodes(node)), default=0)
+
+    return depth(ast.parse(textwrap.dedent(inspect.getsource(function.__wrapped__))), 0)
 
 
 def intermediate(function: Any, request: Request, stage: str) -> str:
@@ -133,7 +153,7 @@ def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[st
     from optc.runtime.triton_device import geometry
     from optc.runtime.triton_launch import LANES_PER_PROGRAM
     from optc.runtime.triton_matrices import DEPTH, LANES, PANEL, tile_rows
-    from optc.runtime.triton_passes import PARTIALS_PER_TURN, with_equal_lanes
+    from optc.runtime.triton_passes import LEAF, PARTIALS_PER_TURN, with_equal_lanes
 
     constexprs = set(function.constants)
     real = "*" + _SHORT[request.real]
@@ -148,7 +168,7 @@ def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[st
         shape = with_equal_lanes(shape)
     known: dict[str, Any] = {
         "real": getattr(tl, request.real), "LANES": shape.lanes, "BLOCK": shape.block, "TAIL": shape.tail,
-        "SCALARS_IN_MEMORY": request.in_memory, "HAS_FOUND_INF": request.found_inf,
+        "SCALARS_IN_MEMORY": request.in_memory, "HAS_FOUND_INF": request.found_inf, "LEAF": LEAF, "LEVELS": request.levels,
     }  # fmt: skip
     if "ROWS" in constexprs:
         known |= {"ROWS": tile_rows(shape, warp_size), "COLUMNS": PANEL, "PANEL": PANEL}
@@ -190,7 +210,9 @@ def _constant(name: str, known: Mapping[str, Any], request: Request, streams: Se
 # --- reading ------------------------------------------------------------------------------------------------------------------
 
 
-def _nvidia_report(request: Request, ptx: str, cubin: bytes, constants: Mapping[str, Any], shared: int) -> AotReport:
+def _nvidia_report(
+    request: Request, loops: Sequence[Loop], ptx: str, cubin: bytes, constants: Mapping[str, Any], shared: int
+) -> AotReport:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -199,7 +221,6 @@ def _nvidia_report(request: Request, ptx: str, cubin: bytes, constants: Mapping[
     def used(what: str) -> int:
         return int(re.search(rf"\b{what}:(\d+)", usage)[1])  # type: ignore[index]
 
-    loops = ptx_loops(ptx)
     whole = [loop for loop in loops if not _masked(loop)]
     tail = [loop for loop in loops if _masked(loop)]
     return _summary(
@@ -209,11 +230,11 @@ def _nvidia_report(request: Request, ptx: str, cubin: bytes, constants: Mapping[
     )  # fmt: skip
 
 
-def _amd_report(request: Request, assembly: str, constants: Mapping[str, Any], shared: int) -> AotReport:
+def _amd_report(request: Request, loops: Sequence[Loop], assembly: str, constants: Mapping[str, Any], shared: int) -> AotReport:
     def used(what: str) -> int:
         return int(re.search(rf"\.{what}:\s*(\d+)", assembly)[1])  # type: ignore[index]
 
-    loops = sorted(gcn_loops(assembly), key=_moved)  # of equal ones the widest is the unmasked one
+    loops = sorted(loops, key=_moved)  # of equal ones the widest is the unmasked one
     return _summary(
         request, constants, 64, loops[-1] if loops else None, loops[:-1],
         registers=used("vgpr_count"), stack=0, local=used("private_segment_fixed_size"),

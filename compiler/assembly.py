@@ -46,14 +46,17 @@ class Loop:
 Parse: TypeAlias = Callable[[str], Access | None]
 
 
-def ptx_loops(ptx: str) -> list[Loop]:
-    """Outermost loops of a PTX kernel that store to global memory, in the order of the text; if none does, those that load."""
-    return _moving(_loops(ptx, _PTX_LABEL, _PTX_BRANCH, _PTX_ENDS, _ptx_access))
+def ptx_loops(ptx: str, around: int = 0) -> list[Loop]:
+    """Loops of a PTX kernel that store to global memory, in the order of the text; if none does, those that load.
+
+    Each with what is nested in it: of outermost loops, or of those that have so many loops `around` them.
+    """
+    return _moving(_loops(ptx, around, _PTX_LABEL, _PTX_BRANCH, _PTX_ENDS, _ptx_access))
 
 
-def gcn_loops(assembly: str) -> list[Loop]:
+def gcn_loops(assembly: str, around: int = 0) -> list[Loop]:
     """The same of an AMD kernel. Masks live in a register there: nothing looks guarded."""
-    return _moving(_loops(assembly, _GCN_LABEL, _GCN_BRANCH, _GCN_ENDS, _gcn_access))
+    return _moving(_loops(assembly, around, _GCN_LABEL, _GCN_BRANCH, _GCN_ENDS, _gcn_access))
 
 
 def _moving(loops: Iterable[Loop]) -> list[Loop]:
@@ -82,7 +85,9 @@ def _gcn_access(line: str) -> Access | None:
     return Access(kind == "store", size, False)
 
 
-def _loops(text: str, label: re.Pattern[str], branch: re.Pattern[str], ends: re.Pattern[str], parse: Parse) -> Iterator[Loop]:
+def _loops(
+    text: str, around: int, label: re.Pattern[str], branch: re.Pattern[str], ends: re.Pattern[str], parse: Parse
+) -> Iterator[Loop]:
     """The strongly connected parts of the control flow: a loop with what is nested in it, however its blocks are laid out."""
     blocks: list[list[str]] = [[]]
     starts: dict[str, int] = {}
@@ -98,14 +103,27 @@ def _loops(text: str, label: re.Pattern[str], branch: re.Pattern[str], ends: re.
         targets = [starts[f[1]] for line in block if (f := branch.search(line)) and f[1] in starts]
         falls = not (block and ends.match(block[-1])) and number + 1 < len(blocks)
         edges.append(targets + [number + 1] * falls)
-    reached = [_reachable(edges, n) for n in range(len(blocks))]
+    for part in _circles(edges, range(len(blocks)), around):
+        yield Loop(tuple(a for m in part for line in blocks[m] if (a := parse(line)) is not None))
+
+
+def _circles(edges: list[list[int]], within: Iterable[int], around: int) -> Iterator[list[int]]:
+    """The strongly connected parts among some blocks; of each, if more are `around`, those that are left without its head."""
+    blocks = set(within)
+    inner = [[m for m in targets if m in blocks] if n in blocks else [] for n, targets in enumerate(edges)]
+    reached = {n: _reachable(inner, n) for n in blocks}
     seen: set[int] = set()
-    for n in range(len(blocks)):
+    for n in sorted(blocks):
         if n in seen or n not in reached[n]:
             continue
         part = [m for m in sorted(reached[n]) if n in reached[m]]
         seen.update(part)
-        yield Loop(tuple(a for m in part for line in blocks[m] if (a := parse(line)) is not None))
+        if around:
+            heads = {m for k, targets in enumerate(edges) if k not in part for m in targets if m in part}
+            opened = [[m for m in targets if m not in heads] for targets in edges]
+            yield from _circles(opened, part, around - 1)
+        else:
+            yield part
 
 
 def _reachable(edges: list[list[int]], start: int) -> set[int]:

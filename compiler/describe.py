@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optc.dsl.draws import WORD
 from optc.dsl.program import Apply, Constant, Expression, Read, Role
 
 LONGEST = 44
@@ -36,6 +37,8 @@ def _describe(expression: Expression) -> str | None:
 
 
 def _operation(operation: str, arguments: tuple[Expression, ...]) -> str | None:
+    if operation in ("floor", "mod") and (words := _words(operation, arguments)) is not None:
+        return words
     if operation == "sub" and _is(arguments[0], 1.0) and _power_of_t(arguments[1]) is not None:
         return f"bias_{_power_of_t(arguments[1])}"
     parts = [_describe(a) for a in arguments]
@@ -67,6 +70,21 @@ def _operation(operation: str, arguments: tuple[Expression, ...]) -> str | None:
     if operation in _COMPARE:
         return f"{first}_{_COMPARE[operation]}_{second}"
     return "_".join([operation, *(str(p) for p in parts)])
+
+
+def _words(operation: str, arguments: tuple[Expression, ...]) -> str | None:
+    """The halves of a large whole number that random numbers are drawn with (`dsl/draws.py`): `seed_low` and `seed_high`."""
+    if operation == "floor":
+        match arguments[0]:
+            case Apply(operation="div", arguments=(Read(symbol=symbol), divisor)) if _is(divisor, WORD):
+                return f"{symbol.name}_high"
+        return None
+    match arguments:
+        case (Read(symbol=symbol), divisor) if _is(divisor, WORD):
+            return f"{symbol.name}_low"
+        case (Apply(operation="floor", arguments=inner), divisor) if _is(divisor, WORD):
+            return _words("floor", inner)
+    return None
 
 
 def _is(expression: Expression, value: float) -> bool:

@@ -28,7 +28,7 @@ ON_STATISTICS = IN_MATRICES | {Extent.TENSOR}
 """Where code on statistics runs: beside code per element, and that of the whole model."""
 
 _GIVEN = (Role.SCALAR, Role.FLAG, Role.STATISTIC)
-_STREAMS = (Role.THETA, Role.GRADIENT, Role.INPUT)
+_STREAMS = (Role.THETA, Role.GRADIENT, Role.INPUT, Role.ELEMENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class Extents:
             return self.program.state(symbol.name).extent
         if symbol.role is Role.LOCAL:
             return self.locals.get(symbol.name, Extent.MODEL)
+        if symbol.role is Role.LOSS:
+            return Extent.MODEL
         return Extent.ELEM if symbol.role in _STREAMS else Extent.TENSOR
 
 

@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from optc.dsl.errors import OptcError
 from optc.dsl.kinds import SCALARS, Extent
+from optc.dsl.philox import numbers_of_elements
 from optc.dsl.program import (
+    LOSS,
     TOTAL,
     Apply,
     Branch,
@@ -45,13 +47,15 @@ _Steps: TypeAlias = Generator[np.float64, float | None, _Result]
 class ParameterState:
     """One parameter and what is kept for it: arrays with the dimensions of θ, and float64 scalars for states per tensor.
 
-    `model` holds the states of the whole model; parameters of one model share the dictionary.
+    `model` holds the states of the whole model; parameters of one model share the dictionary. `number` is the parameter's in
+    the model, by which it gets random numbers of its own.
     """
 
     theta: Array
     states: dict[str, Array | np.float64] = field(default_factory=dict)
     t: int = 0
     model: dict[str, np.float64] = field(default_factory=dict)
+    number: int = 0
 
 
 class Oracle:
@@ -72,23 +76,38 @@ class Oracle:
     def new_parameters(self, thetas: Iterable[npt.ArrayLike]) -> list[ParameterState]:
         """The parameters of one model before its first step; the arrays are copied."""
         model: dict[str, np.float64] = {}
-        return [ParameterState(np.array(theta, dtype=np.float64), model=model) for theta in thetas]
+        arrays = [np.array(theta, dtype=np.float64) for theta in thetas]
+        return [ParameterState(array, model=model, number=number) for number, array in enumerate(arrays)]
 
-    def step(self, param: ParameterState, gradient: npt.ArrayLike, hypers: Mapping[str, Any] | None = None) -> None:
+    def step(
+        self,
+        param: ParameterState,
+        gradient: npt.ArrayLike,
+        hypers: Mapping[str, Any] | None = None,
+        loss: float | None = None,
+    ) -> None:
         """One step in which this parameter alone takes part: θ, the states and `t` change. `hypers` hold for this step only."""
-        self.step_together([param], [gradient], [hypers or {}])
+        self.step_together([param], [gradient], [hypers or {}], loss)
 
     def step_together(
         self,
         params: Sequence[ParameterState],
         gradients: Sequence[npt.ArrayLike],
         hypers: Sequence[Mapping[str, Any]] | None = None,
+        loss: float | None = None,
     ) -> None:
-        """One step of parameters of one model; `hypers` are those of each parameter, in force for this step only."""
+        """One step of parameters of one model; `hypers` are those of each parameter, in force for this step only.
+
+        `loss` is the value of what is minimized, where the gradients were taken. Raises OptcError if the step reads it, and
+        there is none.
+        """
+        step = self.program.procedures[0]
+        if loss is None and LOSS in symbols_of(step.body):
+            raise OptcError(f"a step of {self.program.name} needs the loss")
         runs: list[_Run] = []
         for param, gradient, changes in zip(params, gradients, hypers or [{}] * len(params), strict=True):
             param.t += 1
-            runs.append(_Run(self.program, self.program.procedures[0], self._hypers(changes), param, {"g": gradient}))
+            runs.append(_Run(self.program, step, self._hypers(changes), param, {"g": gradient}, loss))
         _together([run.run() for run in runs])
         for run in runs:
             run.keep()
@@ -139,8 +158,10 @@ class _Run:
         hypers: Mapping[str, Scalar],
         param: ParameterState,
         tensors: Mapping[str, npt.ArrayLike],
+        loss: float | None = None,
     ) -> None:
         self._program = program
+        self._loss = loss
         self._procedure = procedure
         self._hypers = hypers
         self._param = param
@@ -178,7 +199,7 @@ class _Run:
             if s.name not in self._states_of(s.extent) and evaluate_static(s.exists, self._hypers, theta.ndim, theta.size)
         ]
         if self._procedure is not self._program.procedures[0]:
-            due = [s for s in due if s.name in states_of(self._procedure.body)]
+            due = [s for s in due if Symbol(Role.STATE, s.name) in symbols_of(self._procedure.body)]
         self._new = {s.name for s in due}
         return due
 
@@ -242,8 +263,12 @@ class _Run:
                 return self._tensors[symbol.name].reshape(self._shape)
             case Role.LOCAL:
                 return self._locals[symbol.name]
+            case Role.ELEMENT:
+                return numbers_of_elements(self._param.number, self._shape)
             case Role.STEP:
                 return self._param.t
+            case Role.LOSS:
+                return self._loss
             case Role.SHAPE:
                 return self._param.theta.ndim if symbol.name == "ndim" else self._param.theta.size
             case Role.NEW:
@@ -288,13 +313,13 @@ def _replaced(expression: Expression, old: Apply, new: Expression) -> Expression
     return expression
 
 
-def states_of(body: Iterable[Statement]) -> set[str]:
-    """The names of all states that statements read or write."""
-    found: set[str] = set()
+def symbols_of(body: Iterable[Statement]) -> set[Symbol]:
+    """All names that statements read or write."""
+    found: set[Symbol] = set()
     for statement in body:
         match statement:
             case Let(target=target, value=value) | Store(target=target, value=value):
-                found |= {s.name for s in (*reads(value), target) if s.role is Role.STATE}
+                found |= {*reads(value), target}
             case Branch(condition=condition, then=then, otherwise=otherwise):
-                found |= {s.name for s in reads(condition) if s.role is Role.STATE} | states_of((*then, *otherwise))
+                found |= reads(condition) | symbols_of((*then, *otherwise))
     return found

@@ -18,6 +18,7 @@ _LATIN_CAPITALS = {
     "Alpha": "A", "Beta": "B", "Eps": "E", "Zeta": "Z", "Eta": "H", "Iota": "I", "Kappa": "K", "Mu": "M", "Nu": "N",
     "Omicron": "O", "Rho": "P", "Tau": "T", "Chi": "X",
 }  # fmt: skip
+_GIVEN = {"inf": r"\infty", "loss": r"\mathcal{L}"}
 _ACCENTS = {"hat": r"\hat", "bar": r"\bar", "tilde": r"\tilde"}
 _COMPARISONS = {"<": "<", "<=": r"\le", ">": ">", ">=": r"\ge", "==": "=", "!=": r"\ne"}
 _FENCED = {
@@ -55,8 +56,8 @@ def expression(node: nodes.Expression) -> str:
 
 def name(identity: str) -> str:
     r"""A name by its identity: `beta2_t` is `\beta_{2,t}`, `m_hat` is `\hat{m}`, `weight_decay` is `\mathrm{weight\_decay}`."""
-    if identity == "inf":
-        return r"\infty"
+    if identity in _GIVEN:
+        return _GIVEN[identity]
     first, *rest = identity.split("_")
     letters = first.rstrip("0123456789")
     if not (letters in _GREEK_NAMES or len(letters) == 1):
@@ -242,6 +243,10 @@ def _call(function: str, arguments: tuple[nodes.Expression, ...]) -> tuple[str, 
             return rf"\begin{{cases}} {rows} \end{{cases}}", _CASES
         case "outer", (row, column):
             return rf"{_at(row, _PRODUCT)}\,{_at(column, _ATOM)}^{{\top}}", _PRODUCT
+        case "normal", (_,):
+            return r"\mathcal{N}(0, 1)", _ATOM
+        case "uniform", (_,):
+            return r"\mathcal{U}[0, 1)", _ATOM
         case "total", (x,):
             return r"\sum_{\mathrm{model}} " + _at(x, _PRODUCT), _MOD
     inside = ", ".join(expression(a) for a in arguments)

@@ -39,6 +39,10 @@ from optc.dsl.program import Hyper, HyperKind, Program, Role, Scalar
 from optc.dsl.program import State as ProgramState
 
 _TEXT_WIDTH = WIDTH - 4
+_LOSS = (
+    "It reads the loss: `step` needs a closure that returns it; after `loss.backward()`, `step(lambda: loss)` will do. It is "
+    "the loss before gradient scaling; with `maximize` the update sees minus it."
+)
 _DIGEST = re.compile(r"^file      sha256 ([0-9a-f]{64})$", re.MULTILINE)
 _NO_DIGEST = "0" * 64
 
@@ -239,6 +243,8 @@ def _docstring(plan: Plan) -> list[str]:
     lines = [_escape(program.text or program.name), ""]
     for note in program.notes:
         lines += [*textwrap.wrap(_escape(note), _TEXT_WIDTH), ""]
+    if any(phase.model is not None and phase.model.loss for phase in plan.procedures[0].phases):
+        lines += [*textwrap.wrap(_LOSS, _TEXT_WIDTH), ""]
     lines.append("Args:")
     for hyper in program.hypers:
         allowed = _range(hyper)

@@ -94,6 +94,7 @@ def _phase(phase: Phase, number: int, procedure: ProcedurePlan, program: Program
     totals = "(" + "".join(f'("{total}", "{part}"), ' for total, part in model.totals).rstrip() + ")"
     parts = [f"function={name}", f"totals={totals}"]
     parts += [f"{what}={long_names(getattr(model, what), 24)}" for what in ("scalars", "flags", "states", "exports", "carried")]
+    parts += ["loss=True"] * model.loss
     return _PhaseText(kernel, emit_model(model, name, program.source), parts)
 
 
@@ -148,5 +149,5 @@ def procedure_text(procedure: ProcedurePlan, plan: Plan) -> _ProcedureText:
         names(procedure.host.flags),
         names(procedure.host.carried),
         [_phase(phase, number, procedure, plan.program) for number, phase in enumerate(procedure.phases)],
-        "" if any(phase.model is not None for phase in procedure.phases) else emit_scalars(procedure, plan).strip("\n"),
+        emit_scalars(procedure, plan).strip("\n"),
     )

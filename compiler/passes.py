@@ -135,7 +135,10 @@ class _Splitter:
                 passes = tuple(self._pass(k, level, written, measured) for k, level in enumerate(at))
             except Impossible:
                 continue
-            cost = tuple(sum(s.reads + s.writes for p in passes for s in one(p)) for one in (_of_all, _of_picked))
+            cost = tuple(
+                sum(s.reads + s.writes for p in passes for s in one(p) if s.role is not Role.ELEMENT)
+                for one in (_of_all, _of_picked)
+            )
             rank = cost, tuple(-a for a in assignment)
             if best is None or rank < best[0]:
                 best = rank, passes, written

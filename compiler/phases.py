@@ -13,7 +13,7 @@ from optc.compiler.passes import Passes, StreamsOf, split
 from optc.compiler.plan import Kernel, ModelProgram, Phase
 from optc.compiler.slices import Slice
 from optc.dsl.kinds import Extent, Sort, Type
-from optc.dsl.program import Apply, Constant, Let, Program, Read, Role, Statement, Store, Symbol
+from optc.dsl.program import LOSS, Apply, Constant, Let, Program, Read, Role, Statement, Store, Symbol
 
 KernelOf: TypeAlias = Callable[[int, tuple[Statement, ...], tuple[str, ...]], Kernel]
 """(number of the phase, its body as one program, the scalars it reads) -> a kernel of one pass"""
@@ -123,6 +123,7 @@ def _model(body: tuple[Statement, ...], extents: Extents, kernel: Kernel | None,
         scalars=tuple(n for role, n in read if role is Role.SCALAR and Symbol(role, n) not in own),
         flags=tuple(n for role, n in read if role is Role.FLAG),
         totals=tuple(totals.items()),
+        loss=(Role.LOSS, LOSS.name) in read,
         states=tuple(dict.fromkeys((*(n for role, n in read if role is Role.STATE), *stored))),
         exports=exports,
         carried=tuple(stored),

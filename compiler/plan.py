@@ -48,7 +48,7 @@ class Stream:
     """
 
     name: str
-    role: Role  # THETA, GRADIENT, INPUT or STATE
+    role: Role  # THETA, GRADIENT, INPUT, STATE or ELEMENT, whose values are known without a look at memory
     reads: bool
     writes: bool
     exists: Expression
@@ -151,14 +151,16 @@ class ModelProgram:
     """Float64 code that runs once for all parameters, before the kernel of its phase.
 
     It reads the SCALARs and FLAGs of the host program named in `scalars` and `flags` (the same for all parameters), states of
-    extent MODEL, and `totals` (name -> the part, left by a kernel of an earlier phase, that is added up over all tensors). It
-    binds the SCALARs `exports` on every path (NaN where they have no meaning), and stores the states `carried`.
+    extent MODEL, `totals` (name -> the part, left by a kernel of an earlier phase, that is added up over all tensors) and, if
+    `loss`, what the closure of the step has returned. It binds the SCALARs `exports` on every path (NaN where they have no
+    meaning), and stores the states `carried`.
     """
 
     body: tuple[Statement, ...]
     scalars: tuple[str, ...]
     flags: tuple[str, ...]
     totals: tuple[tuple[str, str], ...]
+    loss: bool
     states: tuple[str, ...]
     exports: tuple[str, ...]
     carried: tuple[str, ...]
@@ -186,6 +188,11 @@ class ProcedurePlan:
     def kernels(self) -> tuple[Kernel, ...]:
         """The kernels of all phases."""
         return tuple(phase.kernel for phase in self.phases if phase.kernel is not None)
+
+    @property
+    def model_scalars(self) -> tuple[str, ...]:
+        """What programs of the model read of the host program's scalars."""
+        return tuple(dict.fromkeys(name for phase in self.phases if phase.model is not None for name in phase.model.scalars))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from optc.compiler.picking import picks
 from optc.dsl.kinds import IN_MATRICES, PER_ELEMENT, Extent, Sort, Type
 from optc.dsl.program import (
     GATHERING,
+    LOSS,
     REDUCTIONS,
     TOTAL,
     Apply,
@@ -46,15 +47,12 @@ _ONE = replace(_ZERO, value=1)
 
 
 def reduces(body: tuple[Statement, ...], program: Program) -> bool:
-    """Whether a body needs more than code per element: it reduces, or has values on the device that are not like θ."""
+    """Whether a body needs more than code per element: it reduces, reads the loss, or has values on the device unlike θ."""
     applied = any(isinstance(e, Apply) and e.operation in GATHERING for value in expressions(body) for e in walk(value))
     used = {r.symbol for e in expressions(body) for r in reads(e)}
     used |= {s.target for s in statements(body) if isinstance(s, Store)}
-    return (
-        applied
-        or picks(body, program)
-        or any(s.role is Role.STATE and program.state(s.name).extent is not Extent.ELEM for s in used)
-    )
+    unlike = any(s.role is Role.STATE and program.state(s.name).extent is not Extent.ELEM for s in used)
+    return applied or unlike or LOSS in used or picks(body, program)
 
 
 def separate(body: tuple[Statement, ...], program: Program, taken: frozenset[str]) -> tuple[Statement, ...]:
@@ -66,12 +64,15 @@ def separate(body: tuple[Statement, ...], program: Program, taken: frozenset[str
         return Symbol(promoted.get(symbol.name, symbol.role), symbol.name) if symbol.role is Role.LOCAL else symbol
 
     body = map_symbols(body, given)
-    names = taken | {s.target.name for s in statements(body) if isinstance(s, Let | Store)}
+    names = taken | {LOSS.name} | {s.target.name for s in statements(body) if isinstance(s, Let | Store)}
     return tuple(_Separator(extents, set(names)).block(body))
 
 
 def _promoted(body: tuple[Statement, ...], extents: Extents) -> dict[str, Role]:
-    """Names that get their value in one line, and no value per element: they can be statistics or scalars themselves."""
+    """Names that get their value in one line, and no value per element: they can be statistics or scalars themselves.
+
+    A number of the model that not all parameters name is neither: its line is on statistics, its value comes from outside.
+    """
     lines = [s for s in statements(body) if isinstance(s, Let) and s.target.role is Role.LOCAL]
     bound = Counter(s.target.name for s in lines)
     roles: dict[str, Role] = {}
@@ -79,7 +80,8 @@ def _promoted(body: tuple[Statement, ...], extents: Extents) -> dict[str, Role]:
         name, extent = line.target.name, extents.locals[line.target.name]
         if bound[name] == 1 and extent not in PER_ELEMENT:
             if extent is not Extent.MODEL:
-                roles[name] = Role.STATISTIC
+                if extents.of(line.value) is not Extent.MODEL:
+                    roles[name] = Role.STATISTIC
             elif line.value.type.sort is Sort.REAL:
                 roles[name] = Role.SCALAR
     return roles

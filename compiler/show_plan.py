@@ -62,6 +62,8 @@ def _model(model: ModelProgram, source: Source) -> Iterator[str]:
     yield from _named(("scalars", model.scalars), ("flags", model.flags), ("states", model.states))
     for total, part in model.totals:
         yield f"{INDENT}{total}: {part} of all tensors, added up"
+    if model.loss:
+        yield f"{INDENT}loss: what the closure of the step has returned"
     yield from _lines(model.body, source)
     yield from _named(("exports", model.exports), ("carried", model.carried))
 
@@ -116,6 +118,7 @@ def _model_json(model: ModelProgram, source: Source) -> dict[str, object]:
         "scalars": list(model.scalars),
         "flags": list(model.flags),
         "totals": dict(model.totals),
+        "loss": model.loss,
         "states": list(model.states),
         "body": list(show_block(model.body, source, typed=False)),
         "exports": list(model.exports),

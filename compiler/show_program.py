@@ -15,6 +15,7 @@ from optc.dsl import nodes
 from optc.dsl.kinds import SCALARS, Extent
 from optc.dsl.literals import write_text
 from optc.dsl.program import (
+    DRAWS,
     REDUCTIONS,
     TRUE,
     Apply,
@@ -52,14 +53,14 @@ def _function(name: str) -> Callable[..., str]:
     return lambda *arguments: f"{name}({', '.join(arguments)})"
 
 
-_CALLS = "sqrt exp log sin cos tanh abs sign floor mod min max atan2 where pow sum mean total pick"
+_CALLS = "sqrt exp log sin cos cospi tanh abs sign floor mod min max atan2 where pow sum mean total pick"
 _REDUCTIONS = {"sum": "sum", "mean": "mean", "largest": "max", "smallest": "min"}
 _ALONG = {(Extent.ELEM, Extent.ROW): "row", (Extent.ELEM, Extent.COL): "col", (Extent.ELEM, Extent.MATRIX): "matrix"}
 _ALONG |= {(Extent.COL, Extent.MATRIX): "row", (Extent.ROW, Extent.MATRIX): "col"}
 """What a reduction from one extent to another goes along; over all entries where it is not here."""
 
 _DIALECT = Dialect(
-    call={name: _function(name) for name in _CALLS.split()}
+    call={name: _function(name) for name in (*_CALLS.split(), *DRAWS)}
     | {
         along + operation: _function(along + name)
         for operation, name in _REDUCTIONS.items()

@@ -9,8 +9,10 @@ from optc.compiler.ir import reads, statements
 from optc.compiler.plan import Flag, Stream
 from optc.dsl.kinds import Extent
 from optc.dsl.program import (
+    ELEMENT,
     LOGIC,
     REDUCTIONS,
+    THETA,
     TRUE,
     Apply,
     Branch,
@@ -25,23 +27,27 @@ from optc.dsl.program import (
     Symbol,
 )
 
-STREAMED = (Role.THETA, Role.GRADIENT, Role.INPUT, Role.STATE)
+STREAMED = (Role.THETA, Role.GRADIENT, Role.INPUT, Role.STATE, Role.ELEMENT)
 
 
 def streams_of(
     body: tuple[Statement, ...], program: Program, inputs: tuple[str, ...], flags: tuple[Flag, ...]
 ) -> tuple[Stream, ...]:
-    """The streams of a body, θ first, then the gradient, inputs and states."""
+    """The streams of a body: θ first, then the gradient, inputs, states and the numbers of the elements.
+
+    Where these are, θ is: random numbers are drawn in its shape and dtype.
+    """
     read = reads_first(body)
+    needed = {THETA.name} if ELEMENT.name in read else set()
     written = {s.target.name for s in statements(body) if isinstance(s, Store)}
     order = [Symbol(Role.THETA, "theta"), Symbol(Role.GRADIENT, "g"), *(Symbol(Role.INPUT, n) for n in inputs)]
-    order += [Symbol(Role.STATE, s.name) for s in program.states if not s.host]
+    order += [Symbol(Role.STATE, s.name) for s in program.states if not s.host] + [ELEMENT]
     exists = {s.name: over_flags(s.exists, flags) for s in program.states}
     extents = {s.name: s.extent for s in program.states}
     return tuple(
         Stream(s.name, s.role, s.name in read, s.name in written, exists.get(s.name, TRUE), extents.get(s.name, Extent.ELEM))
         for s in order
-        if s.name in read | written
+        if s.name in read | written | needed
     )
 
 

@@ -28,7 +28,9 @@ class Precision:
     state: str
 
     def size(self, role: Role) -> int:
-        """Bytes of one element of a stream."""
+        """Bytes of one element of a stream; the numbers of elements are not kept anywhere."""
+        if role is Role.ELEMENT:
+            return 0
         return ITEM_SIZE[{Role.THETA: self.theta, Role.STATE: self.state}.get(role, self.gradient)]
 
     def __str__(self) -> str:

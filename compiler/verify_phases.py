@@ -8,10 +8,30 @@ from optc.compiler.conditions import FALSE
 from optc.compiler.extents import ON_STATISTICS, is_measure, is_total, of_picked
 from optc.compiler.ir import InternalError, expressions, reads, statements, walk
 from optc.compiler.plan import HostProgram, Kernel, ModelProgram, Plan, ProcedurePlan, Stream
+from optc.compiler.streams import STREAMED
 from optc.dsl.kinds import PER_ELEMENT, Extent
-from optc.dsl.program import BINARY, GATHERING, PICK, TERNARY, UNARY, Apply, Branch, Let, Read, Role, Statement, Store
+from optc.dsl.program import (
+    BINARY,
+    DRAWS,
+    GATHERING,
+    LOSS,
+    PICK,
+    TERNARY,
+    UNARY,
+    Apply,
+    Branch,
+    Let,
+    Read,
+    Role,
+    Statement,
+    Store,
+)
 
-_ARITY = {**dict.fromkeys(UNARY | GATHERING, 1), **dict.fromkeys(BINARY | {PICK}, 2), **dict.fromkeys(TERNARY, 3)}
+_ARITY = {
+    operation: count
+    for count, group in ((1, UNARY | GATHERING), (2, BINARY | {PICK}), (3, TERNARY), (5, DRAWS))
+    for operation in group
+}
 _ON_HOST = (Role.HYPER, Role.STEP, Role.SHAPE, Role.NEW, Role.LOCAL, Role.STATE)
 
 
@@ -74,6 +94,7 @@ def _model(program: ModelProgram, host: HostProgram, static: set[str], parts: se
         Role.FLAG: set(program.flags),
         Role.STATISTIC: {total for total, _ in program.totals},
         Role.STATE: set(program.states),
+        Role.LOSS: {LOSS.name} if program.loss else set(),
     }
     _given(program.body, given, where)
     for expression in expressions(program.body):
@@ -193,7 +214,7 @@ def _body(
         Role.STATISTIC: statistics | {t.name for t in bound if t.role is Role.STATISTIC},
         Role.SHAPE: {"numel"},
     }
-    given |= {role: set(streams) for role in (Role.THETA, Role.GRADIENT, Role.INPUT, Role.STATE)}
+    given |= {role: set(streams) for role in STREAMED}
     _given(body, given, where)
     for statement in statements(body):
         if isinstance(statement, Store) and not (statement.target.name in streams and streams[statement.target.name].writes):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optc.dsl import nodes
+from optc.dsl.draws import uniform
 from optc.dsl.functions import BUILTINS, REDUCING_ALONE
 from optc.dsl.implication import is_constant, negation
 from optc.dsl.kinds import SCALARS, Extent, Sort, Type
@@ -50,6 +51,8 @@ def call(inference: Inference, node: nodes.Call, env: Env) -> Expression | None:
         return _where(inference, node, env)
     if name == "new":
         return _new(inference, node.arguments[0], env)
+    if name == "uniform":
+        return uniform(inference, node, env)
     arguments = [inference.number(a, env) for a in node.arguments]
     known = tuple(a for a in arguments if a is not None)
     if len(known) < len(arguments) or builtin.operation is None:

@@ -28,16 +28,10 @@ from optc.dsl.program import (
     Store,
     Symbol,
 )
+from optc.dsl.reducing import NARROWER
 from optc.dsl.scope import MAX_DEPTH, Env, Local
 from optc.dsl.source import Span
 from optc.dsl.typing_rules import constant, joined, varying
-
-_REDUCED = {
-    Extent.ROW: "`rowmean(x)`, `rowsum(x)`",
-    Extent.COL: "`colmean(x)`, `colsum(x)`",
-    Extent.MATRIX: "`colmean(rowmean(x))`, `colsum(rowsum(x))`",
-    Extent.PICK: "`pick(x, p)`",
-}
 
 
 class ProcedureChecker:
@@ -232,6 +226,8 @@ class ProcedureChecker:
             )
             if name in context.hypers:
                 hint = "a hyper never changes; keep a state instead"
+            elif name in RESERVED_NAMES - {"g"}:
+                hint = "give the value another name, or declare a state for it in `state:`"
             else:
                 hint = f"write `{name} = …` to give a name a value, or declare it in `state:`"
             context.used.add(name)
@@ -254,7 +250,7 @@ class ProcedureChecker:
                 self._context.found_on_device.add(target.id)
             return True
         message = f"`{target.id}` is per {extent.value}, this is per {value.type.extent.value}"
-        reduce = _REDUCED.get(extent, "`norm(x)`, `mean(x)`, `sum(x)`")
+        reduce = NARROWER.get(extent, "`norm(x)`, `mean(x)`, `sum(x)`")
         off = f"take `per {extent.value}` off `{target.id}`, or " if extent is not Extent.ELEM else ""
         hint = f"{off}reduce the value: {reduce}, …"
         self._context.error("wrong-extent", message, varying(value).span, hint)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from optc.dsl.nodes import Binary, BinaryOperator, Call, Define, Expression, Name, Number, Return
+from optc.dsl.nodes import Binary, BinaryOperator, Call, Define, Expression, Name, Number, Return, Unary
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class Builtin:
     """A function. `doc` is one line, starting with its formula where it has one.
 
     Exactly one of `operation` (a primitive), `formula` (written out in place) and `refused` (why not) is set; none of them is
-    for `where` and `new`, which the checker knows. `reduces` says what a reduction goes over: all entries of a value, those
-    along each row or column, or one number of each parameter of the model.
+    for `where`, `new` and `uniform`, which the checker knows. `reduces` says what a reduction goes over: all entries of a
+    value, those along each row or column, or one number of each parameter of the model.
     """
 
     name: str
@@ -80,6 +80,7 @@ _PRIMITIVES = (
     Builtin("floor", ("x",), "the largest whole number not above x", operation="floor"),
     Builtin("sin", ("x",), "sine of x radians", operation="sin"),
     Builtin("cos", ("x",), "cosine of x radians", operation="cos"),
+    Builtin("cospi", ("x",), "cosine of pi*x: of half turns instead of radians", operation="cospi"),
     Builtin("tanh", ("x",), "hyperbolic tangent", operation="tanh"),
     Builtin("atan2", ("y", "x"), "angle of the point (x, y) in radians; atan2(0, 0) is 0", operation="atan2"),
     Builtin("pow", ("x", "y"), "x^y; pow(0, 0) is 1", operation="pow"),
@@ -89,6 +90,7 @@ _SPECIAL = (
     Builtin("where", ("c", "a", "b"), "a where c holds, else b; both are evaluated unless c is static"),
     Builtin("new", ("state",), "whether the state was created in this very step"),
     Builtin("pick", ("x", "p"), "every p-th element of x, flattened, from the first one on", operation="pick"),
+    Builtin("uniform", ("seed",), "a random number from [0, 1) for each element, another one at every step and call"),
 )
 
 _square = _binary("^", _x, Number(2))
@@ -121,8 +123,20 @@ _REDUCTIONS = (
     _formula("outer", ("r", "c"), _binary("*", Name("r"), Name("c")), "r*c: product of a value per row and one per column"),
     _formula("any", ("c",), _binary(">", Call("max", (_one_where,)), Number(0)), "whether c holds for some element"),
 )
+_seed = Name("seed")
+_RANDOM = (
+    _formula(
+        "normal",
+        ("seed",),
+        _binary(
+            "*",
+            Call("sqrt", (_binary("*", Unary("-", Number(2)), Call("ln", (_binary("-", _one, Call("uniform", (_seed,))),))),)),
+            Call("cospi", (_binary("*", Number(2), Call("uniform", (_seed,))),)),
+        ),
+        "a random number for each element, normally distributed with mean 0 and variance 1 (Box and Muller's transform)",
+    ),
+)
 _MATRIX = ("gram", "mode", "inverse_root", "eigh_down", "qr", "diag", "permute", "columns", "top")
-_RANDOM = ("uniform", "normal")
 _OTHER = {
     "push": "ring windows are",
     "initial": "initial hyper values are",
@@ -139,11 +153,10 @@ def _refused(name: str, doc: str, what: str) -> Builtin:
 
 _REFUSED = (
     *(_refused(n, "matrix algebra", "is a matrix function; matrix functions are") for n in _MATRIX),
-    *(_refused(n, "random numbers", "draws random numbers; random numbers are") for n in _RANDOM),
     *(_refused(n, what, f"is known, but {what}") for n, what in _OTHER.items()),
 )
 
-BUILTINS: dict[str, Builtin] = {b.name: b for b in (*_FORMULAS, *_PRIMITIVES, *_REDUCTIONS, *_SPECIAL, *_REFUSED)}
+BUILTINS: dict[str, Builtin] = {b.name: b for b in (*_FORMULAS, *_PRIMITIVES, *_REDUCTIONS, *_RANDOM, *_SPECIAL, *_REFUSED)}
 """All functions by name."""
 
 REDUCING_ALONE = {

@@ -12,6 +12,7 @@ from optc.dsl.names import RESERVED_NAMES
 from optc.dsl.picking import combine
 from optc.dsl.program import (
     GRADIENT,
+    LOSS,
     PICK,
     STEP,
     THETA,
@@ -37,6 +38,7 @@ _GIVEN = {
     "theta": Read(THETA, _ELEM),
     "g": Read(GRADIENT, _ELEM),
     "t": Read(STEP, _COUNT),
+    "loss": Read(LOSS, Type(Sort.REAL, Extent.MODEL)),
     "ndim": Read(Symbol(Role.SHAPE, "ndim"), _SHAPE),
     "numel": Read(Symbol(Role.SHAPE, "numel"), _SHAPE),
 }

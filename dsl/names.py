@@ -71,7 +71,7 @@ RESERVED_WORDS = frozenset(
 )
 """Words of the language; they are never names. Some only serve constructs that are not part of this version."""
 
-RESERVED_NAMES = frozenset(["theta", "g", "t", "ndim", "numel", "rows", "cols", "dim", "I", "pi", "inf", "loss"])
+RESERVED_NAMES = frozenset(["theta", "g", "t", "ndim", "numel", "rows", "cols", "dim", "I", "pi", "inf", "loss", "element"])
 """Names (by identity) whose meaning the language gives; a spec cannot declare them."""
 
 PYTHON_KEYWORDS = frozenset([*keyword.kwlist, "self", "super"])

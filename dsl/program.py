@@ -24,10 +24,12 @@ class Role(Enum):
     THETA = "theta"
     GRADIENT = "gradient"
     INPUT = "input"  # an extra input of an entry
+    ELEMENT = "element"  # the number of each element, by which random numbers are drawn
     STATE = "state"
     HYPER = "hyper"
     LOCAL = "local"
     STEP = "step"  # t
+    LOSS = "loss"  # what the closure returned
     SHAPE = "shape"  # numel, ndim
     NEW = "new"  # new(state): created in this very step
     SCALAR = "scalar"  # after lowering: a float64 value of the host program, rounded once
@@ -46,13 +48,16 @@ class Symbol:
 THETA = Symbol(Role.THETA, "theta")
 GRADIENT = Symbol(Role.GRADIENT, "g")
 STEP = Symbol(Role.STEP, "t")
+ELEMENT = Symbol(Role.ELEMENT, "element")
+LOSS = Symbol(Role.LOSS, "loss")
 
 # --- expressions --------------------------------------------------------------------------------------------------------------
 
-UNARY = frozenset({"neg", "sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "sign", "floor", "not"})
+UNARY = frozenset({"neg", "sqrt", "exp", "log", "sin", "cos", "cospi", "tanh", "abs", "sign", "floor", "not"})
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BINARY = COMPARISONS | {"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "and", "or"}
 TERNARY = frozenset({"where"})
+DRAWS = tuple(f"uniform_{word}" for word in range(4))
 REDUCTIONS = frozenset({"sum", "mean", "largest", "smallest"})
 PICK = "pick"
 TOTAL = "total"
@@ -63,7 +68,9 @@ LOGIC = frozenset({"and", "or", "not"})
 A reduction takes a value to the narrower extent of its type: over all its entries, those of each row, or of each column. Over
 no entries the sum is 0, the mean NaN, the largest -inf and the smallest inf; NaN passes through all four.
 `total` is the sum of a value of extent `tensor` or less over all parameters that take part in the step.
-`pick(x, p)` is every p-th element of x, flattened, from the first one; p is a hyper, the same in the whole program."""
+`pick(x, p)` is every p-th element of x, flattened, from the first one; p is a hyper, the same in the whole program.
+`uniform_0` … `uniform_3` take the number of the element, the two words of the seed, the step and the block to a number from
+[0, 1), a multiple of 2^-24: a function of these five and of nothing else (see `dsl/draws.py`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from optc.dsl import nodes
 from optc.dsl.kinds import IN_MATRICES, SCALARS, Extent
 from optc.dsl.program import TOTAL, Apply, Expression
-from optc.dsl.scope import CONDITION, ENTRY, INITIAL, NUMBER_INITIAL, REQUIRE, Context, Env, place_of
+from optc.dsl.scope import ENTRY, NOT_RUN, Context, Env, place_of
 from optc.dsl.source import NOWHERE, Span
 
 if TYPE_CHECKING:
@@ -18,9 +18,13 @@ _ALONG = {
     "columns": {Extent.ELEM: Extent.COL, Extent.ROW: Extent.MATRIX},
 }
 """What is left of a value when the entries of each row (of each column) become one."""
-
-_NOT_RUN = frozenset(place.title for place in (INITIAL, NUMBER_INITIAL, CONDITION, REQUIRE))
-"""Places that are no lines of a procedure."""
+NARROWER = {
+    Extent.ROW: "`rowmean(x)`, `rowsum(x)`",
+    Extent.COL: "`colmean(x)`, `colsum(x)`",
+    Extent.MATRIX: "`colmean(rowmean(x))`, `colsum(rowsum(x))`",
+    Extent.PICK: "`pick(x, p)`",
+}
+"""What to write where a value varies over more than its place has room for."""
 
 
 def reduced(
@@ -29,7 +33,7 @@ def reduced(
     """The extent that a reduction of `value` leaves; None, after a diagnostic, where it cannot stand."""
     context, place = inference.context, place_of(node, env)
     name = env.prefix if node.span == NOWHERE and env.inlined_at is not None else node.function  # a formula says its own name
-    if env.place.title in _NOT_RUN:
+    if env.place.title in NOT_RUN:
         message = f"`{name}` cannot be used in {env.place.title}"
         context.error("not-readable-here", message, place, "reductions stand in `step` and in entries")
         return None

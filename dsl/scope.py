@@ -45,7 +45,7 @@ class Place:
 
 
 _EVERYWHERE = frozenset({Role.HYPER, Role.STEP, Role.SHAPE})
-STEP = Place("`step`", _EVERYWHERE | {Role.THETA, Role.GRADIENT, Role.STATE, Role.NEW}, "")
+STEP = Place("`step`", _EVERYWHERE | {Role.THETA, Role.GRADIENT, Role.LOSS, Role.STATE, Role.NEW}, "")
 ENTRY = Place(
     "an entry",
     _EVERYWHERE | {Role.THETA, Role.INPUT, Role.STATE},
@@ -63,6 +63,10 @@ DEFINE = Place("`define`", _EVERYWHERE, "give it to the function as an argument"
 FILE_DEFINE = Place(
     "a `define` outside the optimizer", frozenset({Role.STEP, Role.SHAPE}), "give it to the function as an argument"
 )
+
+
+NOT_RUN = frozenset(place.title for place in (INITIAL, NUMBER_INITIAL, CONDITION, REQUIRE))
+"""Places that are no lines of a procedure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ class Context:
     required: tuple[Expression, ...] = ()
     implication: Implication = field(default_factory=lambda: Implication({}))
     inlined: int = 0
+    draws: int = 0  # places where random numbers are drawn, so far
     deep: bool = False
     undecided: bool = False
     stopped: Expression | None = None  # the condition of an earlier `stop` that is not one for the whole model

@@ -7,12 +7,14 @@ conditions by it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from optc.dsl.kinds import Extent
-from optc.dsl.program import PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role, Scalar, Symbol
+from optc.dsl.philox import drawn
+from optc.dsl.program import DRAWS, PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role, Scalar, Symbol
 
 Value: TypeAlias = Any
 """A float64 or bool numpy scalar or array; a text or None where the type's sort is CHOICE."""
@@ -24,6 +26,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "log": np.log,
     "sin": np.sin,
     "cos": np.cos,
+    "cospi": lambda x: np.cos(np.pi * (x - 2 * np.floor(x / 2 + 0.5))),
     "tanh": np.tanh,
     "abs": np.abs,
     "sign": np.sign,  # sign(0) = 0, sign(NaN) = NaN
@@ -47,6 +50,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "and": np.logical_and,
     "or": np.logical_or,
     "where": np.where,
+    **{name: partial(drawn, word) for word, name in enumerate(DRAWS)},
 }
 
 _REDUCTIONS: dict[str, Callable[..., Value]] = {

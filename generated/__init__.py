@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .adopt import ADOPT as ADOPT
     from .aggmo import AggMo as AggMo
     from .aida import Aida as Aida
+    from .alig import AliG as AliG
     from .amos import Amos as Amos
     from .ano import Ano as Ano
     from .apollo_dqn import ApolloDQN as ApolloDQN
@@ -64,6 +65,9 @@ if TYPE_CHECKING:
     from .diffgrad import DiffGrad as DiffGrad
     from .dog import DoG as DoG
     from .dual_adam import DualAdam as DualAdam
+    from .emofact import EmoFact as EmoFact
+    from .emolynx import EmoLynx as EmoLynx
+    from .emonavi import EmoNavi as EmoNavi
     from .eva_var import EvaVar as EvaVar
     from .exadam import EXAdam as EXAdam
     from .fadam import FAdam as FAdam
@@ -80,6 +84,7 @@ if TYPE_CHECKING:
     from .lars import LARS as LARS
     from .lion import Lion as Lion
     from .lion_prodigy import LionProdigy as LionProdigy
+    from .lomo import LOMO as LOMO
     from .madgrad import MADGRAD as MADGRAD
     from .mars import MARS as MARS
     from .msvag import MSVAG as MSVAG
@@ -92,6 +97,7 @@ if TYPE_CHECKING:
     from .pid import PID as PID
     from .pnm import PNM as PNM
     from .prodigy import Prodigy as Prodigy
+    from .psgld import PSGLD as PSGLD
     from .qhadam import QHAdam as QHAdam
     from .qhm import QHM as QHM
     from .racs import RACS as RACS
@@ -103,11 +109,17 @@ if TYPE_CHECKING:
     from .rose import Rose as Rose
     from .rowwise_adagrad import RowwiseAdagrad as RowwiseAdagrad
     from .rprop import Rprop as Rprop
+    from .sara import SaRA as SaRA
     from .scaled_adam import ScaledAdam as ScaledAdam
+    from .schedulefree_adamw import ScheduleFreeAdamW as ScheduleFreeAdamW
+    from .schedulefree_radam import ScheduleFreeRAdam as ScheduleFreeRAdam
+    from .schedulefree_sgd import ScheduleFreeSGD as ScheduleFreeSGD
+    from .scion import SCION as SCION
     from .sgd import SGD as SGD
     from .sgdp import SGDP as SGDP
     from .sgdsai import SGDSaI as SGDSaI
     from .sgdw import SGDW as SGDW
+    from .sgld import SGLD as SGLD
     from .signsgd import SignSGD as SignSGD
     from .signum import Signum as Signum
     from .simplified_ademamix import SimplifiedAdEMAMix as SimplifiedAdEMAMix
@@ -115,6 +127,7 @@ if TYPE_CHECKING:
     from .sophia import SophiaG as SophiaG
     from .sophia_h import SophiaH as SophiaH
     from .spam import SPAM as SPAM
+    from .sps import SPS as SPS
     from .srmm import SRMM as SRMM
     from .stable_adamw import StableAdamW as StableAdamW
     from .stable_spam import StableSPAM as StableSPAM
@@ -163,6 +176,7 @@ OPTIMIZERS = {
     "ADOPT": "adopt",
     "AggMo": "aggmo",
     "Aida": "aida",
+    "AliG": "alig",
     "Amos": "amos",
     "Ano": "ano",
     "ApolloDQN": "apollo_dqn",
@@ -181,6 +195,9 @@ OPTIMIZERS = {
     "DiffGrad": "diffgrad",
     "DoG": "dog",
     "DualAdam": "dual_adam",
+    "EmoFact": "emofact",
+    "EmoLynx": "emolynx",
+    "EmoNavi": "emonavi",
     "EvaVar": "eva_var",
     "EXAdam": "exadam",
     "FAdam": "fadam",
@@ -197,6 +214,7 @@ OPTIMIZERS = {
     "LARS": "lars",
     "Lion": "lion",
     "LionProdigy": "lion_prodigy",
+    "LOMO": "lomo",
     "MADGRAD": "madgrad",
     "MARS": "mars",
     "MSVAG": "msvag",
@@ -209,6 +227,7 @@ OPTIMIZERS = {
     "PID": "pid",
     "PNM": "pnm",
     "Prodigy": "prodigy",
+    "PSGLD": "psgld",
     "QHAdam": "qhadam",
     "QHM": "qhm",
     "RACS": "racs",
@@ -220,11 +239,17 @@ OPTIMIZERS = {
     "Rose": "rose",
     "RowwiseAdagrad": "rowwise_adagrad",
     "Rprop": "rprop",
+    "SaRA": "sara",
     "ScaledAdam": "scaled_adam",
+    "ScheduleFreeAdamW": "schedulefree_adamw",
+    "ScheduleFreeRAdam": "schedulefree_radam",
+    "ScheduleFreeSGD": "schedulefree_sgd",
+    "SCION": "scion",
     "SGD": "sgd",
     "SGDP": "sgdp",
     "SGDSaI": "sgdsai",
     "SGDW": "sgdw",
+    "SGLD": "sgld",
     "SignSGD": "signsgd",
     "Signum": "signum",
     "SimplifiedAdEMAMix": "simplified_ademamix",
@@ -232,6 +257,7 @@ OPTIMIZERS = {
     "SophiaG": "sophia",
     "SophiaH": "sophia_h",
     "SPAM": "spam",
+    "SPS": "sps",
     "SRMM": "srmm",
     "StableAdamW": "stable_adamw",
     "StableSPAM": "stable_spam",
@@ -254,19 +280,24 @@ __all__ = [
     "KATE",
     "LAMB",
     "LARS",
+    "LOMO",
     "MADGRAD",
     "MARS",
     "MSVAG",
     "OPTIMIZERS",
     "PID",
     "PNM",
+    "PSGLD",
     "QHM",
     "RACS",
+    "SCION",
     "SGD",
     "SGDP",
     "SGDW",
+    "SGLD",
     "SM3",
     "SPAM",
+    "SPS",
     "SRMM",
     "SWATS",
     "TAM",
@@ -307,6 +338,7 @@ __all__ = [
     "Adan",
     "AggMo",
     "Aida",
+    "AliG",
     "Amos",
     "Ano",
     "ApolloDQN",
@@ -323,6 +355,9 @@ __all__ = [
     "DoG",
     "DualAdam",
     "EXAdam",
+    "EmoFact",
+    "EmoLynx",
+    "EmoNavi",
     "EvaVar",
     "FAdam",
     "Fromage",
@@ -350,7 +385,11 @@ __all__ = [
     "RowwiseAdagrad",
     "Rprop",
     "SGDSaI",
+    "SaRA",
     "ScaledAdam",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
     "SignSGD",
     "Signum",
     "SimplifiedAdEMAMix",

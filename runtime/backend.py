@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from optc.runtime.columns import Columns
-from optc.runtime.schema import Kernel
+from optc.runtime.draws import first_element
+from optc.runtime.schema import Kernel, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,23 @@ class Residents:
     `tensors[stream.name]` is a list parallel to the batch's parameters for every THETA and STATE stream of the kernel that
     exists in this variant; absent streams have no key. States are float32, or float64 where θ is. `gradient_dtype` is the
     dtype of all gradients of the batch (usually θ's). `variant` gives every static flag of the kernel its value. `shapes` are
-    those of the parameters; where they are not given, those of the tensors per element.
+    those of the parameters; where they are not given, those of the tensors per element. `elements` are the numbers of each
+    parameter's first element; where they are not given, those of an optimizer with these parameters.
     """
 
     tensors: Mapping[str, Sequence[Tensor]]
     gradient_dtype: torch.dtype
     variant: Mapping[str, bool]
     shapes: Sequence[torch.Size] = ()
+    elements: Sequence[int] = ()
+
+    def column(self, stream: Stream, count: int) -> Sequence[Tensor] | Sequence[int] | None:
+        """What a table has of a stream that stays, for `count` parameters: tensors, numbers, or nothing if it is absent."""
+        return self.column_of_elements(count) if stream.role == "element" else self.tensors.get(stream.name)
+
+    def column_of_elements(self, count: int) -> Sequence[int]:
+        """The numbers of the first elements of `count` parameters."""
+        return self.elements or [first_element(parameter) for parameter in range(count)]
 
     def sizes(self, kernel: Kernel) -> list[int]:
         """Elements of each parameter. Raises ValueError without `shapes` where `kernel` keeps nothing but numbers."""
@@ -42,6 +53,11 @@ class Residents:
         if not columns and any(map(len, self.tensors.values())):
             raise ValueError(f"the kernel {kernel.name} keeps numbers only: it needs the shapes of its parameters")
         return [tensor.numel() for tensor in columns[0]] if columns else []
+
+
+def table_entry(entry: Tensor | int) -> int:
+    """What a table of pointers has of an entry of a column: the address of a tensor, or a number as it is."""
+    return entry if isinstance(entry, int) else entry.data_ptr()
 
 
 class Launcher(Protocol):

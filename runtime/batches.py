@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optc.runtime.backend import Backend, Launcher, Residents
 from optc.runtime.columns import Columns, chosen
+from optc.runtime.devices import placed
 from optc.runtime.rows import Outcome, same_launch
 from optc.runtime.schema import Kernel, Procedure
 from optc.runtime.survey import Written
@@ -23,7 +24,8 @@ Prepare: TypeAlias = Callable[[Sequence[Kernel], Sequence[Residents], torch.devi
 class Members:
     """Parameters of one group with the same device, dtypes and variant.
 
-    `positions` are their places in the plan; `tensors` has θ and the states that exist, by name, parallel to `positions`.
+    `positions` are their places in the plan; `tensors` has θ and the states that exist, by name, parallel to `positions`, and
+    `elements` the numbers of first elements (see `draws.py`).
     """
 
     positions: tuple[int, ...]
@@ -32,6 +34,7 @@ class Members:
     variant: Mapping[str, bool]
     choices: Mapping[str, str]
     tensors: Mapping[str, Sequence[Tensor]]
+    elements: Sequence[int] = ()
 
     def residents(self, kernels: Sequence[Kernel]) -> list[Residents]:
         """What each kernel keeps of the members."""
@@ -40,7 +43,7 @@ class Members:
             names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.name in self.tensors]
             columns = {name: self.tensors[name] for name in names}
             shapes = [p.shape for p in self.tensors["theta"]]
-            found.append(Residents(columns, self.gradient_dtype, self.variant, shapes))
+            found.append(Residents(columns, self.gradient_dtype, self.variant, shapes, self.elements))
         return found
 
 
@@ -56,6 +59,7 @@ class Binding:
     launchers: tuple[Launcher, ...]
     picks: tuple[tuple[tuple[int | str, ...], tuple[int, ...]], ...]
     written: Written | None
+    device: torch.device
 
     @staticmethod
     def of(procedure: Procedure, members: Members, prepare: Prepare) -> Binding:
@@ -69,7 +73,7 @@ class Binding:
         # PyTorch counts its own in-place writes; for raw pointers autograd must be told that θ changed.
         silent = backend.name != "torch" and writes_theta(procedure)
         written = Written(residents_theta(residents)) if silent else None
-        return Binding(members.positions, tuple(launchers), picks, written)
+        return Binding(members.positions, tuple(launchers), picks, written, members.device)
 
     def only(self, members: Sequence[int]) -> Binding:
         """The same for some members (indices in `positions`, ascending)."""
@@ -84,6 +88,7 @@ class Binding:
     ) -> None:
         """Runs one of the kernels; `varying` has a column entry per member, `numbers` are those of the model by name."""
         of_scalars, of_flags = self.picks[kernel]
+        numbers = placed(numbers, self.device)
         scalars = [outcome[0][i] if isinstance(i, int) else numbers[i] for i in of_scalars]
         self.launchers[kernel].launch(varying, scalars, [outcome[1][i] for i in of_flags], factor)
 

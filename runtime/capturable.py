@@ -15,6 +15,7 @@ from optc.runtime.backend import Residents
 from optc.runtime.batches import Members, residents_theta, writes_theta
 from optc.runtime.choose import Choice, prepare_capturable
 from optc.runtime.columns import Columns, chosen
+from optc.runtime.devices import placed
 from optc.runtime.hypers import Values
 from optc.runtime.schema import Procedure, Schema
 from optc.runtime.survey import Written
@@ -43,17 +44,41 @@ class DeviceBatch:
             self.hypers.copy_(torch.tensor(filled, dtype=torch.float64))
             self._filled = filled
 
-    def launch(self, varying: Columns, factor: float | Tensor, found_inf: Tensor | None, tensors: Mapping[str, Tensor]) -> None:
-        """Counts, computes the scalars and runs the kernels, all on the device; does nothing where `found_inf` is not 0.
+    def start(self, found_inf: Tensor | None, tensors: Mapping[str, Tensor]) -> None:
+        """Counts and computes the scalars on the device; counts nothing where `found_inf` is not 0.
 
         `tensors` are the hypers that live on the device, by inside name.
         """
         for name, tensor in tensors.items():
             if name in self.names:
                 self.hypers[self.names.index(name)].copy_(tensor.reshape(()), non_blocking=True)
+        self.launcher.begin(self.hypers, found_inf)
+
+    def run(
+        self,
+        kernel: int,
+        varying: Columns,
+        numbers: Mapping[str, float | Tensor],
+        factor: float | Tensor,
+        found_inf: Tensor | None,
+    ) -> None:
+        """Runs one of the kernels; writes nothing where `found_inf` is not 0. `numbers` are those of the model."""
         if self.pick is not None:
             varying = {name: chosen(column, self.pick) for name, column in varying.items()}
-        self.launcher.launch(varying, self.hypers, factor, found_inf)
+        self.launcher.run(kernel, varying, placed(numbers, self.hypers.device), factor, found_inf)
+
+    def parts(self, kernel: int) -> Tensor:
+        """What that kernel has left for totals."""
+        left: Tensor = self.launcher.launchers[kernel].parts()
+        return left
+
+    def for_model(self) -> Mapping[str, Tensor]:
+        """What programs of the model read of the scalars; the values are there after `start`."""
+        found: Mapping[str, Tensor] = self.launcher.for_model()
+        return found
+
+    def note(self) -> None:
+        """Tells autograd that parameters have changed."""
         if self.written is not None:
             self.written.note()
 
@@ -79,7 +104,7 @@ def bind(
     names = tuple(name for name in procedure.arguments if name in numbers)
     every = members.residents(procedure.kernels)
     tensors = {k: v for r in every for k, v in r.tensors.items()}
-    union = Residents(tensors, members.gradient_dtype, members.variant, every[0].shapes)
+    union = Residents(tensors, members.gradient_dtype, members.variant, every[0].shapes, members.elements)
     hypers = torch.zeros(len(names), dtype=torch.float64, device=members.device)
     written = Written(residents_theta(every)) if writes_theta(procedure) else None
     launcher = prepare(procedure, names, union, counters, carried, members.choices)

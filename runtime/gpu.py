@@ -28,6 +28,12 @@ def read_scalar(
 
 
 @triton_kernel
+def read_flag(place: tl.tensor) -> tl.tensor:
+    """A flag in memory, 1 or 0; `&`, as Triton's interpreter takes a comparison of numbers for one when it spreads it."""
+    return tl.full((), True, tl.int1) & (tl.load(place) != 0)
+
+
+@triton_kernel
 def div(a: tl.tensor, b: tl.tensor) -> tl.tensor:
     """a/b, correctly rounded."""
     if a.dtype == tl.float64:
@@ -113,6 +119,23 @@ def cos(a: tl.tensor) -> tl.tensor:
 
 
 @triton_kernel
+def cospi(a: tl.tensor) -> tl.tensor:
+    """cos πa as the sine of what is left to a quarter turn, by its series: no slow path for large arguments, as cos has one."""
+    b = 0.5 - tl.abs(a - 2.0 * floor(a * 0.5 + 0.5))
+    w = b * b
+    if a.dtype == tl.float64:
+        s = -1.0518471716932054e-11 * w + 5.392664662608128e-10
+        s = (s * w - 2.2948428997269873e-08) * w + 7.952054001475513e-07
+        s = (s * w - 2.1915353447830217e-05) * w + 0.00046630280576761257
+        s = (s * w - 0.00737043094571435) * w + 0.08214588661112823
+    else:
+        s = 0.00046630280576761257 * w - 0.00737043094571435
+        s = s * w + 0.08214588661112823
+    s = (s * w - 0.5992645293207921) * w + 2.550164039877345
+    return (s * w - 5.16771278004997) * w * b + 3.141592653589793 * b
+
+
+@triton_kernel
 def tanh(a: tl.tensor) -> tl.tensor:
     """The hyperbolic tangent."""
     return libdevice.tanh(a)
@@ -191,3 +214,136 @@ def largest_in_row(total: tl.tensor) -> tl.tensor:
 def smallest_in_row(total: tl.tensor) -> tl.tensor:
     """The smallest lane of each row of a block; NaN if any is."""
     return tl.min(tl.where(total == total, total, float("inf")), 1) + tl.sum(tl.where(total == total, 0.0, total), 1)
+
+
+@triton_kernel
+def _uniform(
+    word: tl.constexpr,
+    element: tl.tensor,
+    seed_low: tl.tensor,
+    seed_high: tl.tensor,
+    step: tl.tensor,
+    block: tl.tensor,
+) -> tl.tensor:
+    """A number from [0, 1), of the dtype of `step`: the upper 24 bits of a word of Philox, exactly. See `dsl/philox.py`."""
+    seed = seed_low.to(tl.int64) | (seed_high.to(tl.int64) << 32)
+    low = (element & 0xFFFFFFFF).to(tl.uint32)
+    third = step.to(tl.uint32) + low * 0
+    words = tl.philox(seed, low, (element >> 32).to(tl.uint32), third, block.to(tl.uint32) + low * 0)
+    return (words[word] >> 8).to(tl.int32).to(step.dtype) * 5.9604644775390625e-08
+
+
+@triton_kernel
+def uniform_0(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
+    """Word 0 for each element."""
+    return _uniform(0, element, seed_low, seed_high, step, block)
+
+
+@triton_kernel
+def uniform_1(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
+    """Word 1 for each element."""
+    return _uniform(1, element, seed_low, seed_high, step, block)
+
+
+@triton_kernel
+def uniform_2(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
+    """Word 2 for each element."""
+    return _uniform(2, element, seed_low, seed_high, step, block)
+
+
+@triton_kernel
+def uniform_3(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
+    """Word 3 for each element."""
+    return _uniform(3, element, seed_low, seed_high, step, block)
+
+
+@triton_kernel
+def nothing(operation: tl.constexpr) -> tl.constexpr:
+    """What is kept of no elements; `operation` is "sum", "largest" or "smallest"."""
+    return 0.0 if operation == "sum" else (-float("inf") if operation == "largest" else float("inf"))
+
+
+@triton_kernel
+def joined(a: tl.tensor, b: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """Two neighbouring nodes of a tree as one."""
+    if operation == "sum":
+        return a + b
+    elif operation == "largest":
+        return maximum(a, b)
+    else:
+        return minimum(a, b)
+
+
+@triton_kernel
+def levels_of(stack: tl.tensor) -> tl.tensor:
+    """The level of every entry of a stack; the first axis counts them."""
+    levels = tl.arange(0, stack.shape[0])
+    return levels if len(stack.shape) == 1 else tl.broadcast_to(levels[:, None], stack.shape)
+
+
+@triton_kernel
+def at_level(stack: tl.tensor, level: tl.tensor) -> tl.tensor:
+    """The node of a level; exact, as all that is added to it are zeros."""
+    return tl.sum(tl.where(levels_of(stack) == level, stack, 0.0), 0)
+
+
+@triton_kernel
+def pushed(stack: tl.tensor, x: tl.tensor, index: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """A stack of nodes of a binary tree, one per level, after its leaf `index` (0, 1, …): a counter that carries.
+
+    Any 2^k leaves from a multiple of 2^k on make a node of their own. So a tree that is built in such pieces, by whoever, and
+    of them, is the same tree.
+    """
+    if stack.shape[0] > 1:
+        level = index * 0
+        rest = index
+        while rest % 2 == 1:
+            x = joined(at_level(stack, level), x, operation)
+            level += 1
+            rest = rest // 2
+        levels = levels_of(stack)
+        kept = tl.where(levels < level, nothing(operation), stack)
+        return tl.where(levels == level, tl.broadcast_to(x if len(stack.shape) == 1 else x[None, :], stack.shape), kept)
+    else:  # for one leaf
+        return tl.broadcast_to(x if len(stack.shape) == 1 else x[None, :], stack.shape)
+
+
+@triton_kernel
+def folded(stack: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """What all leaves of a stack come to: what is left over at the end joins the nodes before it, the smallest first."""
+    x = at_level(stack, 0)
+    for level in tl.static_range(1, stack.shape[0]):
+        x = joined(at_level(stack, level), x, operation)
+    return x
+
+
+@triton_kernel
+def paired(x: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """The node over a power of two of leaves: neighbours are joined, then neighbours of those. Of two there is one order."""
+    for _ in tl.static_range(16):
+        if x.shape[0] > 1:
+            pairs = tl.reshape(x, (x.shape[0] // 2, 2))
+            if operation == "sum":
+                x = sum_in_row(pairs)
+            elif operation == "largest":
+                x = largest_in_row(pairs)
+            else:
+                x = smallest_in_row(pairs)
+    return tl.sum(x, 0)
+
+
+@triton_kernel
+def leaf(place: tl.tensor, k: tl.tensor, have: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """The partials at `place`, lane by lane, where a lane has more than `k`."""
+    return tl.load(place, k < have, other=nothing(operation))
+
+
+@triton_kernel
+def eight(place: tl.tensor, stride: tl.tensor, k: tl.tensor, have: tl.tensor, operation: tl.constexpr) -> tl.tensor:
+    """The nodes, lane by lane, over the partials k … k + 7 of each lane, `stride` apart; a lane has `have` of them."""
+    place = place + k * stride
+    ab = joined(leaf(place, k, have, operation), leaf(place + stride, k + 1, have, operation), operation)
+    cd = joined(leaf(place + 2 * stride, k + 2, have, operation), leaf(place + 3 * stride, k + 3, have, operation), operation)
+    ef = joined(leaf(place + 4 * stride, k + 4, have, operation), leaf(place + 5 * stride, k + 5, have, operation), operation)
+    gh = joined(leaf(place + 6 * stride, k + 6, have, operation), leaf(place + 7 * stride, k + 7, have, operation), operation)
+    return joined(joined(ab, cd, operation), joined(ef, gh, operation), operation)

@@ -12,8 +12,8 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 __all__ = [
-    "atan2", "cos", "div", "exp", "floor", "log", "maximum", "minimum", "mod", "number", "pow", "sign", "sin", "sqrt", "tanh",
-    "where",
+    "atan2", "cos", "cospi", "div", "exp", "floor", "log", "maximum", "minimum", "mod", "number", "pow", "sign", "sin", "sqrt",
+    "tanh", "where",
 ]  # fmt: skip
 
 
@@ -70,6 +70,11 @@ def sin(x: float) -> float:
 def cos(x: float) -> float:
     """cos x; NaN at ±inf."""
     return math.nan if math.isinf(x) else math.cos(x)
+
+
+def cospi(x: float) -> float:
+    """cos πx; NaN of an infinity."""
+    return math.cos(math.pi * math.remainder(x, 2.0)) if math.isfinite(x) else math.nan
 
 
 def tanh(x: float) -> float:

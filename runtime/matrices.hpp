@@ -1,13 +1,17 @@
-// Rows and columns, for kernels that know them (OPTC_MATRICES); this file stands between `reductions.hpp` and `passes.hpp`.
+// Rows and columns, for kernels that know them (OPTC_MATRICES); this file stands between `reductions.hpp` and
+// `stages.hpp`.
 //
 // A tensor is `matrices` matrices of `rows` times `columns` elements. It is cut into tiles, by its shape alone: several whole
-// matrices, or a part of one. A tile is walked in memory's order, in pieces of up to 1024 elements that lie next to each other:
-// whole rows where they are short, else a part of one. Elements are reduced along rows and columns in a fixed order within a
-// tile; what the tiles of a matrix leave is joined in their order. So no bit depends on threads or the other tensors of a batch.
+// matrices, or a part of one. A tile is walked in pieces of up to 256 elements: whole rows where they are short, else parts of four
+// rows side by side. That joins columns in fours, and reads four places of memory at a time, which is faster than one; pieces are
+// so short that reading the next one overlaps with joining the terms of the last. Elements are reduced along rows and columns in a
+// fixed order within a tile; what the tiles of a matrix leave is joined in their order. So no bit depends on threads or the other
+// tensors of a batch.
 
 namespace optc {
 
-constexpr int64_t PIECE = 1024;  // elements
+constexpr int64_t PIECE = 256;  // elements
+constexpr int64_t SIDE_BY_SIDE = 4;  // rows
 
 // A tensor's shape and cuts: `row_cuts` × `column_cuts` tiles per matrix, or tiles of `per_tile` matrices. Its scratch begins at
 // `scratch` and has what all tiles but the first of a row (`row_measures` times), and of a column, leave.
@@ -60,29 +64,35 @@ struct Tile : Chunk {
     }
 };
 
-// The present piece of a tile: `length` elements from `at` on.
+// The present piece of a tile: `runs` times `length` elements that lie next to each other, from `at` on and each `stride` after
+// the last.
 template <bool by_rows> struct Piece;
 
 template <> struct Piece<false> {
+    static constexpr int64_t runs = 1, stride = 0;
     int64_t at = 0, length;
 
-    explicit Piece(const Tile& t) : size(t.size) { measure(); }
-    bool more() const { return at < size; }
+    explicit Piece(const Tile& t) : tile_size(t.size) { measure(); }
+    bool more() const { return at < tile_size; }
     void next() { at += PIECE, measure(); }
+    int64_t size() const { return length; }
 
   private:
-    void measure() { length = at + PIECE < size ? PIECE : size - at; }
-    const int64_t size;
+    void measure() { length = at + PIECE < tile_size ? PIECE : tile_size - at; }
+    const int64_t tile_size;
 };
 
-// `rows` whole rows, or parts of `columns` elements of one: the first and the last of a row's parts in the tile are known.
+// `rows` whole rows in one run, or parts of `columns` elements of them, each a run, of one matrix: the first and the last of the
+// parts of rows in the tile are known.
 template <> struct Piece<true> {
-    int64_t at, length, row, rows, column, columns;
+    int64_t at, runs, length, stride, row, rows, column, columns;
     bool first, last;
 
     explicit Piece(const Tile& t) : row(t.first_row), column(t.first_column), tile(t) {
-        const int64_t all = t.end_column - t.first_column, parts = (all + PIECE - 1) / PIECE;
-        most_rows = all > 0 && all == width() ? (all < PIECE ? PIECE / all : 1) : 1;
+        const int64_t all = t.end_column - t.first_column, side = height() < SIDE_BY_SIDE ? height() : SIDE_BY_SIDE;
+        const int64_t most = PIECE / (side > 0 ? side : 1) / LANES * LANES, parts = (all + most - 1) / most;
+        whole = all == width() && all <= most;
+        most_rows = whole && all > 0 ? PIECE / all : side;
         most_columns = parts <= 1 ? all : ((all + parts - 1) / parts + LANES - 1) / LANES * LANES;
         measure();
     }
@@ -92,21 +102,27 @@ template <> struct Piece<true> {
         if (column == tile.end_column) column = tile.first_column, row += rows;
         measure();
     }
+    int64_t size() const { return rows * columns; }
     // Of the matrices.
     int64_t height() const { return tile.vectors.grid->rows; }
     int64_t width() const { return tile.vectors.grid->columns; }
 
   private:
     const Tile& tile;
+    bool whole;
     int64_t most_rows, most_columns;
 
     void measure() {
         if (!more()) return;
         rows = row + most_rows < tile.end_row ? most_rows : tile.end_row - row;
+        if (!whole) {
+            const int64_t left = height() - row % height();
+            rows = rows < left ? rows : left;
+        }
         columns = tile.end_column - column < most_columns ? tile.end_column - column : most_columns;
         first = column == tile.first_column, last = column + columns == tile.end_column;
         at = row * width() + column;
-        length = rows * columns;
+        runs = whole ? 1 : rows, length = whole ? rows * columns : columns, stride = width();
     }
 };
 
@@ -134,20 +150,28 @@ template <class Work> OPTC_INLINE void by_width(int64_t width, const Work& work)
 template <bool by_rows, bool per_matrix> struct Rows {
     alignas(64) math_t each[PIECE];
     const math_t* values = nullptr;
+    int64_t width = 0;
 
     Rows(const Tile& t, int64_t slot) {
         if constexpr (by_rows) values = t.vectors.rounded(slot);
     }
-    OPTC_CALLED void fill(const Piece<by_rows>& piece) {
+    OPTC_MEMBER void fill(const Piece<by_rows>& piece) {
         if constexpr (by_rows) {
-            if (!piece.first) return;  // parts of a row are not longer than the first
+            if (piece.first || piece.columns != width) repeat(piece);
+        }
+    }
+
+  private:
+    OPTC_CALLED void repeat(const Piece<by_rows>& piece) {
+        if constexpr (by_rows) {
+            width = piece.columns;
             const math_t* from = values + (per_matrix ? piece.row / piece.height() : piece.row);
             int64_t left = per_matrix ? piece.height() - piece.row % piece.height() : 1;
-            by_width(piece.columns, [&](auto width) {
+            by_width(piece.columns, [&](auto length) {
                 math_t* to = each;
-                for (int64_t r = 0; r < piece.rows; ++r, to += width) {
+                for (int64_t r = 0; r < piece.rows; ++r, to += length) {
                     const math_t value = *from;
-                    for (int64_t i = 0; i < width; ++i) to[i] = value;
+                    for (int64_t i = 0; i < length; ++i) to[i] = value;
                     if (--left == 0) ++from, left = per_matrix ? piece.height() : 1;
                 }
             });
@@ -155,7 +179,7 @@ template <bool by_rows, bool per_matrix> struct Rows {
     }
 };
 
-// A value per column; where a piece has whole rows, repeated for each of them.
+// A value per column; where a run has whole rows, repeated for each of them.
 template <bool by_rows> struct Columns {
     alignas(64) math_t repeated[PIECE];
     const math_t *values = nullptr, *each = repeated;
@@ -164,13 +188,20 @@ template <bool by_rows> struct Columns {
     Columns(const Tile& t, int64_t slot) {
         if constexpr (by_rows) values = t.vectors.rounded(slot);
     }
-    OPTC_CALLED void fill(const Piece<by_rows>& piece) {
+    OPTC_MEMBER void fill(const Piece<by_rows>& piece) {
+        if constexpr (by_rows) {
+            if (piece.length == piece.columns) {  // a run in one row
+                each = values + piece.row / piece.height() * piece.width() + piece.column;
+            } else {
+                repeat(piece);
+            }
+        }
+    }
+
+  private:
+    OPTC_CALLED void repeat(const Piece<by_rows>& piece) {
         if constexpr (by_rows) {
             int64_t m = piece.row / piece.height(), left = (m + 1) * piece.height() - piece.row;
-            if (piece.rows == 1) {
-                each = values + m * piece.width() + piece.column;
-                return;
-            }
             each = repeated;
             if (left >= piece.rows && m == matrix && filled >= piece.rows) return;
             matrix = left >= piece.rows ? m : -1, filled = piece.rows;
@@ -188,8 +219,11 @@ template <bool by_rows> struct Columns {
 
 // --- what passes measure ---------------------------------------------------------------------------------------------------
 
-// One value per row of a tile, in double: lane i mod 16 has element i of a part. Rows shorter than 128 have 4 lanes; elements of
-// those shorter than 16 are joined one by one.
+template <class Operation, bool by_rows> class RowReduction;
+template <class Operation, bool by_rows> class ColumnReduction;
+
+// One value per row of a tile, in double: lane i mod 4 has element i of a row, four rows side by side. Elements of rows shorter
+// than 16 are joined one by one.
 template <class Operation, bool by_rows> class RowReduction {
   public:
     RowReduction(const Tile& t, int64_t slot, int64_t index) {
@@ -202,24 +236,17 @@ template <class Operation, bool by_rows> class RowReduction {
     }
     OPTC_CALLED void add(const math_t* terms, const Piece<by_rows>& piece) {
         if constexpr (by_rows) {
-            double* const to = out + piece.row;
-            if (!(piece.first && piece.last) || piece.columns >= 128) {
-                for (int64_t r = 0; r < piece.rows; ++r, terms += piece.columns) {
-                    if (piece.first) clear(lanes);
-                    join(lanes, terms, piece.columns);
-                    if (piece.last) to[r] = total(lanes);
-                }
-            } else if (piece.columns >= LANES) {
-                for (int64_t r = 0; r < piece.rows; ++r, terms += piece.columns) {
-                    double few[4];
-                    clear(few), join(few, terms, piece.columns), to[r] = total(few);
+            if (!(piece.first && piece.last) || piece.columns >= LANES) {
+                for (int64_t r = 0; r < piece.rows; r += SIDE_BY_SIDE) {
+                    const int64_t left = piece.rows - r;
+                    join_rows(piece.row + r, terms + r * piece.columns, left < SIDE_BY_SIDE ? left : SIDE_BY_SIDE, piece);
                 }
             } else {
                 by_width(piece.columns, [&](auto width) {
                     for (int64_t r = 0; r < piece.rows; ++r, terms += width) {
                         double value = double(terms[0]);
                         for (int64_t i = 1; i < width; ++i) value = Operation::join(value, double(terms[i]));
-                        to[r] = value;
+                        out[piece.row + r] = value;
                     }
                 });
             }
@@ -227,29 +254,44 @@ template <class Operation, bool by_rows> class RowReduction {
     }
 
   private:
-    template <int count> OPTC_INLINE void clear(double (&lane)[count]) {
-        for (int l = 0; l < count; ++l) lane[l] = Operation::none;
-    }
-    template <int count> OPTC_INLINE void join(double (&lanes)[count], const math_t* terms, int64_t length) {
-        double lane[count];  // a copy that the compiler keeps in registers
-        for (int l = 0; l < count; ++l) lane[l] = lanes[l];
-        const int64_t whole = length / count * count;
-        for (int64_t i = 0; i < whole; i += count) {
-#pragma omp simd
-            for (int l = 0; l < count; ++l) lane[l] = Operation::join(lane[l], double(terms[i + l]));
+    // Up to four rows of a piece.
+    OPTC_MEMBER void join_rows(int64_t first_row, const math_t* terms, int64_t count, const Piece<by_rows>& piece) {
+        const int64_t columns = piece.columns, whole = columns / 4 * 4;
+        if (piece.first) clear();
+        if (count == SIDE_BY_SIDE) {
+            const math_t *u = terms, *v = u + columns, *w = v + columns, *x = w + columns;
+            Four a = side[0], b = side[1], c = side[2], d = side[3];
+            for (int64_t i = 0; i < whole; i += 4) {
+                a = Operation::join(a, four(u + i)), b = Operation::join(b, four(v + i));
+                c = Operation::join(c, four(w + i)), d = Operation::join(d, four(x + i));
+            }
+            side[0] = a, side[1] = b, side[2] = c, side[3] = d;
+        } else {
+            for (int64_t r = 0; r < count; ++r) {
+                Four a = side[r];
+                for (int64_t i = 0; i < whole; i += 4) a = Operation::join(a, four(terms + r * columns + i));
+                side[r] = a;
+            }
         }
-        for (int64_t l = 0; whole + l < length; ++l) lane[l] = Operation::join(lane[l], double(terms[whole + l]));
-        for (int l = 0; l < count; ++l) lanes[l] = lane[l];
-    }
-    template <int count> OPTC_INLINE double total(double (&lane)[count]) {
-        for (int width = count / 2; width > 0; width /= 2) {
-            for (int l = 0; l < width; ++l) lane[l] = Operation::join(lane[l], lane[l + width]);
+        for (int64_t r = 0; r < count; ++r) {
+            for (int64_t l = 0; whole + l < columns; ++l) {
+                side[r][l] = Operation::join(side[r][l], double(terms[r * columns + whole + l]));
+            }
         }
-        return lane[0];
+        if (piece.last) finish(first_row, count);
+    }
+    void clear() {
+        for (Four& lanes : side) lanes = Four{Operation::none, Operation::none, Operation::none, Operation::none};
+    }
+    void finish(int64_t row, int64_t count) {
+        for (int64_t r = 0; r < count; ++r) out[row + r] = total_of<Operation>(side[r]);
     }
 
-    alignas(64) double lanes[LANES];
+    Four side[SIDE_BY_SIDE];
     double* out = nullptr;
+
+    template <class R, class C, bool some> friend void add_to_both(
+        RowReduction<R, some>&, ColumnReduction<C, some>&, const math_t*, const Piece<some>&);
 };
 
 // One value per column of each matrix of a tile, in double: the rows of a piece are joined in fours.
@@ -283,108 +325,55 @@ template <class Operation, bool by_rows> class ColumnReduction {
   private:
     template <class Width>
     OPTC_INLINE void add_rows(double* __restrict to, const math_t* __restrict terms, int64_t rows, Width width) {
-        for (; rows >= 4; rows -= 4, terms += 4 * width) {
+        for (; rows >= SIDE_BY_SIDE; rows -= SIDE_BY_SIDE, terms += SIDE_BY_SIDE * width) {
             const math_t *a = terms, *b = a + width, *c = b + width, *d = c + width;
-#pragma omp simd
-            for (int64_t i = 0; i < width; ++i) to[i] = Operation::join(to[i], four(a[i], b[i], c[i], d[i]));
+            for (int64_t i = 0; i < width / 4 * 4; i += 4) {
+                const Four x = joined<Four>(four(a + i), four(b + i), four(c + i), four(d + i));
+                put(to + i, Operation::join(four(to + i), x));
+            }
+            for (int64_t i = width / 4 * 4; i < width; ++i) {
+                to[i] = Operation::join(to[i], joined<double>(a[i], b[i], c[i], d[i]));
+            }
         }
         for (; rows > 0; --rows, terms += width) {
-#pragma omp simd
-            for (int64_t i = 0; i < width; ++i) to[i] = Operation::join(to[i], double(terms[i]));
+            for (int64_t i = 0; i < width / 4 * 4; i += 4) put(to + i, Operation::join(four(to + i), four(terms + i)));
+            for (int64_t i = width / 4 * 4; i < width; ++i) to[i] = Operation::join(to[i], double(terms[i]));
         }
     }
-    OPTC_INLINE double four(double a, double b, double c, double d) {
+    template <class T> OPTC_INLINE T joined(T a, T b, T c, T d) {
         return Operation::join(Operation::join(a, b), Operation::join(c, d));
     }
+    OPTC_INLINE void put(double* to, Four x) { __builtin_memcpy(to, &x, sizeof x); }
 
     double* out = nullptr;
+
+    template <class R, class C, bool some> friend void add_to_both(
+        RowReduction<R, some>&, ColumnReduction<C, some>&, const math_t*, const Piece<some>&);
 };
 
-// --- code on rows and columns ------------------------------------------------------------------------------------------------
-
-// What stages keep for themselves: one float64 per row, column or matrix.
-struct Values {
-    double* const at;
-
-    explicit Values(int64_t length) : at(static_cast<double*>(__builtin_malloc(length > 0 ? length * 8 : 1))) {
-        if (at == nullptr) __builtin_trap();
-    }
-    ~Values() { __builtin_free(at); }
-    Values(const Values&) = delete;
-    Values& operator=(const Values&) = delete;
-    operator double*() const { return at; }
-};
-
-// Reduces values of a stage: 16 lanes, then pairs; few are joined one by one.
-template <class Operation> OPTC_CALLED double fold_many(const double* values, int64_t length) {
-    double lane[LANES];
-    for (int64_t l = 0; l < LANES; ++l) lane[l] = Operation::none;
-    const int64_t whole = length / LANES * LANES;
-    for (int64_t i = 0; i < whole; i += LANES) {
-#pragma omp simd
-        for (int64_t l = 0; l < LANES; ++l) lane[l] = Operation::join(lane[l], values[i + l]);
-    }
-    for (int64_t l = 0; whole + l < length; ++l) lane[l] = Operation::join(lane[l], values[whole + l]);
-    for (int64_t width = LANES / 2; width > 0; width /= 2) {
-        for (int64_t l = 0; l < width; ++l) lane[l] = Operation::join(lane[l], lane[l + width]);
-    }
-    return lane[0];
-}
-template <class Operation> OPTC_INLINE double fold(const double* values, int64_t length) {
-    if (length > LANES) return fold_many<Operation>(values, length);
-    double value = Operation::none;
-    for (int64_t i = 0; i < length; ++i) value = Operation::join(value, values[i]);
-    return value;
-}
-
-// What stages see of rows and columns: the lengths of vectors, and what passes left in them. Without a grid there are none.
-struct Matrices {
-    Vectors vectors;
-
-    int64_t count() const { return vectors.grid == nullptr ? 0 : vectors.grid->matrices; }
-    int64_t height() const { return vectors.grid == nullptr ? 0 : vectors.grid->rows; }
-    int64_t width() const { return vectors.grid == nullptr ? 0 : vectors.grid->columns; }
-    int64_t rows() const { return count() * height(); }
-    int64_t columns() const { return count() * width(); }
-    double* vector(int64_t slot) const { return vectors.grid == nullptr ? nullptr : vectors.exact(slot); }
-    // What `index` row measures before it, and all tiles, have left: joined in place, divided by the number of elements.
-    template <class Operation> OPTC_CALLED double* of_rows(int64_t slot, int64_t index, bool mean) const {
-        double* const to = vector(slot);
-        if (to == nullptr) return to;
-        for (int64_t q = 1; q < vectors.grid->column_cuts; ++q) join<Operation>(to, vectors.row_plane(slot, index, q), rows());
-        if (mean) divide(to, rows(), width());
-        return to;
-    }
-    template <class Operation> OPTC_CALLED double* of_columns(int64_t slot, int64_t index, bool mean) const {
-        double* const to = vector(slot);
-        if (to == nullptr) return to;
-        for (int64_t p = 1; p < vectors.grid->row_cuts; ++p) {
-            join<Operation>(to, vectors.column_plane(slot, index, p), columns());
+// Adds the same terms to one of each; where four rows stand side by side, each term is converted once. The same bits as alone.
+template <class R, class C, bool by_rows>
+OPTC_CALLED void add_to_both(
+    RowReduction<R, by_rows>& rows, ColumnReduction<C, by_rows>& columns, const math_t* terms, const Piece<by_rows>& piece) {
+    if constexpr (by_rows) {
+        if (piece.rows != SIDE_BY_SIDE || piece.columns < LANES || piece.columns % 4 != 0 ||
+            piece.row % piece.height() + SIDE_BY_SIDE > piece.height()) {
+            rows.add(terms, piece);
+            columns.add(terms, piece);
+            return;
         }
-        if (mean) divide(to, columns(), height());
-        return to;
+        const math_t *u = terms, *v = u + piece.columns, *w = v + piece.columns, *x = w + piece.columns;
+        double* const to = columns.out + piece.row / piece.height() * piece.width() + piece.column;
+        if (piece.first) rows.clear();
+        Four a = rows.side[0], b = rows.side[1], c = rows.side[2], d = rows.side[3];
+        for (int64_t i = 0; i < piece.columns; i += 4) {
+            const Four e = four(u + i), f = four(v + i), g = four(w + i), h = four(x + i);
+            a = R::join(a, e), b = R::join(b, f), c = R::join(c, g), d = R::join(d, h);
+            columns.put(to + i, C::join(four(to + i), columns.joined(e, f, g, h)));
+        }
+        rows.side[0] = a, rows.side[1] = b, rows.side[2] = c, rows.side[3] = d;
+        if (piece.last) rows.finish(piece.row, SIDE_BY_SIDE);
     }
-    // A measure whose line did not run.
-    double* of_nothing(int64_t slot, int64_t length, double value) const {
-        double* const to = vector(slot);
-        for (int64_t i = 0; i < length; ++i) to[i] = value;
-        return to;
-    }
-    // For code per element.
-    void round(int64_t slot, int64_t length) const {
-        if (length == 0) return;
-        const double* const from = vectors.exact(slot);
-        math_t* const to = vectors.rounded(slot);
-        for (int64_t i = 0; i < length; ++i) to[i] = math_t(from[i]);
-    }
-
-  private:
-    template <class Operation> static void join(double* __restrict to, const double* __restrict from, int64_t length) {
-        for (int64_t i = 0; i < length; ++i) to[i] = Operation::join(to[i], from[i]);
-    }
-    static void divide(double* to, int64_t length, int64_t by) {
-        for (int64_t i = 0; i < length; ++i) to[i] /= double(by);
-    }
-};
+}
 
 }  // namespace optc

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from optc.runtime import state as states
+from optc.runtime.devices import moved, placed, together
 from optc.runtime.hypers import Values, holds
-from optc.runtime.rows import Outcome
 from optc.runtime.schema import Phase, Procedure, Schema, State
 
 
@@ -58,39 +58,45 @@ def _as_number(entry: Any, state: State, device: torch.device) -> Tensor:
 
 @dataclass(slots=True)
 class Gathering:
-    """The programs of one step, run phase by phase. `values` are hypers that all groups share."""
+    """The programs of one step, run phase by phase. `values` are hypers that all groups share.
+
+    `scalars` and `flags` are the host program's, the same for all parameters; `numbers` the states, on `device`, which
+    stay where `found_inf` (one element) is not 0; `loss` may be None.
+    """
 
     schema: Schema
-    procedure: Procedure
     values: Values
     numbers: dict[str, Tensor]
-    outcome: Outcome
+    loss: Tensor | None
+    scalars: Mapping[str, float | Tensor]
+    flags: Mapping[str, bool]
     device: torch.device
+    found_inf: Tensor | None
     _sums: dict[str, Tensor] = field(default_factory=dict)
     _left: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, names: Sequence[str], parts: Sequence[Tensor]) -> None:
         """Adds up what a kernel has left for all its tensors: float64 [tensors][names] of each batch."""
-        every = parts[0] if len(parts) == 1 else torch.cat([part.to(self.device, non_blocking=True) for part in parts])
-        self._sums |= zip(names, every.sum(0).unbind(), strict=True)
+        self._sums |= zip(names, together(parts, self.device).sum(0).unbind(), strict=True)
 
     def run(self, phase: Phase) -> Mapping[str, float | Tensor]:
         """The numbers that the kernel of a phase is given."""
         program = phase.model
         if program is None:
             return {}
-        scalars = dict(zip(self.procedure.scalars, self.outcome[0], strict=True))
-        flags: dict[str, bool] = dict(zip(self.procedure.flags, self.outcome[1], strict=True))
-        flags |= {name: holds(c, self.values, 0, 0) for name, c in self.schema.flags if name in program.flags}
+        flags = {**self.flags, **{name: holds(c, self.values, 0, 0) for name, c in self.schema.flags if name in program.flags}}
+        scalars = placed({name: self.scalars[name] for name in program.scalars}, self.device)
         sums = [self._sums[part] for _, part in program.totals]
         own = [self.numbers.get(name) for name in program.states]
         given = [scalars[name] for name in program.scalars], [flags[name] for name in program.flags]
-        exports, carried = program.function(*given[0], *given[1], *sums, *own)
+        exports, carried = program.function(*given[0], *given[1], *sums, *[self.loss] * program.loss, *own)
         self._left |= zip(program.carried, carried, strict=True)
         return dict(zip(program.exports, exports, strict=True))
 
     def keep(self) -> None:
         """Writes the states' new values."""
+        kept = None if self.found_inf is None else moved(self.found_inf.reshape(()), self.device) != 0
         for name, value in self._left.items():
             if name in self.numbers:
-                self.numbers[name].copy_(value)
+                number = self.numbers[name]
+                number.copy_(value if kept is None else torch.where(kept, number, value))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optc.runtime.backend import Backend, BackendUnavailable, Launcher, Residents, arithmetic_dtype
+from optc.runtime.backend import Backend, BackendUnavailable, Launcher, Residents, arithmetic_dtype, table_entry
 from optc.runtime.columns import Columns, addresses
 from optc.runtime.native_build import load_kernel, load_matrices, load_passes
 from optc.runtime.native_matrices import Vectors, grids, knows_matrices, tile
@@ -130,10 +130,10 @@ class _NativeLauncher:
         self._count = count
         self._varying: list[tuple[str, np.ndarray[Any, np.dtype[np.int64]]]] = []
         for row, stream in zip(self._table, kernel.streams, strict=True):
-            if stream.role in ("gradient", "input"):
+            if not stream.stays:
                 self._varying.append((stream.name, row))
-            elif stream.name in residents.tensors:
-                row[:] = [t.data_ptr() for t in residents.tensors[stream.name]]
+            elif (column := residents.column(stream, count)) is not None:
+                row[:] = list(map(table_entry, column))
         self._inputs = tuple(s.name for s in kernel.streams if s.role == "input")
         self._input_dtype = residents.gradient_dtype
         # code per tensor keeps its numbers here: what it found, for all kernels of a procedure, and what chunks left of a pass

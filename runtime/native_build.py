@@ -91,10 +91,11 @@ def load_matrices(text: str, macros: Mapping[str, str]) -> tuple[Callable[..., N
 
 def kernel_source(text: str, passes: bool = False, matrices: bool = False) -> str:
     """All that is compiled for a kernel's text: the fixed parts for one pass, for several, for rows and columns; the text."""
+    draws = _part("draws") if "uniform_" in text else ""
     if not passes:
-        return prelude() + text
+        return prelude() + draws + text
     known = "#define OPTC_MATRICES\n" if matrices else ""
-    return f"#define OPTC_PASSES\n{known}{prelude()}{reductions(matrices)}{text}"
+    return f"#define OPTC_PASSES\n{known}{prelude()}{draws}{reductions(matrices)}{text}"
 
 
 def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
@@ -107,12 +108,12 @@ def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
 
 def prelude() -> str:
     """The fixed C++ text that comes before every kernel."""
-    return _part("prelude")
+    return _part("prelude") + _part("elementary")
 
 
 def reductions(matrices: bool = False) -> str:
     """The fixed C++ text that comes between the prelude and a kernel of several passes, with or without rows and columns."""
-    return "".join(map(_part, ("reductions", "matrices", "passes") if matrices else ("reductions", "passes")))
+    return "".join(map(_part, ("reductions", "matrices", "stages", "passes") if matrices else ("reductions", "passes")))
 
 
 @functools.cache

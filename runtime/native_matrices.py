@@ -16,10 +16,12 @@ Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 SMALLEST_TILE = 1 << 16
 MOST_CUTS = 16
-"""Parts of a matrix that threads share have 64 Ki elements or more, and are at most 16: powers of two, whatever the machine."""
+"""Parts of a tensor that threads share have 64 Ki elements or more. Matrices are cut where there are fewer than 16, into powers
+of two, whatever the machine."""
 
-SCRATCH = 1 << 17
-"""Numbers (1 MiB) that parts of matrices leave for each other. The tensors of a wave share them; more where one needs more."""
+SCRATCH = 3 << 15
+"""Numbers (768 KiB) that parts of matrices leave for each other. The tensors of a wave share them; a matrix is cut into no more
+parts than leave so many."""
 
 LEFT_BEHIND = 1 << 16
 """Of how many numbers per measure parts that are whole rows may leave, rather than parts that leave the fewest."""
@@ -39,22 +41,25 @@ def grids(shapes: Sequence[torch.Size], kernel: Kernel) -> Integers:
         row[:3] = matrices(shape, kernel.matrix) if len(shape) >= 2 else (1, 1, shape.numel())
     count, rows, columns = found[:, _MATRICES], found[:, _ROWS], found[:, _COLUMNS]
     elements = rows * columns
-    cuts = np.ones_like(rows)
-    while (more := (elements >= 2 * cuts * SMALLEST_TILE) & (cuts < MOST_CUTS)).any():
-        cuts[more] *= 2
-    # whole rows are read fastest; parts of rows leave less where there are many columns
-    found[:, _ROW_CUTS], found[:, _COLUMN_CUTS] = 1, cuts
-    least = np.full(len(shapes), np.inf)
-    across = 1
-    while across <= MOST_CUTS:
-        left = count * ((across - 1) * columns + (cuts // across - 1) * rows)
-        better = (across <= cuts) & (across <= np.maximum(rows, 1)) & ((left < least) | (left <= LEFT_BEHIND))
-        least[better], found[better, _ROW_CUTS], found[better, _COLUMN_CUTS] = left[better], across, (cuts // across)[better]
-        across *= 2
-    whole = cuts == 1
-    found[:, _PER_TILE] = np.where(whole, np.clip(-(-SMALLEST_TILE // np.maximum(elements, 1)), 1, np.maximum(count, 1)), 1)
+    of_rows, of_columns = kernel.most_measured("row"), kernel.most_measured("col")
+    found[:, _ROW_CUTS] = found[:, _COLUMN_CUTS] = 1
+    cuts = 2
+    while cuts <= MOST_CUTS:
+        # whole rows are read fastest; parts of rows leave less where there are many columns
+        least = np.full(len(shapes), np.inf)
+        worth = (elements >= cuts * SMALLEST_TILE) & (count * cuts < 2 * MOST_CUTS)
+        for across in (1 << at for at in range(cuts.bit_length())):
+            left = count * ((across - 1) * columns + (cuts // across - 1) * rows)
+            asked = count * ((across - 1) * columns * of_columns + (cuts // across - 1) * rows * of_rows)
+            possible = worth & (across <= np.maximum(rows, 1)) & (asked <= SCRATCH)
+            better = possible & ((left < least) | (left <= LEFT_BEHIND))
+            least[better], found[better, _ROW_CUTS], found[better, _COLUMN_CUTS] = left[better], across, cuts // across
+        cuts *= 2
+    whole = found[:, _ROW_CUTS] * found[:, _COLUMN_CUTS] == 1
+    per_tile = np.clip(-(-SMALLEST_TILE // np.maximum(elements, 1)), 1, np.maximum(count, 1))
+    found[:, _PER_TILE] = np.where(whole, per_tile, 1)
     found[elements * count == 0, _PER_TILE] = np.maximum(count[elements * count == 0], 1)
-    found[:, _ROW_MEASURES] = kernel.most_measured("row")
+    found[:, _ROW_MEASURES] = of_rows
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from optc.runtime import amp, checkpoint, checks, choose, hypers, model, participants, plans
+from optc.runtime import amp, checkpoint, checks, choose, hypers, loss, model, participants, plans
 from optc.runtime import state as states
 from optc.runtime.participants import Given, Participants
 from optc.runtime.schema import Procedure, Schema
@@ -89,14 +89,19 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all parameters that have a gradient; returns the closure's loss, if there is a closure.
 
-        Raises ValueError for hypers out of range and gradients that cannot be used; then nothing has changed.
+        Raises ValueError for hypers out of range and gradients that cannot be used, TypeError where the update reads the loss
+        and there is no closure, or one that returns no number; then nothing has changed.
         """
-        loss = None
+        returned, read = None, None
+        if closure is None and self.schema.reads_loss:
+            raise loss.needed(self.schema.name)
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
-        self._run("step", None)
-        return loss
+                returned = closure()
+        if self.schema.reads_loss:
+            read = loss.read(self.schema.name, returned, self.param_groups)
+        self._run("step", None, read)
+        return returned
 
     @torch.no_grad()
     def _enter(self, name: str, inputs: Mapping[str, Given]) -> None:
@@ -109,7 +114,7 @@ class Optimizer(torch.optim.Optimizer):
         return self._skipped > 0 if isinstance(self._skipped, Tensor) else self._skipped
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
-    def _run(self, name: str, inputs: Mapping[str, Given] | None) -> None:
+    def _run(self, name: str, inputs: Mapping[str, Given] | None, given: loss.Loss | None = None) -> None:
         """Validates everything, then builds and compiles what is missing, then updates."""
         procedure = self.schema.procedure(name)
         scaling = amp.read(self) if self._scales else amp.Scaling()
@@ -123,7 +128,7 @@ class Optimizer(torch.optim.Optimizer):
             self._plans.clear()
         present = self._present(name)
         try:
-            self._update(procedure, inputs, scaling, on_device, values, present)
+            self._update(procedure, inputs, given, scaling, on_device, values, present)
         finally:
             for plan in present:
                 if plan is not None:
@@ -133,6 +138,7 @@ class Optimizer(torch.optim.Optimizer):
         self,
         procedure: Procedure,
         inputs: Mapping[str, Given] | None,
+        given: loss.Loss | None,
         scaling: amp.Scaling,
         on_device: Sequence[bool],
         values: Sequence[hypers.Values],
@@ -170,7 +176,7 @@ class Optimizer(torch.optim.Optimizer):
                 where = places[index]
                 now = plan.turn.places if where is None else where
                 updates.append(plan.ready(taking[index], now, edits, factor, scaling.found_inf, self._readers[index].tensors))
-            gathering = self._gathering(procedure, values, updates)
+            gathering = self._gathering(procedure, values, updates, given)
         except BaseException:
             edits.undo()
             self._plans.clear()
@@ -185,17 +191,19 @@ class Optimizer(torch.optim.Optimizer):
             self._settled = self._watched_changes()
 
     def _gathering(
-        self, procedure: Procedure, values: Sequence[hypers.Values], updates: Sequence[Update]
+        self, procedure: Procedure, values: Sequence[hypers.Values], updates: Sequence[Update], given: loss.Loss | None
     ) -> model.Gathering | None:
         """The numbers of the whole model in this step, if it has any. Raises ValueError where a group holds something else."""
         if not model.gathers(procedure):
             return None
-        taking = next(((v, u) for v, u in zip(values, updates, strict=True) if u.launches), None)
-        if taking is None:
-            return None
-        (_, outcome), device = taking[1].launches[0], taking[1].turn.thetas[0].device
-        numbers = model.settle(self.schema, taking[0], self.param_groups, device)
-        return model.Gathering(self.schema, procedure, taking[0], numbers, outcome, device)
+        for own, update in zip(values, updates, strict=True):
+            known = update.for_model()
+            if known is not None:
+                device = update.turn.thetas[0].device
+                numbers = model.settle(self.schema, own, self.param_groups, device)
+                read = None if given is None else loss.on(given, device)
+                return model.Gathering(self.schema, own, numbers, read, *known, device, update.found_inf)
+        return None
 
     def _finders(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Callable[[], Participants]]:
         """For each group a function that looks who takes part."""
@@ -222,17 +230,14 @@ class Optimizer(torch.optim.Optimizer):
         group = self.param_groups[index]["params"]
         prepare = functools.partial(choose.prepare, self.backend)
         counting = self.backend if on_device else None
-        plan = plans.build(plans.Request(self.schema, procedure, group, taking, factor, values, prepare, counting), edits)
+        before = sum(len(earlier["params"]) for earlier in self.param_groups[:index])
+        request = plans.Request(self.schema, procedure, group, taking, factor, values, prepare, counting, before)
+        plan = plans.build(request, edits)
         self._plans.setdefault(index, {})[procedure.name] = plan
 
     def _counts_on_device(self, group: Mapping[str, Any]) -> bool:
         capturable = bool(group.get("capturable", False))
         if not capturable and not self._scales:
-            return False
-        if any(map(model.gathers, self.schema.procedures)):
-            if capturable:
-                what = "numbers of the whole model, which no graph captures yet"
-                raise ValueError(f"{self.schema.name} has {what}: leave capturable off")
             return False
         return capturable or all(choose.can_count_on(self.backend, device) for device in {p.device for p in group["params"]})
 

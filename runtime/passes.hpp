@@ -1,5 +1,5 @@
 // The loop over passes, tensors and threads of kernels of several passes. It stands after `reductions.hpp` and, where a kernel
-// knows rows and columns (OPTC_MATRICES), after `matrices.hpp`.
+// knows rows and columns (OPTC_MATRICES), after `matrices.hpp` and `stages.hpp`.
 
 namespace optc {
 

@@ -17,6 +17,7 @@ from optc.runtime.batches import Binding, Members, Prepare
 from optc.runtime.capturable import DeviceBatch, bind
 from optc.runtime.choose import Choice
 from optc.runtime.columns import Column, Gradients
+from optc.runtime.draws import draws, first_element
 from optc.runtime.hypers import Values, holds
 from optc.runtime.participants import Participants
 from optc.runtime.schema import Condition, Procedure, Schema, State
@@ -85,7 +86,7 @@ class Guards:
 class Request:
     """What a plan is built from: a group, and those of its parameters that take part.
 
-    `counting`: the backend's name where counts are kept on the device.
+    `counting`: the backend's name where counts are kept on the device. `before`: parameters of earlier groups.
     """
 
     schema: Schema
@@ -96,6 +97,7 @@ class Request:
     values: Values
     prepare: Prepare
     counting: Choice | None
+    before: int = 0
 
 
 @dataclass(slots=True)
@@ -227,7 +229,8 @@ def build(request: Request, edits: states.Edits) -> Plan:
     schema, procedure, values, taking = request.schema, request.procedure, request.values, request.taking
     wanted = states.needed(schema, procedure)
     takes_part = set(map(id, taking.parameters))
-    fits = Tensor.is_contiguous if shapes.needs_order(schema) else layout.is_dense  # kernels can work on it where it lies
+    in_order = shapes.needs_order(schema) or draws(procedure)
+    fits = Tensor.is_contiguous if in_order else layout.is_dense  # kernels can work on it where it lies
     roster = _roster(request, wanted, takes_part, edits, fits)
     thetas: list[Tensor] = []
     copied, created = set(), {}
@@ -320,6 +323,7 @@ def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor
         sorted_.setdefault(key, (variants[shape], []))[1].append(index)
     names = [name for hyper in request.schema.hypers if hyper.kind == "choice" for name in hyper.names]
     choices = {name: value for name in names if isinstance(value := request.values[name], str)}
+    numbers = {id(p): request.before + place for place, p in enumerate(request.group)}
     found = []
     for variant, positions in sorted_.values():
         first = positions[0]
@@ -328,7 +332,8 @@ def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor
             entries = [slots[roster[i]].get(state.key) for i in positions]
             if not state.host and states.exists(state, request.values, thetas[first]) and entries[0] is not None:
                 tensors[state.name] = [entry for entry in entries if entry is not None]
-        found.append(Members(tuple(positions), thetas[first].device, dtypes[first], variant, choices, tensors))
+        elements = [first_element(numbers[id(roster[i])]) for i in positions]
+        found.append(Members(tuple(positions), thetas[first].device, dtypes[first], variant, choices, tensors, elements))
     return found
 
 

@@ -6,8 +6,7 @@
 //   OPTC_VARIANT                                            the static flags, one bit each
 //   OPTC_KEY                                                the identity of this build, exported to be checked after loading
 //   OPTC_PASSES                                             defined where `reductions.hpp` follows, with another loop over chunks
-//   OPTC_VECTOR_MATH                                        defined where glibc's vector mathematics (libmvec) is linked
-// A plain C ABI and no torch headers. <cmath> is left out on purpose: the vector forms can only be declared here.
+// and OPTC_VECTOR_MATH, see `elementary.hpp`, which follows. A plain C ABI and no torch headers.
 
 #include <stdint.h>
 #ifdef _OPENMP
@@ -15,27 +14,6 @@
 #endif
 
 #define OPTC_INLINE static inline __attribute__((always_inline, unused))
-
-#ifdef OPTC_VECTOR_MATH
-#define OPTC_SIMD _Pragma("omp declare simd notinbranch")
-#else
-#define OPTC_SIMD
-#endif
-extern "C" {
-OPTC_SIMD float expf(float) noexcept;
-OPTC_SIMD float logf(float) noexcept;
-OPTC_SIMD float sinf(float) noexcept;
-OPTC_SIMD float cosf(float) noexcept;
-OPTC_SIMD float tanhf(float) noexcept;
-OPTC_SIMD float atan2f(float, float) noexcept;
-OPTC_SIMD double exp(double) noexcept;
-OPTC_SIMD double log(double) noexcept;
-OPTC_SIMD double sin(double) noexcept;
-OPTC_SIMD double cos(double) noexcept;
-OPTC_SIMD double tanh(double) noexcept;
-OPTC_SIMD double pow(double, double) noexcept;
-OPTC_SIMD double atan2(double, double) noexcept;
-}
 
 namespace optc {
 
@@ -108,6 +86,7 @@ OPTC_INLINE double where(bool condition, double a, double b) {
 OPTC_INLINE bool where(bool condition, bool a, bool b) { return (condition & a) | (!condition & b); }
 OPTC_INLINE math_t square(math_t x) { return x * x; }
 OPTC_INLINE math_t cube(math_t x) { return x * x * x; }
+OPTC_INLINE math_t fourth(math_t x) { return square(x * x); }
 OPTC_INLINE math_t sqrt(math_t x) { return is_double ? math_t(__builtin_sqrt(x)) : math_t(__builtin_sqrtf(x)); }
 OPTC_INLINE math_t abs(math_t x) { return is_double ? math_t(__builtin_fabs(x)) : math_t(__builtin_fabsf(x)); }
 OPTC_INLINE math_t floor(math_t x) { return is_double ? math_t(__builtin_floor(x)) : math_t(__builtin_floorf(x)); }
@@ -122,113 +101,6 @@ OPTC_INLINE math_t mod(math_t a, math_t b) {
 }
 // x^0.5. Equal to pow everywhere: -0 gives +0 and -inf gives +inf, which the square root alone would not.
 OPTC_INLINE math_t half_power(math_t x) { return x == -infinity ? infinity : sqrt(x + math_t(0)); }
-OPTC_INLINE math_t exp(math_t x) { return is_double ? math_t(::exp(double(x))) : math_t(::expf(float(x))); }
-OPTC_INLINE math_t log(math_t x) { return is_double ? math_t(::log(double(x))) : math_t(::logf(float(x))); }
-OPTC_INLINE math_t sin(math_t x) { return is_double ? math_t(::sin(double(x))) : math_t(::sinf(float(x))); }
-OPTC_INLINE math_t cos(math_t x) { return is_double ? math_t(::cos(double(x))) : math_t(::cosf(float(x))); }
-OPTC_INLINE math_t tanh(math_t x) { return is_double ? math_t(::tanh(double(x))) : math_t(::tanhf(float(x))); }
-OPTC_INLINE double pow(double x, double y) { return ::pow(x, y); }
-#ifdef __FP_FAST_FMAF
-// C's powf to 0.97 units in the last place (measured), in every special case too; vector code wherever there are vectors of
-// floats. |x|^y = 2^t with t = y·log2|x| in pairs of floats. Every sum of products that could be contracted is an explicit
-// fma, so vector bodies and scalar tails agree to the bit whatever the compiler contracts.
-// The polynomials are minimax (on the float coefficients); their errors are given beside them.
-OPTC_INLINE float pow(float x, float y) {
-    constexpr float inf = __builtin_inff();
-    const auto fma = [](float a, float b, float c) { return __builtin_fmaf(a, b, c); };
-    // |x| = m·2^i, with m from 2^-¼ to 2^¾, on the bits; denormals are scaled up first. Above 2^¼, m is compared with
-    // c = 2^0.50015…, which is a float to 2^-35, and that exponent is added to i: e = i + log2(c), exactly.
-    const float size = __builtin_fabsf(x);
-    const bool finite = size < inf, denormal = size < 0x1p-126f;
-    const uint32_t least = 0x3f5747e7;
-    const uint32_t above = bits_of(where(denormal, size * 0x1p24f, size)) - least;
-    const float m = float_of((above & 0x7fffff) + least);
-    const bool upper = m > 0x1.3074p+0f;
-    const float c = where(upper, 0x1.6a13b4p+0f, 1.0f);
-    const float scale = (float(int32_t(above) >> 23) + where(upper, 0x1.0014p-1f, 0.0f)) - where(denormal, 24.0f, 0.0f);
-    const float e = where(x == 0, -inf, where(finite, scale, size));
-    // log2(m/c) = 2/ln 2·artanh(s), s = (m - c)/(m + c) with its rest: s times a polynomial in s² ≤ 0.0075, good to 2^-37
-    const float difference = m - c, sum = m + c, rest_of_sum = m - (sum - c), s = difference / sum, w = s * s;
-    const float rest_of_s = fma(-s, rest_of_sum, fma(-s, sum, difference)) * (1 / sum);
-    constexpr float two_by_ln2 = 0x1.715476p+1f, rest_of_two_by_ln2 = 0x1.4ae0cp-25f;
-    const float tail = fma(fma(0x1.aa357cp-2f, w, 0x1.277508p-1f), w, 0x1.ec709ep-1f);
-    const float factor = fma(w, tail, two_by_ln2), rest_of_factor = fma(w, tail, two_by_ln2 - factor) + rest_of_two_by_ln2;
-    const float slope = fma(w, two_by_ln2, two_by_ln2);  // of the logarithm, for the rest of s
-    const float log2_x = fma(s, factor, e);
-    const float rest_of_log2_x = fma(rest_of_s, slope, fma(s, rest_of_factor, fma(s, factor, e - log2_x)));
-    // t = n + r with |r| ≤ ½. The sum leaves n in the low bits. A plain product could be contracted with t - n.
-    const float t = fma(y, log2_x, 0.0f);
-    const float shifted = fma(y, log2_x, 0x1.8p23f), n = shifted - 0x1.8p23f;
-    const float r = (t - n) + fma(y, rest_of_log2_x, fma(y, log2_x, -t));
-    // 2^r = 1 + r·q(r), by a polynomial: 2^-28.3 of the value. 2^n, which may be no float, is two factors.
-    const float q = fma(fma(fma(fma(fma(0x1.417abp-13f, r, 0x1.5f095p-10f), r, 0x1.3b2dd2p-7f), r, 0x1.c6af7ap-5f), r,
-                            0x1.ebfbdcp-3f), r, 0x1.62e43p-1f);
-    // 16-bit numbers in the loop make GCC work on two vectors at a time, which hides the latency of these long chains.
-    const int32_t exponent = int16_t(bits_of(shifted)), half = exponent >> 1;
-    const float one_half = float_of((uint32_t(half) << 23) + 0x3f800000);
-    const float other_half = float_of((uint32_t(exponent - half) << 23) + 0x3f800000);
-    const float power = fma(q, r * one_half, one_half) * other_half;
-    // That holds for |t| ≤ 200. Beyond, and where x is 0 or inf, the result is inf or 0. 1^inf, 0^0 and inf^0 are 1.
-    const float far = where(__builtin_fabsf(t) > 200, where(t > 0, inf, 0.0f), power);
-    const float magnitude = where((size == 1) | (y == 0), 1.0f, far);
-    // An odd y keeps the sign of x; a negative number to a y that is no integer is undefined. NaN has come through by itself.
-    const float half_y = y * 0.5f;
-    const bool integer = __builtin_floorf(y) == y, odd = integer & (__builtin_floorf(half_y) != half_y);
-    const float sign_of_x = __builtin_copysignf(0.0f, x);  // unlike the bits of x, known to the compiler where x is an abs
-    const float signed_power = float_of(bits_of(magnitude) ^ (bits_of(sign_of_x) & (odd ? ~0u : 0u)));
-    return where((x < 0) & finite & !integer, __builtin_nanf(""), signed_power);
-}
-#else
-// The same where there is no fast fma.
-// C's powf to 0.54 units in the last place, in every special case too; vector code wherever there are vectors of floats and
-// doubles. |x|^y = 2^t with t = y·log2|x| in double, which is rounded to float once (so denormal results are right as well).
-// The polynomials are minimax (Remez exchange in 60 digits, then rounded to double); their errors are given beside them.
-OPTC_INLINE float pow(float x, float y) {
-    constexpr float inf = __builtin_inff();
-    // |x| = (1 + f)·2^e with √½ ≤ 1 + f < √2, on the bits; denormals are scaled up first.
-    const float size = __builtin_fabsf(x);
-    const bool finite = size < inf, denormal = size < 0x1p-126f;
-    const uint32_t root_half = 0x3f3504f3;
-    const uint32_t above = bits_of(where(denormal, size * 0x1p24f, size)) - root_half;
-    const float f = float_of((above & 0x7fffff) + root_half) - 1;  // exact
-    const float scale = float(int32_t(above) >> 23) - where(denormal, 24.0f, 0.0f);
-    const float e = where(x == 0, -inf, where(finite, scale, inf));
-    // log2(1 + f) = 2/ln 2·artanh(s), s = f/(2 + f), by a polynomial in s² ≤ 0.0295: 2^-37.8 of the value
-    const double s = double(f) / (double(f) + 2), w = s * s;
-    const double log2_over_s =
-        (((0.34072802835157181 * w + 0.41167282583805961) * w + 0.57708358328673473) * w + 0.96179667334997234) * w +
-        2.8853900817900802;
-    const double t = double(y) * (s * log2_over_s + double(e));
-    // 2^t = 2^n·2^r with |r| ≤ ½, by a polynomial: 2^-28.9 of the value. The sum leaves n in the low bits, for the exponent.
-    const double shifted = t + 0x1.8p52, r = t - (shifted - 0x1.8p52);
-    double power =
-        (((((1.5353362996698253e-4 * r + 1.3398874426617976e-3) * r + 9.6184373532001713e-3) * r + 0.055503324710974503) * r +
-          0.24022647913673364) * r + 0.69314720285506975) * r + 1;
-    uint64_t n, u;
-    __builtin_memcpy(&n, &shifted, 8);
-    __builtin_memcpy(&u, &power, 8);
-    u += n << 52;
-    __builtin_memcpy(&power, &u, 8);
-    // That holds for |t| < 1000. Beyond, and where x is 0 or inf, an estimate of t, good to a fifth, says whether the result is
-    // inf or 0. It is NaN for 0·inf, that is for 1^inf, 0^0 and inf^0, which are 1 (and for NaN: see the last lines).
-    const float estimate = y * (f * 1.44f + e);
-    const float beyond = where(estimate > 512, inf, where(estimate != estimate, 1.0f, 0.0f));
-    const float magnitude = where(__builtin_fabsf(estimate) <= 512, float(power), beyond);
-    // An odd y keeps the sign of x; a negative number to a y that is no integer is undefined. Floats from 2^24 on are even.
-    const uint32_t y_bits = bits_of(y) & 0x7fffffff;
-    const float y_size = float_of(y_bits < 0x4b800000 ? y_bits : 0x4b800000);
-    const int32_t whole = int32_t(y_size);
-    const bool integer = float(whole) == y_size;
-    const float odd = where(integer, float_of(uint32_t(whole) << 31), 0.0f);
-    const float sign_of_x = __builtin_copysignf(0.0f, x);  // unlike the bits of x, known to the compiler where x is an abs
-    const float signed_power = float_of(bits_of(magnitude) ^ (bits_of(odd) & bits_of(sign_of_x)));
-    const bool undefined = ((x < 0) & finite & !integer) | __builtin_isunordered(x, y);
-    return where((x == 1) | (y == 0), 1.0f, where(undefined, __builtin_nanf(""), signed_power));
-}
-#endif
-OPTC_INLINE math_t atan2(math_t y, math_t x) {
-    return is_double ? math_t(::atan2(double(y), double(x))) : math_t(::atan2f(float(y), float(x)));
-}
 
 // --- chunks and threads --------------------------------------------------------------------------------------------------
 
@@ -243,13 +115,15 @@ struct Chunk {
         T* const base = static_cast<T*>(table[stream * tensors + tensor]);
         return base == nullptr || !all ? base : base + offset;
     }
+    // The number of the first element, where a row holds such numbers and not pointers.
+    uint64_t number(int64_t stream) const { return uint64_t(table[stream * tensors + tensor]) + uint64_t(offset); }
 };
 
 #ifndef OPTC_PASSES
 using Update = void (*)(const Chunk& chunk, const double* scalars, const uint8_t* flags, double factor);
 
-// The update for these host flags; defined by the kernel.
-static Update select_update(const uint8_t* flags);
+// The update for these scalars and host flags; defined by the kernel.
+static Update select_update(const double* scalars, const uint8_t* flags);
 #endif
 
 // Starting a chunk costs about as much as this many elements.
@@ -279,7 +153,7 @@ const char optc_key[65] = OPTC_KEY;
 OPTC_EXPORT void optc_run(
     void* const* table, int64_t tensors, const int32_t* chunk_tensor, const int64_t* chunk_offset, const int64_t* begin,
     int64_t chunks, const double* scalars, const uint8_t* flags, double factor, int32_t threads) {
-    const optc::Update update = optc::select_update(flags);
+    const optc::Update update = optc::select_update(scalars, flags);
     const auto work = [=](int64_t share, int64_t shares) {
         const int64_t end = optc::first_chunk(begin, chunks, share + 1, shares);
         for (int64_t c = optc::first_chunk(begin, chunks, share, shares); c < end; ++c) {

@@ -86,13 +86,15 @@ class State:
 class Stream:
     """One tensor per parameter that a kernel reads or writes; `name` is `theta`, `g`, an input or a state's name.
 
+    `element` is none in memory: the numbers of the elements, by which random numbers are drawn.
+
     Passes move through those of extent "elem" and "pick"; code on statistics reads and writes the others ("tensor": 0-dim
     float64). `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that
     compilers leave the reads out; None where it always has.
     """
 
     name: str
-    role: Literal["theta", "gradient", "input", "state"]
+    role: Literal["theta", "gradient", "input", "state", "element"]
     reads: bool
     writes: bool
     extent: Extent = "elem"
@@ -104,9 +106,14 @@ class Stream:
         return self.extent == "tensor"
 
     @property
-    def in_memory(self) -> bool:
+    def per_element(self) -> bool:
         """Whether passes move through it, in the dtype of elements."""
         return self.extent in PER_ELEMENT
+
+    @property
+    def stays(self) -> bool:
+        """Whether a table of it holds from step to step."""
+        return self.role in ("theta", "state", "element")
 
     def is_read(self, variant: Mapping[str, bool]) -> bool:
         """Whether its old value is read in a variant."""
@@ -172,10 +179,14 @@ class Kernel:
     matrix: bool = False
     pick: str | None = None
 
+    def measured(self, one: Pass, extent: Extent) -> int:
+        """Of how many statistics of an extent a pass leaves measures."""
+        extents = dict(zip(self.statistics, self.extents, strict=True))
+        return sum(extents[name] == extent for name, _ in one.measures)
+
     def most_measured(self, extent: Extent) -> int:
         """Of how many statistics of an extent one pass leaves measures, at most."""
-        extents = dict(zip(self.statistics, self.extents, strict=True))
-        return max((sum(extents[name] == extent for name, _ in one.measures) for one in self.passes), default=0)
+        return max((self.measured(one, extent) for one in self.passes), default=0)
 
     def sweeps(self, variant: Mapping[str, bool]) -> tuple[tuple[Stream, ...], ...]:
         """The streams of each pass over memory that has something to do in a variant."""
@@ -186,9 +197,10 @@ class Kernel:
 class ModelProgram:
     """What runs once for all parameters, before the kernel of its phase, on 0-dim float64 tensors.
 
-    `function(*scalars, *flags, *totals, *states)`: floats and bools of the host program (the same for all parameters; static
-    flags, too), sums over all tensors of the step of a part that kernels before have left (name of the total -> the part), and
-    numbers of the model. It returns `(exports, carried)`: scalars for kernels, and the new values of the states in `carried`.
+    `function(*scalars, *flags, *totals, [loss], *states)`: floats and bools of the host program (the same for all parameters;
+    static flags, too), sums over all tensors of the step of a part that kernels before have left (name of the total -> the
+    part), with `loss` the loss, and numbers of the model. It returns `(exports, carried)`: scalars for kernels, and the new
+    values of the states in `carried`.
     """
 
     function: Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]
@@ -198,6 +210,7 @@ class ModelProgram:
     states: tuple[str, ...]
     exports: tuple[str, ...]
     carried: tuple[str, ...]
+    loss: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +247,11 @@ class Procedure:
         """The kernels of all phases."""
         return tuple(phase.kernel for phase in self.phases if phase.kernel is not None)
 
+    @property
+    def model_scalars(self) -> tuple[str, ...]:
+        """What programs of the model read of the host program's scalars."""
+        return tuple(dict.fromkeys(name for phase in self.phases if phase.model is not None for name in phase.model.scalars))
+
 
 @dataclass(frozen=True, slots=True)
 class Schema:
@@ -252,6 +270,11 @@ class Schema:
     procedures: tuple[Procedure, ...]
     matrix: bool = False
     pick: str | None = None
+
+    @property
+    def reads_loss(self) -> bool:
+        """Whether `step` needs a closure that returns the loss."""
+        return any(phase.model is not None and phase.model.loss for phase in self.procedures[0].phases)
 
     @property
     def of_parameters(self) -> tuple[State, ...]:

@@ -31,6 +31,11 @@ def pick(x: Tensor, p: float) -> Tensor:
     return x.flatten()[:: min(int(p), max(1, x.numel()))]
 
 
+def cospi(x: Tensor) -> Tensor:
+    """cos πx by element; whole turns are taken off before the product with π, so that large x are as good as small ones."""
+    return (x - 2 * torch.floor(x / 2 + 0.5)).mul_(math.pi).cos_()
+
+
 def total(x: Tensor, dim: int | None = None) -> Tensor:
     """Σx in float64; 0 over no elements. With `dim` -1 of each row, with -2 of each column, in a dimension of length 1."""
     if dim is None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from optc.runtime import shapes
 from optc.runtime.backend import Launcher, Residents, arithmetic_dtype
 from optc.runtime.columns import Columns
+from optc.runtime.draws import Elements
 from optc.runtime.schema import Kernel, Stream
 
 
@@ -31,7 +32,8 @@ class TorchLauncher:
         residents = self.residents
         tensors = {name: [column[i] for i in members] for name, column in residents.tensors.items()}
         of_members = [residents.shapes[i] for i in members] if residents.shapes else ()
-        chosen = replace(residents, tensors=tensors, shapes=of_members)
+        numbers = residents.column_of_elements(len(self.statistics))
+        chosen = replace(residents, tensors=tensors, shapes=of_members, elements=[numbers[i] for i in members])
         return TorchLauncher(self.kernel, chosen, self.device, [self.statistics[i] for i in members])
 
     def launch(
@@ -45,7 +47,8 @@ class TorchLauncher:
         kernel = self.kernel
         static = [self.residents.variant[name] for name in kernel.static_flags]
         tensors = self.residents.tensors
-        columns = [tensors.get(s.name) if s.role in ("theta", "state") else varying[s.name] for s in kernel.streams]
+        streams = [s for s in kernel.streams if s.role != "element"]
+        columns = [tensors.get(s.name) if s.stays else varying[s.name] for s in streams]
         dtypes = self._dtypes(columns)
         told = self.residents.sizes(kernel) if all(s.role == "state" for s in kernel.streams) else None
         for index, statistics in enumerate(self.statistics):
@@ -53,25 +56,33 @@ class TorchLauncher:
             given = [None if column is None else column[index] for column in columns]
             used = [
                 None if x is None else self._seen(x, stream, dtype, gradient_factor)
-                for stream, x in zip(kernel.streams, given, strict=True)
+                for stream, x in zip(streams, given, strict=True)
             ]
+            elements = [self._elements(index, dtype) for s in kernel.streams if s.role == "element"]
             known = [statistics[name] for name in kernel.given]
             size = [] if told is None else [float(told[index])]
-            left = kernel.torch(*used, *scalars, *static, *flags, *known, *size)
+            left = kernel.torch(*used, *elements, *scalars, *static, *flags, *known, *size)
             statistics.update(zip(kernel.leaves, left or (), strict=True))
-            for stream, stored, value in zip(kernel.streams, given, used, strict=True):
+            for stream, stored, value in zip(streams, given, used, strict=True):
                 if stream.writes and stored is not None and value is not None and not _shares(value, stored):
                     stored.copy_(value.view(stored.shape))
 
     def _dtypes(self, columns: Sequence[Sequence[Tensor] | None]) -> list[torch.dtype]:
         """The arithmetic dtype for each parameter: that of what it keeps per element, if this kernel moves that."""
-        found = [(s, c) for s, c in zip(self.kernel.streams, columns, strict=True) if c is not None and s.in_memory]
+        streams = [s for s in self.kernel.streams if s.role != "element"]
+        found = [(s, c) for s, c in zip(streams, columns, strict=True) if c is not None and s.per_element]
         found.sort(key=lambda each: each[0].role not in ("theta", "state"))
         return [arithmetic_dtype(x.dtype) for x in found[0][1]] if found else [torch.float64] * len(self.statistics)
 
+    def _elements(self, index: int, dtype: torch.dtype) -> Elements:
+        """The elements of a parameter, as the kernel sees it."""
+        theta = self.residents.tensors["theta"][index]
+        first = self.residents.column_of_elements(len(self.statistics))[index]
+        return Elements(first, shapes.view(theta.shape, self.kernel.matrix), dtype, theta.device)
+
     def _seen(self, x: Tensor, stream: Stream, dtype: torch.dtype, gradient_factor: float) -> Tensor:
         """`x` as the kernel sees it; `x` itself or a view of it where nothing differs, so that writes reach it."""
-        if not stream.in_memory:
+        if not stream.per_element:
             return x.to(torch.float64)
         if self.kernel.matrix and x.ndim > 2:
             x = x.reshape(shapes.view(x.shape, True))

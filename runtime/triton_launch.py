@@ -85,16 +85,16 @@ class TritonLauncher:
         """One launch. With `memory` ([rows][scalars + flags]) scalars, flags and g's factor are read from the device."""
         if not self.chunks.count:
             return
-        columns = [varying[s.name] for s in self.kernel.streams if s.role in ("gradient", "input")]
+        columns = [varying[s.name] for s in self.kernel.streams if not s.stays]
         for stream in self.kernel.streams:
-            if stream.role in ("gradient", "input"):
+            if not stream.stays:
                 self.dtypes[stream.name] = varying[stream.name][0].dtype
         with on_device(self.device):
             self.function.jit[(self.chunks.count,)](
                 self.table,
                 self.varying.of(columns),
                 self.chunks.tensors,
-                self.chunks.offsets,
+                self.chunks.first,
                 self.chunks.length,
                 gradient_factor,
                 found_inf,
@@ -116,7 +116,10 @@ class TritonLauncher:
 
 @dataclass(slots=True)
 class CapturableLauncher:
-    """A procedure bound to a batch that counts on the device: one launch for the scalars, then those of its kernels."""
+    """A procedure bound to a batch that counts on the device: one launch for the scalars, then those of its kernels.
+
+    `blocks`: what each kernel reads its scalars and flags from, a row for each tensor; then what programs of the model read.
+    """
 
     procedure: Procedure
     function: LazyKernel
@@ -125,6 +128,7 @@ class CapturableLauncher:
     carried: Tensor
     shapes: Tensor
     memory: Tensor
+    blocks: tuple[Tensor, ...]
     constants: dict[str, Any]
     news: tuple[str, ...]
     _factor: tuple[float, Tensor] | None = None
@@ -137,7 +141,13 @@ class CapturableLauncher:
         found_inf: Tensor | None,
         new: Sequence[str] = (),
     ) -> None:
-        """Count, compute the scalars and run the kernels; where `found_inf` (one element) is not 0, nothing is written.
+        """Count, compute the scalars and run the kernels of a procedure without numbers of the model."""
+        self.begin(hypers, found_inf, new)
+        for kernel in range(len(self.launchers)):
+            self.run(kernel, varying, {}, gradient_factor, found_inf)
+
+    def begin(self, hypers: Tensor, found_inf: Tensor | None, new: Sequence[str] = ()) -> None:
+        """Counts and computes the scalars; where `found_inf` (one element) is not 0, nothing is counted.
 
         `hypers` is float64, in the order of the names given to `prepare_capturable`. `new` names the states created just now.
         """
@@ -159,14 +169,32 @@ class CapturableLauncher:
                 HAS_FOUND_INF=found_inf is not None,
                 num_warps=WARPS,
             )
-        factor = self._as_tensor(gradient_factor, device)
-        start = 0
-        for launcher in self.launchers:
-            width = len(launcher.kernel.scalars) + len(launcher.kernel.host_flags)
-            block = self.memory[start : start + max(1, width * n)]
-            scalars, flags = [0.0] * len(launcher.kernel.scalars), [False] * len(launcher.kernel.host_flags)
-            launcher.run(varying, factor, found_inf, block, n, scalars, flags)
-            start += width * n
+
+    def for_model(self) -> dict[str, Tensor]:
+        """What programs of the model read, which is the same for all tensors: 0-dim float64, as `begin` leaves it."""
+        return (
+            dict(zip(self.procedure.model_scalars, self.blocks[-1][0].unbind(), strict=True)) if self.counters.numel() else {}
+        )
+
+    def run(
+        self,
+        kernel: int,
+        varying: Columns,
+        numbers: Mapping[str, float | Tensor],
+        gradient_factor: float | Tensor,
+        found_inf: Tensor | None,
+    ) -> None:
+        """Runs one kernel; where `found_inf` is not 0, nothing is written. `numbers` are those of the model, by name."""
+        n, launcher, block = self.counters.numel(), self.launchers[kernel], self.blocks[kernel]
+        if n == 0:
+            return
+        names = launcher.kernel.scalars
+        for name, number in numbers.items():
+            if name in names:
+                column = block[:, names.index(name)]
+                column.copy_(number, non_blocking=True) if isinstance(number, Tensor) else column.fill_(number)
+        factor = self._as_tensor(gradient_factor, self.memory.device)
+        launcher.run(varying, factor, found_inf, block, n, [0.0] * len(names), [False] * len(launcher.kernel.host_flags))
 
     def _as_tensor(self, factor: float | Tensor, device: torch.device) -> Tensor:
         if isinstance(factor, Tensor):
@@ -201,21 +229,21 @@ class TritonBackend:
 
 def _first(kernel: Kernel, residents: Residents) -> Sequence[Tensor]:
     """The first tensors per element that are there; θ, if it is."""
-    names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.in_memory]
+    names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.per_element]
     return next((residents.tensors[name] for name in names if residents.tensors.get(name)), ())
 
 
 def _elementwise(kernel: Kernel, residents: Residents, device: torch.device) -> TritonLauncher:
     function = require_triton(kernel.triton, device)
-    present = [(s.name, residents.tensors.get(s.name)) for s in kernel.streams if s.role in ("theta", "state")]
-    first = next(column for _, column in present if column is not None)
-    sizes = [tensor.numel() for tensor in first]
-    dtypes = {name: column[0].dtype for name, column in present if column is not None}
-    varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
+    kept = [residents.tensors[s.name] for s in kernel.streams if s.name in residents.tensors]
+    sizes = [tensor.numel() for tensor in kept[0]]
+    dtypes = {name: column[0].dtype for name, column in residents.tensors.items()}
+    columns = [residents.column(s, len(sizes)) for s in kernel.streams if s.stays]
+    varying = [s.name for s in kernel.streams if not s.stays]
     dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
     shape = geometry(tuple(dtypes.values()), warp_size(device))
     with on_device(device):
-        table, aligned = resident_table([column for _, column in present], sizes, device)
+        table, aligned = resident_table(columns, sizes, device)
         return TritonLauncher(
             kernel,
             function,
@@ -247,6 +275,10 @@ def prepare_capturable(
     are the inside names of the numbers that `launch` gets. `choices` are hypers with texts, if the host program reads any.
     Raises BackendUnavailable as `TritonBackend.prepare` does.
     """
+    if any(name in procedure.flags for phase in procedure.phases if phase.model is not None for name in phase.model.flags):
+        raise BackendUnavailable(
+            f"{procedure.name} decides on the host what its numbers of the model are: leave capturable off"
+        )
     launchers = tuple(TRITON.prepare(procedure.kernels, [_only(kernel, residents) for kernel in procedure.kernels]))
     device, n = launchers[0].device, counters.numel()
     function = require_triton(procedure.triton_scalars, device)
@@ -259,11 +291,14 @@ def prepare_capturable(
         raise BackendUnavailable(f"the scalars of {procedure.name} need {', '.join(missing)}: not available on the device")
     with on_device(device):
         shapes = upload(torch.tensor([[shape.numel(), len(shape)] for shape in every], dtype=torch.int64), device)
-        width = sum(len(k.scalars) + len(k.host_flags) for k in procedure.kernels)
-        exact = any(k.passes for k in procedure.kernels)  # code per tensor is float64
-        memory = torch.empty(max(1, width * n), dtype=torch.float64 if exact else launchers[0].real, device=device)
+        widths = [*(len(k.scalars) + len(k.host_flags) for k in procedure.kernels), len(procedure.model_scalars)]
+        # code per tensor and of the model is float64
+        exact = any(k.passes for k in procedure.kernels) or any(phase.model is not None for phase in procedure.phases)
+        memory = torch.empty(max(1, sum(widths) * n), dtype=torch.float64 if exact else launchers[0].real, device=device)
+    starts = [sum(widths[:k]) * n for k in range(len(widths))]
+    blocks = tuple([memory[at : at + width * n].view(n, width) for at, width in zip(starts, widths, strict=True)])
     constants = {name: known[name] for name in wanted if name not in news}
-    return CapturableLauncher(procedure, function, launchers, counters, carried, shapes, memory, constants, news)
+    return CapturableLauncher(procedure, function, launchers, counters, carried, shapes, memory, blocks, constants, news)
 
 
 def _only(kernel: Kernel, residents: Residents) -> Residents:

@@ -1,8 +1,10 @@
 """Kernels that reduce, on Triton: a launch for every pass and for every stage between them, whatever the number of tensors.
 
-A pass leaves partials, each of `EXTENT` elements of one tensor; the stage after it adds them up in float64, one program per
-tensor. So what a tensor measures depends neither on the launch nor on the rest of the batch, and there are no atomics. Where
-kernels know rows and columns, passes run over panels and stages over rows, columns and matrices (`triton_matrices.py`).
+What a tensor measures is a binary tree over leaves of `LEAF` elements, in float64. A program of a pass builds a whole piece of
+it, 2^k leaves, and leaves one partial; the stage after it joins the pieces, one program per tensor. So k is free, and follows
+from how much memory partials may take; what is measured depends neither on it nor on the rest of the batch, and there are no
+atomics. Where kernels know rows and columns, passes run over panels and stages over rows, columns and matrices
+(`triton_matrices.py`).
 """
 
 from __future__ import annotations
@@ -29,25 +31,27 @@ from optc.runtime.triton_device import (
 )
 from optc.runtime.triton_kernel import LazyKernel
 from optc.runtime.triton_matrices import DEPTH, LANES, PANEL, Matrices, in_matrices, tile_rows
-from optc.runtime.triton_tables import Chunks, VaryingTable, in_memory, on_host, resident_table, upload
+from optc.runtime.triton_memory import left_for_partials, levels, most_measured, most_programs
+from optc.runtime.triton_tables import Chunks, VaryingTable, choose_chunk, in_memory, on_host, resident_table, upload
 
-EXTENT = 8192
-"""Elements of a chunk, and so of a partial: a multiple of every block. It is part of what a sum means to the last bit."""
+LEAF = 8192
+"""Elements of a leaf: a multiple of every block. It is part of what a sum means to the last bit."""
 LONGEST_STRIDE = 1 << 62
 """Stands for all longer ones: products with the number of a picked element fit into 64 bits."""
-PARTIALS_PER_TURN = 512
-"""Lanes of the block in which a stage adds up partials: their order is fixed by it, too."""
+PARTIALS_PER_TURN = 256
+"""Partials that a stage joins at a time; a power of two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reductions:
     """What passes leave, kept for all tensors of a batch and all kernels of a procedure; passes and steps overwrite it.
 
-    `partials`: [most measures of a pass][each], in the arithmetic dtype; tensor i has those from `first[i]` to `first[i + 1]`.
-    `none` is such a table in which no tensor has any. `statistics`: float64 [tensors][statistics]. `matrices`: what there is
-    for each row, column and matrix, where the tensors are seen as such.
+    `chunks`: what programs take of tensors that are no matrices. `partials`: float64 [most measures of a pass][each]; tensor i
+    has those from `first[i]` to `first[i + 1]`. `none` is such a table in which no tensor has any. `statistics`: float64
+    [tensors][statistics]. `matrices`: what there is for each row, column and matrix, where the tensors are seen as such.
     """
 
+    chunks: Chunks
     partials: Tensor
     each: int
     first: Tensor
@@ -60,26 +64,25 @@ class Reductions:
         kernels: Sequence[Kernel], shapes: Sequence[torch.Size], sizes: Sequence[int], real: torch.dtype, device: torch.device
     ) -> Reductions:
         """For tensors of these shapes."""
+        seen, memory = in_matrices(kernels, shapes), left_for_partials(kernels, len(sizes))
+        memory = memory // 2 if seen else memory
+        matrices = Matrices.of(kernels, shapes, real, device, memory) if seen else None
+        length = choose_chunk(sizes, LEAF, most_programs(kernels, len(sizes), memory))
         first = np.zeros(len(sizes) + 1, dtype=np.int32)
-        np.cumsum([-(-size // EXTENT) for size in sizes], out=first[1:])
-        matrices = Matrices.of(kernels, shapes, real, device) if in_matrices(kernels, shapes) else None
-        each, rows = int(first[-1]), max(len(p.measures) for k in kernels for p in k.passes)
+        np.cumsum([-(-size // length) for size in sizes], out=first[1:])
+        each, rows = int(first[-1]), most_measured(kernels)
         most = max(each, matrices.panel_count if matrices is not None else 0)
-        partials = torch.empty(max(1, rows * most), dtype=real, device=device)
+        partials = torch.empty(max(1, rows * most), dtype=torch.float64, device=device)
         width = max(len(k.statistics) for k in kernels)
         statistics = torch.empty(len(sizes), max(1, width), dtype=torch.float64, device=device)
         table = upload(torch.from_numpy(first), device)
-        return Reductions(partials, each, table, torch.zeros_like(table), statistics, matrices)
+        chunks = Chunks.of_length(sizes, length, device)
+        return Reductions(chunks, partials, each, table, torch.zeros_like(table), statistics, matrices)
 
     def only(self, members: Sequence[int]) -> Reductions:
         """For launches on some of the tensors; what is kept stays where it is."""
-        return self if self.matrices is None else replace(self, matrices=self.matrices.only(members))
-
-    def left(self, panelled: bool, measured: bool) -> tuple[Tensor, int]:
-        """Where the partials of a pass begin, and the length of a row of them."""
-        if panelled and self.matrices is not None:
-            return (self.matrices.first_panels if measured else self.none), self.matrices.panel_count
-        return (self.first if measured else self.none), self.each
+        matrices = None if self.matrices is None else self.matrices.only(members)
+        return replace(self, chunks=self.chunks.only(members), matrices=matrices)
 
 
 @dataclass(slots=True)
@@ -94,7 +97,6 @@ class ReducingLauncher:
     geometries: tuple[Geometry, ...]
     table: Tensor
     varying: VaryingTable
-    chunks: Chunks
     members: Tensor
     parts_at: Tensor
     reductions: Reductions
@@ -102,10 +104,10 @@ class ReducingLauncher:
     def only(self, members: Sequence[int]) -> ReducingLauncher:
         """See `optc.runtime.backend.Launcher`."""
         with on_device(self.device):
-            varying, chunks = self.varying.only(members), self.chunks.only(members)
+            varying = self.varying.only(members)
             numbers = upload(torch.tensor(members, dtype=torch.int32), self.device)
             kept = self.reductions.only(members)
-        return replace(self, dtypes=dict(self.dtypes), varying=varying, chunks=chunks, members=numbers, reductions=kept)
+        return replace(self, dtypes=dict(self.dtypes), varying=varying, members=numbers, reductions=kept)
 
     def parts(self) -> Tensor:
         """See `optc.runtime.backend.Launcher`."""
@@ -147,20 +149,19 @@ class ReducingLauncher:
         given: tuple[Sequence[float], Sequence[bool]] | None,
     ) -> None:
         """`given`: scalars and flags that passes get as arguments."""
-        moving = [s.name for s in self.kernel.streams if s.role in ("gradient", "input")]
+        moving = [s.name for s in self.kernel.streams if not s.stays]
         columns = [varying[name] for name in moving]
         if self.members.numel():
             self.dtypes |= {name: column[0].dtype for name, column in zip(moving, columns, strict=True)}
         with on_device(self.device):
             table = self.varying.of(columns)
-            panelled, measured = False, True
+            measured = True
             for one, shape in zip(self.kernel.passes, self.geometries, strict=True):
-                self._stage(one.stage, panelled, measured, found_inf, memory, rows)
-                panelled = self._in_panels(one) is not None
+                self._stage(one.stage, measured, found_inf, memory, rows)
                 measured = one.runs(self.variant)
                 if measured and (one.streams or one.measures):
                     self._pass(one, shape, table, factor, found_inf, memory, rows, given)
-            self._stage(self.kernel.finish, panelled, measured, found_inf, memory, rows)
+            self._stage(self.kernel.finish, measured, found_inf, memory, rows)
 
     def _in_panels(self, one: Pass) -> Matrices | None:
         """The panels that a pass runs over, if it does."""
@@ -178,7 +179,7 @@ class ReducingLauncher:
         given: tuple[Sequence[float], Sequence[bool]] | None,
     ) -> None:
         kernel, kept, matrices = self.kernel, self.reductions, self._in_panels(one)
-        chunks = self.chunks if matrices is None else matrices.panels
+        chunks = kept.chunks if matrices is None else matrices.launched(kernel, one)
         if not chunks.count:
             return
         scalars, flags = given or ([0.0] * len(kernel.scalars), [False] * len(kernel.host_flags))
@@ -186,7 +187,7 @@ class ReducingLauncher:
             self.table,
             table,
             chunks.tensors,
-            chunks.offsets,
+            chunks.first,
             chunks.length,
             factor,
             found_inf,
@@ -207,6 +208,7 @@ class ReducingLauncher:
                 shape.block,
                 shape.tail,
                 *last,
+                *((LEAF, levels(chunks.length // LEAF)) if one.measures else ()),
                 num_warps=WARPS,
             )
             return
@@ -219,12 +221,14 @@ class ReducingLauncher:
             matrices.row_partials,
             matrices.col_partials,
             *(matrices.values[extent] for extent in ("row", "col", "matrix")),
+            matrices.tall,
             *constants,
             shape.lanes,
             tile_rows(shape, warp_size(self.device)),
             PANEL,
             PANEL,
             *last,
+            levels(matrices.tall // PANEL),
             num_warps=WARPS,
         )
 
@@ -237,24 +241,22 @@ class ReducingLauncher:
     def _stage(
         self,
         function: LazyKernel | None,
-        panelled: bool,
         measured: bool,
         found_inf: Tensor | None,
         memory: Tensor | None,
         rows: int,
     ) -> None:
-        """`panelled`: the pass before ran over panels. `measured`: it has left partials; otherwise it measured no elements."""
+        """`measured`: the pass before has left partials; otherwise it measured no elements."""
         if function is None or not self.members.numel():
             return
         kept = self.reductions
-        partials = kept.left(panelled, measured)
         if kept.matrices is None or not function.steps:
             function.jit[(self.members.numel(),)](
                 self.table,
                 self.members,
-                partials[0],
+                kept.first if measured else kept.none,
                 kept.partials,
-                partials[1],
+                kept.each,
                 kept.statistics,
                 found_inf,
                 memory,
@@ -266,13 +268,12 @@ class ReducingLauncher:
             )
             return
         for step in function.steps:
-            self._step(step, kept.matrices, partials, measured, found_inf, memory, rows)
+            self._step(step, kept.matrices, measured, found_inf, memory, rows)
 
     def _step(
         self,
         step: LazyKernel,
         matrices: Matrices,
-        partials: tuple[Tensor, int],
         measured: bool,
         found_inf: Tensor | None,
         memory: Tensor | None,
@@ -288,11 +289,10 @@ class ReducingLauncher:
             self.table,
             self.members,
             None if chunks is None else chunks.tensors,
-            None if chunks is None else chunks.offsets,
+            None if chunks is None else chunks.first,
             matrices.shapes,
-            partials[0],
             self.reductions.partials,
-            partials[1],
+            matrices.panel_count,
             matrices.row_partials,
             matrices.col_partials,
             int(measured),
@@ -342,13 +342,12 @@ def _shapes(kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[t
 def _bound(
     kernel: Kernel, residents: Residents, sizes: Sequence[int], real: torch.dtype, device: torch.device, kept: Reductions
 ) -> ReducingLauncher:
-    stays = [s for s in kernel.streams if s.role in ("theta", "state")]
-    present = [(s.name, residents.tensors.get(s.name)) for s in stays if s.in_memory]
-    others = [residents.tensors.get(s.name) for s in stays if not s.in_memory]
-    varying = [s.name for s in kernel.streams if s.role in ("gradient", "input")]
-    dtypes = {name: column[0].dtype for name, column in present if column}
+    present = [s for s in kernel.streams if s.stays and s.per_element]
+    others = [residents.tensors.get(s.name) for s in kernel.streams if s.stays and not s.per_element]
+    varying = [s.name for s in kernel.streams if not s.stays]
+    dtypes = {s.name: column[0].dtype for s in present if (column := residents.tensors.get(s.name))}
     dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
-    table, aligned = resident_table([column for _, column in present], sizes, device, others)
+    table, aligned = resident_table([residents.column(s, len(sizes)) for s in present], sizes, device, others)
     return ReducingLauncher(
         kernel,
         device,
@@ -358,7 +357,6 @@ def _bound(
         tuple(_geometry(p, dtypes, real, warp_size(device)) for p in kernel.passes),
         table,
         VaryingTable(aligned, len(varying), device),
-        Chunks.of_length(sizes, EXTENT, device),
         upload(torch.arange(len(sizes), dtype=torch.int32), device),
         upload(torch.tensor([kernel.statistics.index(name) for name in kernel.parts], dtype=torch.int32), device),
         kept,

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optc.runtime.backend import table_entry
 from optc.runtime.columns import Column, addresses
 
 ALIGNMENT = 16
 """Bytes; a tensor takes the unmasked path if the addresses of all its streams are multiples of it."""
 MOST_CHUNKS = 16384
-"""Entries of a chunk table beyond one per tensor: 12 bytes each, so the table stays below a quarter MiB for any size."""
+"""Programs of a launch beyond one per tensor: 4 bytes each in the table, 64 KiB for any size."""
 MOST_IN_CHUNK = 1 << 30
 
 
@@ -51,20 +52,23 @@ def on_host(scalars: Sequence[float | Tensor]) -> list[float] | None:
     return known if len(known) == len(scalars) else None
 
 
-def choose_chunk(sizes: Sequence[int], block: int) -> int:
-    """Elements per program: a power of two times `block`, the smallest that needs no more than `MOST_CHUNKS` whole chunks."""
+def choose_chunk(sizes: Sequence[int], block: int, most: int = MOST_CHUNKS) -> int:
+    """Elements per program: a power of two times `block`, the smallest that needs no more than `most` whole chunks."""
     chunk, total = block, sum(sizes)
-    while chunk * MOST_CHUNKS < total and chunk < MOST_IN_CHUNK:
+    while chunk * most < total and chunk < MOST_IN_CHUNK:
         chunk *= 2
     return chunk
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """Which tensor (int32) and which of its elements (int64) each program begins at; `length` elements, or what is left."""
+    """Which tensor each program works on (int32), and which program is the first of each tensor (int32).
+
+    Each takes `length` elements, the last one what is left of the tensor.
+    """
 
     tensors: Tensor
-    offsets: Tensor
+    first: Tensor
     length: int
     sizes: Sequence[int]
 
@@ -91,13 +95,13 @@ class Chunks:
     def _cut(sizes: Sequence[int], members: Sequence[int], length: int, device: torch.device) -> Chunks:
         numbers = np.array([-(-sizes[i] // length) for i in members], dtype=np.int64)
         tensors = np.repeat(np.asarray(members, dtype=np.int32), numbers)
-        first = np.repeat(np.cumsum(numbers) - numbers, numbers)
-        offsets = (np.arange(len(tensors), dtype=np.int64) - first) * length
-        return Chunks(upload(torch.from_numpy(tensors), device), upload(torch.from_numpy(offsets), device), length, sizes)
+        first = np.zeros(len(sizes), dtype=np.int32)
+        first[np.asarray(members, dtype=np.int64)] = np.cumsum(numbers) - numbers
+        return Chunks(upload(torch.from_numpy(tensors), device), upload(torch.from_numpy(first), device), length, sizes)
 
 
 def resident_table(
-    columns: Sequence[Sequence[Tensor] | None],
+    columns: Sequence[Sequence[Tensor] | Sequence[int] | None],
     sizes: Sequence[int],
     device: torch.device,
     numbers: Sequence[Sequence[Tensor] | None] = (),
@@ -109,7 +113,7 @@ def resident_table(
     rows = np.zeros((len(sizes), len(columns) + len(numbers) + 1), dtype=np.int64)
     for index, column in enumerate((*columns, *numbers)):
         if column is not None:
-            rows[:, index] = [tensor.data_ptr() for tensor in column]
+            rows[:, index] = list(map(table_entry, column))
     aligned = ~(rows[:, : len(columns)] % ALIGNMENT != 0).any(axis=1)
     rows[:, -1] = sizes
     return upload(torch.from_numpy(rows), device), torch.from_numpy(aligned)

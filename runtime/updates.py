@@ -18,7 +18,7 @@ from optc.runtime.turns import Turn
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A group's turn with its gradients. Counts on the device (`device_batches`) know one phase only.
+    """A group's turn with its gradients, in batches that count on the host (`launches`) or on their device.
 
     `tensors` are the hypers that live on the device.
     """
@@ -34,25 +34,37 @@ class Update:
     tensors: Mapping[str, Tensor]
 
     def start(self) -> None:
-        """Parameters that are not dense are updated in copies."""
+        """Parameters that are not dense are updated in copies; devices count."""
         for p, copy in self.turn.staged:
             copy.copy_(p)
+        for batch in self.device_batches:
+            batch.start(self.found_inf, self.tensors)
 
     def run(self, kernel: int, numbers: Mapping[str, float | Tensor]) -> None:
         """Runs one of the procedure's kernels; `numbers` are those of the model."""
         for launch, outcome in self.launches:
             launch.run(kernel, outcome, numbers, self.varying, float(self.factor))
         for batch in self.device_batches:
-            batch.launch(self.varying, self.factor, self.found_inf, self.tensors)
+            batch.run(kernel, self.varying, numbers, self.factor, self.found_inf)
 
     def parts(self, kernel: int) -> list[Tensor]:
         """What that kernel has left for totals."""
-        return [launch.binding.launchers[kernel].parts() for launch, _ in self.launches]
+        found = [launch.binding.launchers[kernel].parts() for launch, _ in self.launches]
+        return found + [batch.parts(kernel) for batch in self.device_batches]
+
+    def for_model(self) -> tuple[Mapping[str, float | Tensor], Mapping[str, bool]] | None:
+        """Scalars and flags of the host program as programs of the model read them; None where nothing takes part."""
+        if self.launches:
+            scalars, flags, _ = self.launches[0][1]
+            return dict(zip(self.procedure.scalars, scalars, strict=True)), dict(zip(self.procedure.flags, flags, strict=True))
+        return (self.device_batches[0].for_model(), {}) if self.device_batches else None
 
     def finish(self) -> None:
         """Parameters get their new values where they lie; counts and host states go on."""
         for launch, _ in self.launches:
             launch.binding.note()
+        for batch in self.device_batches:
+            batch.note()
         for p, copy in self.turn.staged:
             p.copy_(copy)
         for row, outcome in zip(self.turn.rows, self.outcomes, strict=True):

@@ -38,8 +38,8 @@ def run_program(program: Program, hypers: Hypers, problem: Problem) -> Trace:
     oracle = Oracle(program, hypers)
     parameter = oracle.new_parameter(problem.theta)
     thetas = []
-    for _, lr, g, calls in problem.steps(hypers["lr"]):
-        oracle.step(parameter, g, {"lr": lr})
+    for t, lr, g, calls in problem.steps(hypers["lr"]):
+        oracle.step(parameter, g, {"lr": lr}, problem.loss(t))
         for call in calls:
             if call.entry in entries:
                 oracle.enter(call.entry, parameter, call.inputs, {"lr": lr})

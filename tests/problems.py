@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -34,7 +34,13 @@ def random_problem(
         Call(after, "update_hessian", {"g_s": gradients(rng, shape, 1, zeros)[0]})
         for after in range(HESSIAN_PERIOD, steps, HESSIAN_PERIOD)
     )
-    return Problem(theta, grads, factors, calls)
+    return Problem(theta, grads, factors, calls, losses(np.random.default_rng([seed, 77]), steps))
+
+
+def losses(rng: np.random.Generator, steps: int) -> tuple[float, ...]:
+    """Positive losses that fall on the whole, with noise and a spike now and then."""
+    fall = 3 * np.exp(-np.arange(steps) / steps)
+    return tuple(float(x) for x in fall * np.exp(0.3 * rng.normal(size=steps)) * np.where(rng.random(steps) < 0.1, 8.0, 1.0))
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -48,6 +54,28 @@ PROBLEMS: dict[str, Problem] = {
     for kind, zeros, schedule in kinds
 }
 """Every number of dimensions with dense gradients or 40 % exact zeros, with a constant lr or one that changes every step."""
+
+
+def pausing(problem: Problem, still: tuple[int, ...], start: float) -> Problem:
+    """The problem from `start` times its start, with gradients of zeros in the steps `still` (from 0)."""
+    slopes = tuple(np.zeros_like(g) if step in still else g for step, g in enumerate(problem.gradients))
+    return replace(problem, theta=start * problem.theta, gradients=slopes)
+
+
+def downhill(problem: Problem) -> Problem:
+    """The problem with negative gradients only."""
+    return replace(problem, gradients=tuple(-np.abs(g) for g in problem.gradients))
+
+
+AT_REST: dict[str, Problem] = {
+    "from zero": pausing(random_problem((4, 3), schedule=True, steps=8), (0, 1, 5), 0.0),
+    "vector from zero": pausing(random_problem((6,), schedule=True, steps=8), (0,), 0.0),
+    "pauses": pausing(random_problem((5,), steps=8), (0, 4, 5), 1.0),
+    "downhill": downhill(random_problem((6,), steps=8)),
+    "negative number": pausing(random_problem((), steps=8), (), -1.5),
+}
+"""Where norms are 0: parameters that start at 0, and steps without any slope, the first one among them; and where all signs are
+the same: slopes of negative numbers only, and a number that starts below 0."""
 
 
 @cache

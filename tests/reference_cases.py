@@ -9,6 +9,7 @@ A trace is θ after every step, and the states at the end under their checkpoint
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,17 +45,27 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is optimized: a start, a gradient per step, a factor of lr per step, and calls of entries between steps."""
+    """What is optimized: a start, a gradient and a factor of lr per step, calls of entries between steps, a loss per step."""
 
     theta: Array
     gradients: tuple[Array, ...]
     lr_factors: tuple[float, ...]
     calls: tuple[Call, ...] = ()
+    losses: tuple[float, ...] = ()
+
+    def loss(self, t: int) -> float:
+        """The loss in step `t` (1, 2, …); NaN in a problem without losses, so that nobody takes it for one."""
+        return self.losses[t - 1] if self.losses else math.nan
 
     def steps(self, lr: float) -> Iterator[tuple[int, float, Array, list[Call]]]:
         """For every step: its number from 1, its lr, its gradient, and the calls after it."""
         for t, (g, factor) in enumerate(zip(self.gradients, self.lr_factors, strict=True), start=1):
             yield t, lr * factor, g, [call for call in self.calls if call.after == t]
+
+
+def giving(loss: Any) -> Callable[[], Any]:
+    """A closure that returns this loss."""
+    return lambda: loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +113,10 @@ def run_library(factory: Callable[..., torch.optim.Optimizer], arguments: Hypers
         parameter = torch.nn.Parameter(torch.tensor(problem.theta, dtype=torch.float64))
         first = hypers["lr"] * problem.lr_factors[0]
         optimizer = factory([parameter], **{**arguments, "lr": first})
-        for _, lr, g, _ in problem.steps(hypers["lr"]):
+        for t, lr, g, _ in problem.steps(hypers["lr"]):
             optimizer.param_groups[0]["lr"] = lr
             parameter.grad = torch.tensor(g, dtype=torch.float64)
-            optimizer.step()
+            optimizer.step(giving(torch.tensor(problem.loss(t))))
             thetas.append(parameter.detach().numpy().copy())
     return Trace(tuple(thetas), library_states(optimizer, parameter))
 

@@ -57,13 +57,18 @@ def laprop(hypers: Hypers, problem: Problem) -> Run:
     beta1, beta2 = hypers.get("betas", (0.9, 0.999))
     eps, decay = hypers.get("eps", 1e-15), hypers.get("weight_decay", 0.0)
     theta, thetas = problem.theta.copy(), []
-    m, n = np.zeros_like(theta), np.zeros_like(theta)
+    m, n, mean, largest = (np.zeros_like(theta) for _ in range(4))
     for t, lr, g, _ in problem.steps(hypers["lr"]):
         n = beta2 * n + (1 - beta2) * g * g
-        m = beta1 * m + (1 - beta1) * g / (np.sqrt(n / (1 - beta2**t)) + eps)
+        mean = beta2 * mean + (1 - beta2) * g
+        late = hypers.get("centered", False) and t > hypers.get("steps_before_using_centered", 10)
+        second = np.maximum(n - mean * mean, 0) if late else n
+        largest = np.maximum(largest, second)
+        second = largest if hypers.get("amsgrad", False) else second
+        m = beta1 * m + (1 - beta1) * g / (np.sqrt(second / (1 - beta2**t)) + eps)
         theta = theta * (1 - lr * decay) - lr * m / (1 - beta1**t)
         thetas.append(theta.copy())
-    return thetas, {"exp_avg": m, "exp_avg_sq": n}
+    return thetas, {"exp_avg": m, "exp_avg_sq": n, "exp_mean_avg_beta2": mean, "max_exp_avg_sq": largest}
 
 
 def adapnm(hypers: Hypers, problem: Problem) -> Run:

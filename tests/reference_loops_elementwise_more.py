@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 
 def mars(hypers: Hypers, problem: Problem) -> Run:
-    """MARS-AdamW and MARS-Lion, arXiv:2411.10438, without the clip of the corrected gradient's norm.
+    """MARS-AdamW and MARS-Lion, arXiv:2411.10438, with or without the clip of the corrected gradient's norm.
 
     The library always clips, and always corrects the first gradient against 0.
     """
+    if problem.theta.ndim < 2 and not hypers.get("optimize_1d", True):
+        return _vectors_of_mars(hypers, problem)
     beta1, beta2 = hypers.get("betas", (0.95, 0.99))
     eps, decay, gamma = hypers.get("eps", 1e-8), hypers.get("weight_decay", 0.0), hypers.get("gamma", 0.025)
     lion = hypers.get("mars_type", "adamw") == "lion"
@@ -29,6 +31,8 @@ def mars(hypers: Hypers, problem: Problem) -> Run:
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     for t, lr, g, _ in problem.steps(hypers["lr"]):
         corrected = g + gamma * beta1 / (1 - beta1) * (g - last)
+        most, size = hypers.get("clip"), float(np.linalg.norm(corrected.ravel()))
+        corrected = corrected * (most / size) if most is not None and size > most else corrected
         m = beta1 * m + (1 - beta1) * corrected
         if lion:
             update = np.sign(m)
@@ -39,6 +43,20 @@ def mars(hypers: Hypers, problem: Problem) -> Run:
         last = g
         thetas.append(theta.copy())
     return thetas, {"exp_avg": m, "last_grad": last, **({} if lion else {"exp_avg_sq": v})}
+
+
+def _vectors_of_mars(hypers: Hypers, problem: Problem) -> Run:
+    """AdamW with hypers of its own."""
+    beta1, beta2 = hypers.get("betas_1d", (0.9, 0.95))
+    eps, decay = hypers.get("eps", 1e-8), hypers.get("weight_decay_1d", 0.1)
+    theta, thetas = problem.theta.copy(), []
+    m, v = np.zeros_like(theta), np.zeros_like(theta)
+    for t, lr, g, _ in problem.steps(hypers["lr"] * hypers.get("lr_1d_factor", 1.0)):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        theta = theta * (1 - lr * decay) - lr * m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+        thetas.append(theta.copy())
+    return thetas, {"exp_avg": m, "exp_avg_sq": v}
 
 
 def focus(hypers: Hypers, problem: Problem) -> Run:
@@ -133,6 +151,9 @@ def bcos_c(hypers: Hypers, problem: Problem) -> Run:
     theta, thetas, m = problem.theta.copy(), [], problem.gradients[0]
     for _, lr, g, _ in problem.steps(hypers["lr"]):
         estimate = weight * m**2 + (1 - weight) * g**2
+        if not hypers.get("simple_cond", True):
+            rest = 1 - beta
+            estimate = (3 * beta**2 - 2 * beta**3) * m**2 + rest**2 * g**2 + 2 * beta * rest**2 * m * g
         m = beta * m + (1 - beta) * g
         theta = theta * (1 - lr * decay) - lr * m / (np.sqrt(estimate) + eps)
         thetas.append(theta.copy())

@@ -24,13 +24,14 @@ Step: TypeAlias = Callable[[list["Slot"], Numbers], None]
 
 @dataclass(slots=True)
 class Slot:
-    """A parameter with its states; `t`, `g`, `lr` and `hypers` are those of the present step."""
+    """A parameter with its states; `t`, `g`, `lr`, `loss` and `hypers` are those of the present step."""
 
     theta: Array
     state: dict[str, Array] = field(default_factory=dict)
     t: int = 0
     g: Array = field(default_factory=lambda: np.zeros(()))
     lr: float = 0.0
+    loss: float = math.nan
     hypers: Hypers = field(default_factory=dict)
 
     def get(self, key: str, default: Any) -> Any:
@@ -57,12 +58,13 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class ModelProblem:
-    """A model: starts, for every step a gradient or None per parameter and a factor of lr, and each parameter's group."""
+    """A model: starts, for every step a gradient or None per parameter and a factor of lr, each parameter's group, losses."""
 
     thetas: tuple[Array, ...]
     gradients: tuple[tuple[Array | None, ...], ...]
     lr_factors: tuple[float, ...]
     groups: tuple[int, ...]
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,13 @@ def run_loop(step: Step, groups: Sequence[Hypers], problem: ModelProblem) -> Mod
     slots = [Slot(np.array(theta)) for theta in problem.thetas]
     model: Numbers = {}
     kept: list[tuple[Array, ...]] = []
-    for gradients, factor in zip(problem.gradients, problem.lr_factors, strict=True):
+    losses = problem.losses or (math.nan,) * len(problem.gradients)
+    for gradients, factor, loss in zip(problem.gradients, problem.lr_factors, losses, strict=True):
         taking_part = []
         for slot, g, group in zip(slots, gradients, problem.groups, strict=True):
             if g is not None:
                 slot.t, slot.g, slot.hypers = slot.t + 1, np.array(g), groups[group]
-                slot.lr = slot.hypers["lr"] * factor
+                slot.lr, slot.loss = slot.hypers["lr"] * factor, loss
                 taking_part.append(slot)
         with np.errstate(all="ignore"):
             step(taking_part, model)
@@ -96,7 +99,7 @@ def of_one(step: Step) -> Callable[[Hypers, Problem], Run]:
     """The loop on a problem of one parameter."""
 
     def run(hypers: Hypers, problem: Problem) -> Run:
-        given = ModelProblem((problem.theta,), tuple((g,) for g in problem.gradients), problem.lr_factors, (0,))
+        given = ModelProblem((problem.theta,), tuple((g,) for g in problem.gradients), problem.lr_factors, (0,), problem.losses)
         found = run_loop(step, (hypers,), given)
         return [thetas[0] for thetas in found.thetas], {**found.states[0], **found.model}
 

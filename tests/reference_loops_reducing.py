@@ -23,7 +23,7 @@ def lamb(hypers: Hypers, problem: Problem) -> Run:
     theta, thetas = problem.theta.copy(), []
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     for t, lr, g, _ in problem.steps(hypers["lr"]):
-        m = beta1 * m + (1 - beta1) * g
+        m = beta1 * m + (1 - beta1 if hypers.get("grad_averaging", True) else 1) * g
         v = beta2 * v + (1 - beta2) * g * g
         c1, c2 = (1 - beta1**t, 1 - beta2**t) if hypers.get("bias_correction", True) else (1.0, 1.0)
         u = m / c1 / (np.sqrt(v / c2) + eps)
@@ -31,21 +31,27 @@ def lamb(hypers: Hypers, problem: Problem) -> Run:
         ratio = 1.0
         if hypers.get("always_adapt", True) or decay != 0:
             size, length = float(np.linalg.norm(theta.ravel())), float(np.linalg.norm(u.ravel()))
-            ratio = min(size, hypers.get("max_norm") or math.inf) / length if size != 0 and length != 0 else 1.0
+            if size != 0 and length != 0:
+                low, high = hypers.get("ratios", (0.0, math.inf))
+                ratio = min(max(min(size, hypers.get("max_norm") or math.inf) / length, low), high)
         theta = theta - lr * ratio * u
         thetas.append(theta.copy())
     return thetas, {"exp_avg": m, "exp_avg_sq": v}
 
 
 def lars_everywhere(hypers: Hypers, problem: Problem) -> Run:
-    """LARS on tensors of any number of dimensions; pytorch_optimizer leaves vectors and scalars alone."""
+    """LARS on tensors of any number of dimensions, as in timm; pytorch_optimizer leaves vectors and scalars alone."""
     momentum, decay, trust = hypers.get("momentum", 0.9), hypers.get("weight_decay", 0.0), hypers.get("trust_coefficient", 1e-3)
     theta, thetas = problem.theta.copy(), []
     b = np.zeros_like(theta)
     for _, lr, g, _ in problem.steps(hypers["lr"]):
         size = float(np.linalg.norm(theta.ravel()))
         below = float(np.linalg.norm(g.ravel())) + decay * size
-        b = momentum * b + (trust * size / below if size > 0 and below > 0 else 1.0) * (g + decay * theta)
+        ratio = 1.0
+        if size > 0 and below > 0 and (decay != 0 or hypers.get("always_adapt", True)):
+            ratio = trust * size / (below + hypers.get("eps", 0.0))
+            ratio = min(ratio / lr, 1.0) if hypers.get("trust_clip", False) else ratio
+        b = momentum * b + ratio * (g + decay * theta if decay != 0 else g)
         theta = theta - lr * b
         thetas.append(theta.copy())
     return thetas, {"momentum_buffer": b}
@@ -65,3 +71,20 @@ def eva_var(hypers: Hypers, problem: Problem) -> Run:
         theta = theta - lr * factor * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
         thetas.append(theta.copy())
     return thetas, {"exp_avg": m, "exp_avg_sq": v}
+
+
+def novograd(hypers: Hypers, problem: Problem) -> Run:
+    """NovoGrad, arXiv:1905.11286, with the largest norm so far, as in NVIDIA's code."""
+    beta1, beta2 = hypers.get("betas", (0.95, 0.98))
+    eps, decay = hypers.get("eps", 1e-8), hypers.get("weight_decay", 0.0)
+    theta, thetas = problem.theta.copy(), []
+    m, v, most = np.zeros_like(theta), 0.0, 0.0
+    for t, lr, g, _ in problem.steps(hypers["lr"]):
+        square = float(np.sum(g * g))
+        v = square if t == 1 else beta2 * v + (1 - beta2) * square
+        most = max(most, v)
+        step = g / (math.sqrt(most) + eps) + (decay * theta if decay != 0 else 0.0)
+        m = step if t == 1 else beta1 * m + step
+        theta = theta - lr * m
+        thetas.append(theta.copy())
+    return thetas, {"moments": m, "grads_ema": v, "max_grads_ema": most}

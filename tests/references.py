@@ -2,7 +2,7 @@
 
 A reference is either an installed library (PyTorch, pytorch_optimizer, lion-pytorch), run in float64, or a float64 loop of
 `tests.reference_loops` where no installable library computes the published update. `tests.reference_cases` has the parts; the
-families' own tables (`references_elementwise` to `references_rows`) are joined to this one.
+families' own tables (`references_elementwise` to `references_schedulefree`) are joined to this one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from tests import reference_loops as loops
 from tests import (
     references_elementwise,
     references_elementwise_more,
+    references_loss,
     references_model,
     references_reducing,
     references_reducing_more,
     references_rows,
+    references_sampling,
+    references_schedulefree,
 )
 from tests.reference_cases import (
     TOLERANCE,
@@ -220,6 +223,9 @@ CASES: tuple[Case, ...] = (
     *references_reducing_more.CASES,
     *references_rows.CASES,
     *references_model.CASES,
+    *references_sampling.CASES,
+    *references_loss.CASES,
+    *references_schedulefree.CASES,
 )
 
 SPECS: tuple[str, ...] = tuple(dict.fromkeys(c.spec for c in CASES))
@@ -229,7 +235,7 @@ CORE = frozenset(
     adam/simplified_ademamix adam/hn_adam adam/fadam adaptive/adagrad adaptive/adadelta adaptive/rmsprop momentum/sgd
     momentum/sgdw momentum/asgd momentum/pnm second_order/sophia sign/lion sign/rprop sign/signum sign/tiger
     trust/lamb trust/lars trust/fromage trust/novograd factored/adafactor factored/came factored/nero
-    parameter_free/prodigy parameter_free/dadapt_sgd""".split()
+    parameter_free/prodigy parameter_free/dadapt_sgd parameter_free/alig adaptive/emonavi sampling/psgld""".split()
 )
 """Specs that together use every construct of the language. Every run tests these in full; of the others a sample, and the rest
 with `--full`."""

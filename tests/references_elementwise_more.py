@@ -7,6 +7,7 @@ loop of `reference_loops_elementwise_more`, each of which says where the library
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,8 +17,22 @@ import torch
 
 from tests import reference_loops_elementwise_more as loops
 from tests.reference_cases import Case, Hypers, Problem, Trace, case, float64_by_default, library_states, loop, run_library
+from tests.references_elementwise import RootWithoutFloor
 
 B = (0.8, 0.95)
+
+
+class MARSWithoutFloor(RootWithoutFloor, po.MARS):
+    """MARS without what is added under the root; eps is before the bias of the root is removed, and shows unless it is tiny.
+
+    The step size of vectors follows a schedule from the first lr of a problem on.
+    """
+
+    apply_ams_bound = staticmethod(partial(po.MARS.apply_ams_bound, exp_avg_sq_eps=0.0))
+
+    def __init__(self, params: Any, lr: float, **arguments: Any) -> None:
+        super().__init__(params, lr=0.01, **arguments)
+        self.param_groups[0]["lr"] = lr
 
 
 def grokfast(library: Hypers, /, **hypers: Any) -> Case:
@@ -73,6 +88,22 @@ CASES: tuple[Case, ...] = (
     loop("adam/mars", loops.mars, lr=0.01, betas=B, gamma=0.2, eps=1e-3, weight_decay=0.3),
     loop("adam/mars", loops.mars, lr=0.01, betas=B, correct_first=True),
     loop("adam/mars", loops.mars, lr=0.01, mars_type="lion", weight_decay=0.3),
+    loop("adam/mars", loops.mars, lr=0.01, betas=B, gamma=0.2, clip=1.0, correct_first=True),
+    loop("adam/mars", loops.mars, lr=0.01, clip=5.0, optimize_1d=False),
+    case(
+        "adam/mars",
+        MARSWithoutFloor,
+        {"optimize_1d": False, "lr_1d": 0.005, "betas_1d": B, "weight_decay_1d": 0.3, "weight_decay": 0.1, "eps": 1e-30},
+        lr=0.01,
+        optimize_1d=False,
+        lr_1d_factor=0.5,
+        betas_1d=B,
+        weight_decay_1d=0.3,
+        weight_decay=0.1,
+        eps=1e-30,
+        clip=1.0,
+        correct_first=True,
+    ),
     loop("adam/mars", loops.mars, lr=0.01, mars_type="lion", betas=B, gamma=0.2, correct_first=True),
     case("adam/exadam", po.EXAdam, lr=0.01),
     case("adam/exadam", po.EXAdam, lr=0.01, betas=B, eps=1e-3, weight_decay=0.3),
@@ -122,10 +153,19 @@ CASES: tuple[Case, ...] = (
         reset_warmup=0,
         clip_after=2,
     ),
+    spam(
+        {"threshold": 3.0, "warmup_epoch": 6, "update_proj_gap": 4, "grad_accu_steps": 2},
+        lr=0.01,
+        threshold=3.0,
+        reset_interval=4,
+        reset_warmup=6,
+        clip_after=2,
+    ),
     case("adaptive/adasmooth", po.AdaSmooth, lr=0.01),
     case("adaptive/adasmooth", po.AdaSmooth, lr=0.01, betas=(0.3, 0.9), eps=1e-3, weight_decay=0.1),
     loop("adaptive/bcos", loops.bcos_c, lr=0.01),
     loop("adaptive/bcos", loops.bcos_c, lr=0.01, beta=0.7, beta2=0.8, weight_decay=0.3, eps=1e-3),
+    loop("adaptive/bcos", loops.bcos_c, lr=0.01, beta=0.7, simple_cond=False),
     case("adaptive/bcos", po.BCOS, lr=0.01, mode="m"),
     case("adaptive/bcos", po.BCOS, lr=0.01, mode="m", beta=0.7, beta2=0.9, weight_decay=0.0),
     case("adaptive/bcos", po.BCOS, lr=0.01, mode="g", eps=1e-3),

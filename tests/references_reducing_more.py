@@ -117,6 +117,7 @@ CASES: tuple[Case, ...] = (
     case("adam/swats", SWATSWithoutFloor, _SWATS, lr=0.01, **_SWATS, atol=1e-8, rtol=0.3),
     case("adam/aida", AidaWithoutFloor, lr=0.01),
     case("adam/aida", AidaWithoutFloor, {"k": 1, "weight_decouple": True, "weight_decay": 0.3}, lr=0.01, k=1, weight_decay=0.3),
+    *(case("adam/aida", AidaWithoutFloor, lr=0.01, k=k) for k in (3, 4)),
     case(
         "adam/aida", AidaWithoutFloor, {"betas": B, "k": 5, "xi": 1e-3, "eps": 1e-3, "ams_bound": True},
         lr=0.01, betas=B, k=5, xi=1e-3, eps=1e-3, amsgrad=True,
@@ -144,6 +145,11 @@ CASES: tuple[Case, ...] = (
         "adam/adagc", po.AdaGC, {"beta": 0.8, "lambda_abs": NO_LIMIT, "lambda_rel": 0.9, "warmup_steps": 0},
         lr=0.01, beta=0.8, lambda_rel=0.9, warmup_steps=0,
     ),
+    case("adam/adagc", po.AdaGC, {"lambda_abs": NO_LIMIT, "eps": 3.0, "warmup_steps": 0}, lr=0.01, eps=3.0, warmup_steps=0),
+    case(
+        "adam/adagc", po.AdaGC, {"lambda_abs": NO_LIMIT, "eps": 9.0, "lambda_rel": 0.6, "warmup_steps": 0},
+        lr=0.01, eps=9.0, lambda_rel=0.6, warmup_steps=0,
+    ),
     loop("adam/bge_adam", loops.bge_adam, lr=0.01),
     loop("adam/bge_adam", loops.bge_adam, lr=0.01, beta1_range=(0.2, 0.95), beta2_range=(0.5, 0.99), alpha=0.8, eps=1e-3),
     loop("adam/bge_adam", loops.bge_adam, lr=0.01, alpha=0.3, weight_decay=0.3),
@@ -166,4 +172,5 @@ CASES: tuple[Case, ...] = (
     loop("trust/scaled_adam", loops.scaled_adam, lr=0.1, betas=B, eps=1e-3, scalar_lr_scale=0.5, size_update_period=1),
     loop("trust/scaled_adam", loops.scaled_adam, lr=0.1, param_min_rms=1.2, size_update_period=3, scalar_max=0.1),
     loop("trust/scaled_adam", loops.scaled_adam, lr=0.1, param_max_rms=0.7, size_update_period=3),
+    loop("trust/scaled_adam", loops.scaled_adam, lr=0.1, betas=(0.9, 0.8)),  # in 26 steps the bias of v is gone
 )  # fmt: skip

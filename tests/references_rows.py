@@ -99,6 +99,8 @@ adalite = partial(arranged, "factored/adalite", po.Adalite)
 EXACT = {"compute_dtype": torch.float64, "bf16_sr": False}
 NO_EPS = 1e-30
 """So small that it does not matter where it is added, but 0/0 is 0 still."""
+BOUNDS = ({"eps": 1.0, "delta": 0.6}, {"eps": 3.0, "delta": 0.15}, {"eps": 0.3, "delta": 1.1})
+"""Where eps decides which cosines are small: of rows, or only of the tensor."""
 _DECAY = {"weight_decay": 0.3}
 _PARTS = {"use_softplus": False, "centralize_gradients": False, "normalize_gradients": False}
 _RATIOS = {"g_norm_min": 6.0, "ratio_min": 0.6}
@@ -126,6 +128,7 @@ CASES: tuple[Case, ...] = (
         {"betas": (0.8, 0.95, 0.9), "eps1": 1e-3, "eps2": 1e-2, "clip_threshold": 0.5, **_DECAY}, factors,
         lr=0.01, betas=(0.8, 0.95, 0.9), eps=(1e-3, 1e-2), clip_threshold=0.5, **_DECAY,
     ),
+    came({"clip_threshold": 20.0}, factors, lr=0.01, clip_threshold=20.0),  # which nothing reaches
     loop("factored/adalomo", loops.adalomo, lr=0.01),
     loop(
         "factored/adalomo", loops.adalomo,
@@ -137,6 +140,7 @@ CASES: tuple[Case, ...] = (
     loop("factored/adamp", loops.adamp, lr=0.01),
     loop("factored/adamp", loops.adamp, lr=0.01, betas=B, eps=1e-3, weight_decay=0.3, delta=0.7, wd_ratio=0.5, nesterov=True),
     loop("factored/adamp", loops.adamp, lr=0.01, betas=B, weight_decay=0.3, delta=5.0),
+    *(loop("factored/adamp", loops.adamp, lr=0.01, weight_decay=0.3, **bound) for bound in BOUNDS),
     case("factored/adamp", po.AdamP, lr=0.01, eps=NO_EPS, weight_decay=0.3, delta=0.5, wd_ratio=0.3),
     case("factored/adamp", po.AdamP, lr=0.01, eps=NO_EPS, betas=B, weight_decay=0.3, delta=1.5, nesterov=True),
     loop("factored/sgdp", loops.sgdp, lr=0.01),
@@ -144,6 +148,7 @@ CASES: tuple[Case, ...] = (
         "factored/sgdp", loops.sgdp,
         lr=0.01, momentum=0.8, dampening=0.3, eps=1e-3, weight_decay=0.3, delta=0.7, wd_ratio=0.5,
     ),
+    *(loop("factored/sgdp", loops.sgdp, lr=0.2, weight_decay=0.3, **bound) for bound in BOUNDS),
     case("factored/sgdp", po.SGDP, lr=0.01, momentum=0.9, eps=NO_EPS, weight_decay=0.1, delta=0.5, nesterov=True),
     case("factored/sgdp", po.SGDP, lr=0.01, eps=NO_EPS, weight_decay=0.3, dampening=0.5, delta=2.0),
     case("factored/rose", po.ROSE, EXACT, lr=0.01),

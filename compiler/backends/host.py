@@ -33,7 +33,7 @@ _CALLS: dict[str, Callable[..., str]] = {
     "where": "({1} if {0} else {2})".format,
     "eq": _eq,
     "ne": _ne,
-    **{f: f"ieee.{f}({{}})".format for f in ("sqrt", "exp", "log", "sin", "cos", "tanh", "sign", "floor")},
+    **{f: f"ieee.{f}({{}})".format for f in ("sqrt", "exp", "log", "sin", "cos", "cospi", "tanh", "sign", "floor")},
     "abs": "abs({})".format,
 }
 

@@ -162,7 +162,7 @@ def _renamed_hook(hook: nodes.Hook | nodes.Rewrite, mapping: Mapping[str, str]) 
 def unseen(names: set[str], seen: set[str], modifier: nodes.Modifier) -> list[str]:
     """The names that a modifier reads and that it cannot see at this place, those of its own left out."""
     own = declared_hypers(modifier.hypers) | declared_states(modifier.states) | bound(modifier.hooks)
-    return sorted(names - seen - own - (RESERVED_NAMES - {"loss"}))
+    return sorted(names - seen - own - RESERVED_NAMES)
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:

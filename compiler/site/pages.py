@@ -10,12 +10,14 @@ from typing import Protocol
 import jinja2
 
 from optc import __version__
+from optc.compiler.interpret import symbols_of
 from optc.compiler.site.coloring import prose
 from optc.compiler.site.documents import document
 from optc.compiler.site.gather import FAMILIES, STAGES, Modifier, Optimizer
 from optc.compiler.site.index import in_order, lines_of, search_text
 from optc.compiler.site.pictures import Picture
 from optc.compiler.site.trajectories import SURFACES
+from optc.dsl.program import LOSS
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _ASSETS = ("style.css", "site.js")
@@ -118,6 +120,8 @@ def usage_of_optimizer(o: Optimizer) -> str:
     argument = f", lr={lr}" if lr is not None else ""
     lines = [f"from optc.generated import {o.name}", "", f"optimizer = {o.name}(model.parameters(){argument})", ""]
     lines += ["# or by name", f'optc.create("{o.slug}", model.parameters(){argument})']
+    if LOSS in symbols_of(o.program.procedures[0].body):
+        lines += ["", "# a step reads the loss", "optimizer.step(lambda: loss)"]
     for name, inputs, every in o.entries:
         due = f"  # every {every} steps" if every and every > 1 else "  # every step" if every else ""
         lines += ["", "# besides step()", f"optimizer.{name}({', '.join(inputs)}){due}"]

@@ -135,7 +135,8 @@ def follow(program: Program, surface: Surface, lr: float) -> Path | None:
             for entry in program.procedures[1:]:
                 if step % (entry.every or 1) == 0:
                     _enter(oracle, entry, param, surface.hessian(param.theta), signs[step])
-            oracle.step(param, surface.gradient(param.theta) + noise[step])
+            gradient, loss = surface.gradient(param.theta) + noise[step], float(surface.loss(*param.theta))
+            oracle.step(param, gradient, loss=loss)
             points.append(param.theta.copy())
             if not np.abs(param.theta).max() < _HOPELESS:
                 return None

@@ -23,9 +23,9 @@ def in_child(work: Callable[[], None]) -> int:
     return child
 
 
-def exit_code(child: int) -> int:
-    """How a child ended; one that hangs is killed."""
-    deadline = time.monotonic() + 60
+def exit_code(child: int, seconds: float = 60) -> int:
+    """How a child ended; one that takes longer is killed."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

@@ -16,6 +16,7 @@ from optc.compiler.pipeline import check_source
 from optc.dsl.program import Program
 from optc.dsl.source import Source
 from optc.runtime import schema
+from tests.reference_cases import giving
 
 F64 = npt.NDArray[np.float64]
 
@@ -194,15 +195,15 @@ def float64(tensor: Tensor) -> F64:
 
 
 def run(
-    text: str, thetas: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]], **hypers: Any
+    text: str, thetas: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]], losses: Sequence[float] = (), /, **hypers: Any
 ) -> tuple[list[Tensor], list[Mapping[str, Tensor]]]:
-    """Parameters and their states after steps with these gradients."""
+    """Parameters and their states after steps with these gradients, and losses where there are some."""
     parameters = [torch.nn.Parameter(t.clone()) for t in thetas]
     optimizer = class_of(text)(parameters, backend="native", **hypers)
-    for step in gradients:
+    for t, step in enumerate(gradients):
         for p, g in zip(parameters, step, strict=True):
             p.grad = g.clone()
-        optimizer.step()
+        optimizer.step(giving(losses[t]) if losses else None)
     return [p.detach() for p in parameters], [dict(optimizer.state[p]) for p in parameters]
 
 

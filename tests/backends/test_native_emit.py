@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from optc.compiler.backends.native import emit
-from optc.compiler.backends.native.emit import MAX_TEMPLATE_FLAGS, PRELUDE_NAMES, emit_kernel
+from optc.compiler.backends.native.emit import PRELUDE_NAMES, emit_kernel
+from optc.compiler.backends.native.loop import MOST_FLAGS
 from optc.compiler.plan import Kernel
 from optc.dsl.program import TRUE, Branch, Expression, Read, Role, Stop, Symbol
 from optc.runtime.native_build import prelude
@@ -79,11 +80,11 @@ def test_host_flags_are_template_parameters_chosen_once_per_call() -> None:
 
 
 def test_host_flags_beyond_the_limit_are_tested_in_the_loop() -> None:
-    names = tuple(f"flag{i}" for i in range(MAX_TEMPLATE_FLAGS + 1))
+    names = tuple(f"flag{i}" for i in range(MOST_FLAGS + 1))
     branches = [Branch(k.flag(n), (k.store(k.theta, k.op("add", k.theta, k.g)),), ()) for n in names]
     emitted = text(*branches, host_flags=names)
-    assert f"const bool flag{MAX_TEMPLATE_FLAGS} = flags[{MAX_TEMPLATE_FLAGS}] != 0;" in emitted
-    assert emitted.count("        update<") == 2**MAX_TEMPLATE_FLAGS
+    assert f"const bool flag{MOST_FLAGS} = flags[{MOST_FLAGS}] != 0;" in emitted
+    assert emitted.count("        update<") == 2**MOST_FLAGS
 
 
 def test_scalars_are_rounded_once_and_in_order() -> None:
@@ -154,10 +155,39 @@ def test_numbers_have_the_arithmetic_type(value: float, printed: str) -> None:
 
 @pytest.mark.parametrize(
     ("exponent", "printed"),
-    [(2, "square(g)"), (3, "cube(g)"), (0.5, "half_power(g)"), (4, "pow(g, math_t(4))"), (-1, "pow(g, math_t(-1))")],
-)
+    [
+        (2, "square(g)"), (3, "cube(g)"), (4, "fourth(g)"), (0.5, "half_power(g)"),
+        (0.25, "pow(g, Exponent<kind_of(0.25)>(0.25))"), (-1, "pow(g, Exponent<kind_of(-1)>(-1))"),
+        (1e-30, "pow(g, Exponent<kind_of(1e-30)>(1e-30))"), (float("inf"), "pow(g, infinity)"),
+    ],
+)  # fmt: skip
 def test_powers_have_their_short_form_only_where_it_is_equal(exponent: float, printed: str) -> None:
     assert value_of(k.op("pow", k.g, k.number(exponent))) == printed
+
+
+def test_a_loop_has_an_instance_for_each_kind_of_an_exponent_and_flag() -> None:
+    power = k.op("pow", k.g, k.scalar("p"))
+    flags = ("f0", "f1", "f2")
+    branches = [Branch(k.flag(f), (k.store(k.state("m"), power),), ()) for f in flags]
+    emitted = text(*branches, k.store(k.theta, k.op("mul", k.scalar("p"), power)), host_flags=flags, scalars=("lr", "p"))
+    assert "template <Power kind, bool f0, bool f1>\nstatic void update(" in emitted
+    assert "const Exponent<kind> p(scalars[1]);" in emitted
+    assert "const bool f2 = flags[2] != 0;" in emitted
+    instances = re.findall(r"update<Power::(\w+), (\w+), (\w+)>,", emitted)
+    assert instances[:5] == [("any", a, b) for b in ("false", "true") for a in ("false", "true")] + [("one", "false", "false")]
+    assert len(set(instances)) == 16
+    assert "return instances[flags[0] << 0 | flags[1] << 1 | int(kind_of(scalars[1])) << 2];" in emitted
+
+
+def test_all_exponents_of_a_loop_are_of_the_kind_that_they_have_in_common() -> None:
+    powers = k.op("mul", k.op("pow", k.g, k.scalar("p")), k.op("pow", k.g, k.scalar("q")))
+    emitted = text(k.store(k.theta, k.op("mul", k.scalar("lr"), powers)), scalars=("q", "lr", "p"))
+    assert "template <Power kind>\n" in emitted
+    assert "const Exponent<kind> q(scalars[0]);" in emitted
+    assert "const math_t lr = math_t(scalars[1]);" in emitted
+    assert "const Exponent<kind> p(scalars[2]);" in emitted
+    assert "return instances[int(kind_of(scalars[2], scalars[0])) << 0];" in emitted
+    assert "template" not in text(k.store(k.theta, k.op("pow", k.scalar("p"), k.g)), scalars=("p",))
 
 
 def test_brackets_keep_the_order_of_evaluation() -> None:

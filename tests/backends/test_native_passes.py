@@ -43,6 +43,38 @@ from tests.backends.test_native_run import covered, peak_kib
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+BALANCED = spec(
+    "Balanced",
+    """
+        s = 0 per tensor as scale
+""",
+    """
+        n = ‖g‖
+        x = θ
+        if new(s):
+            x = x - mean(x)
+            s ← rms(x)
+        θ ← x - lr·s·g/(n + 1)
+""",
+)
+"""Its second pass has something to do in the first step only."""
+REBOUND = spec(
+    "Rebound",
+    """
+        m = 0
+""",
+    """
+        u = g
+        a = sum(u²)
+        c = mean(u²)
+        u = 2·u + θ
+        b = sum(u²)
+        m ← ema(m, u, β₁)
+        θ ← θ - lr·(a/(b + 1) + c)·m
+""",
+)
+"""Two of its three measures reduce the same terms."""
+
 SHAPES = [(0,), (), (1,), (7,), (64, 64), (3, 5, 7), (4097,), (20_011,), (0, 5)]
 
 
@@ -52,10 +84,26 @@ SHAPES = [(0,), (), (1,), (7,), (64, 64), (3, 5, 7), (4097,), (20_011,), (0, 5)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("text", "hypers"),
-    [*(pytest.param(text, {}, id=name_of(text)) for text in SPECS), pytest.param(BRANCHES, {"clip": True}, id="clipped")],
+    [
+        *(pytest.param(text, {}, id=name_of(text)) for text in (*SPECS, BALANCED, REBOUND)),
+        pytest.param(BRANCHES, {"clip": True}, id="clipped"),
+    ],
 )
 def test_the_oracle_is_followed(text: str, hypers: dict[str, bool], dtype: torch.dtype) -> None:
     follow_the_oracle(text, dtype, **hypers)
+
+
+def test_a_pass_for_the_first_step_is_left_out_of_the_others() -> None:
+    text = kernel_of(BALANCED).native
+    assert re.findall(r"(if \(.*\) )?share\.run\((?:select_)?pass_(\d)", text) == [("", "0"), ("if (new_s) ", "1"), ("", "2")]
+    assert "if (" not in kernel_of(LAMB).native.split("static void run_all")[1]
+
+
+def test_equal_terms_are_written_once() -> None:
+    text = kernel_of(REBOUND).native
+    (first, _), (second, _) = kernel_of(REBOUND).passes[0].measures[0], kernel_of(REBOUND).passes[0].measures[2]
+    assert re.findall(r"(\w+)_terms\[i - first\] =", text) == [first, second]
+    assert text.count(f".add({first}_terms, end - first);") == 2 and text.count(f".add({second}_terms, end - first);") == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

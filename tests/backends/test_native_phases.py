@@ -73,7 +73,23 @@ ROWS_BETWEEN = spec(
         θ ← θ - lr·m
 """,
 )
-SPECS = [pytest.param(s, id=s.split()[1].rstrip(":")) for s in (CLIPPED, TRUSTED, ONLY_NUMBERS, ROWS_BETWEEN)]
+OF_THE_LOSS = spec(
+    "OfTheLoss",
+    """
+        m = 0
+        best = ∞ per model
+        seen = 0 per tensor
+""",
+    """
+        best ← min(best, loss)
+        η = loss/(total(sum(g²)) + ε)
+        seen ← seen + ‖g‖·loss
+        m ← ema(m, where(loss > 2·best, 0, g), β₁)
+        θ ← θ - η·m/(1 + seen)
+""",
+)
+SPECS = [pytest.param(s, id=s.split()[1].rstrip(":")) for s in (CLIPPED, TRUSTED, ONLY_NUMBERS, ROWS_BETWEEN, OF_THE_LOSS)]
+LOSSES = (1.5, 0.5, 3.0)
 SHAPES = [(7,), (300, 40), (), (0,), (20_000,), (5, 0), (3, 40, 50), (2000, 3), (400, 500)]
 
 
@@ -86,11 +102,11 @@ def problem(dtype: torch.dtype) -> tuple[list[Tensor], list[list[Tensor]]]:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["float64", "float32"])
 def test_the_oracle_is_followed(text: str, dtype: torch.dtype, tolerance: float) -> None:
     thetas, steps = problem(dtype)
-    found = run(text, thetas, steps)
+    found = run(text, thetas, steps, LOSSES)
     oracle = Oracle(program_of(text))
     kept = oracle.new_parameters([float64(t) for t in thetas])
-    for step in steps:
-        oracle.step_together(kept, [float64(g) for g in step])
+    for step, loss in zip(steps, LOSSES, strict=True):
+        oracle.step_together(kept, [float64(g) for g in step], loss=loss)
     for shape, theta, states, expected in zip(SHAPES, *found, kept, strict=True):
         np.testing.assert_allclose(float64(theta), expected.theta, tolerance, tolerance, err_msg=str(shape))
         for name, value in expected.states.items():
@@ -100,9 +116,9 @@ def test_the_oracle_is_followed(text: str, dtype: torch.dtype, tolerance: float)
 @pytest.mark.parametrize("text", SPECS)
 def test_threads_change_no_bit(text: str) -> None:
     thetas, steps = problem(torch.float32)
-    alone = all_bits(run(text, thetas, steps))
+    alone = all_bits(run(text, thetas, steps, LOSSES))
     torch.set_num_threads(2)
-    assert all(same_bits(a, b) for a, b in zip(alone, all_bits(run(text, thetas, steps)), strict=True))
+    assert all(same_bits(a, b) for a, b in zip(alone, all_bits(run(text, thetas, steps, LOSSES)), strict=True))
 
 
 # --- launchers ----------------------------------------------------------------------------------------------------------------

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from optc.compiler.interpret import Oracle
-from optc.runtime import native_matrices
+from optc.runtime import native, native_build, native_matrices
 from optc.runtime.backend import Residents
 from optc.runtime.native import NATIVE
 from optc.runtime.native_build import load_matrices
@@ -86,7 +89,7 @@ CASES = [
 
 SHAPES = [
     (7, 5), (1, 1000), (1000, 1), (3, 4, 5), (8, 3, 3, 3), (0, 3), (3, 0), (4, 0, 3), (0, 3, 4), (257, 300), (5,), (),
-    (2, 70_000), (70_000, 2), (600, 600), (2, 300, 500), (40, 3, 70), (30, 2500), (2, 3, 1100), (900, 1, 1),
+    (2, 70_000), (70_000, 2), (600, 600), (2, 300, 500), (40, 3, 70), (3, 2500), (30, 2500), (2, 3, 1100), (900, 1, 1),
 ]  # fmt: skip
 
 
@@ -193,20 +196,109 @@ def test_what_is_not_finite_in_one_row_stays_there(shape: tuple[int, int], bad: 
 # --- how matrices are cut -----------------------------------------------------------------------------------------------------
 
 
-def test_tiles_hold_every_element_and_leave_little() -> None:
-    kernel = class_of(FACTORED).schema.procedures[0].kernels[0]
-    shapes = [*SHAPES, (4096, 4096), (50_000, 64), (64, 50_000), (100_000, 3), (16, 1024, 1024), (50_000, 1), (262_144, 3, 3)]
-    shapes = [s for s in shapes if len(s) >= 2]
+LARGE = [
+    (4096, 4096), (50_000, 64), (64, 50_000), (100_000, 3), (16, 1024, 1024), (50_000, 1), (262_144, 3, 3), (3, 4096, 4096),
+    (150_000, 8192), (8192, 150_000), (50_000, 50_000), (300_000, 300_000), (50_000_000, 1), (1, 50_000_000), (2, 9_000_000),
+    (40, 30_000, 30_000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [FACTORED, NORMED, EXTREMES], ids=["Factored", "Normed", "Extremes"])
+def test_tiles_hold_every_element_and_leave_little(text: str) -> None:
+    kernel = class_of(text).schema.procedures[0].kernels[0]
+    shapes = [s for s in (*SHAPES, *LARGE) if len(s) >= 2]
     table = native_matrices.grids([torch.Size(s) for s in shapes], kernel)
+    measures = kernel.most_measured("row"), kernel.most_measured("col")
+    together = 0
     for at, shape in enumerate(shapes):
         tiles = native_matrices.tile(table, kernel, np.array([at]))
+        together += tiles.scratch
         assert tiles.elements.sum() == math.prod(shape)
-        matrices, rows, columns = table[at, :3].tolist()
-        assert tiles.scratch <= max(native_matrices.LEFT_BEHIND, 3 * matrices * (rows + columns)), shape
-        if rows * columns >= 1 << 20:
-            assert len(tiles.elements) == 16 * matrices and tiles.elements.min() >= 1 << 15
+        matrices, rows, columns, row_cuts, column_cuts = table[at, :5].tolist()
+        asked = matrices * (measures[0] * (column_cuts - 1) * rows + measures[1] * (row_cuts - 1) * columns)
+        assert tiles.scratch == asked <= native_matrices.SCRATCH, shape
+        cuts = row_cuts * column_cuts
+        assert cuts & (cuts - 1) == 0 and (cuts == 1 or matrices * cuts < 32)
+        if rows * columns >= 1 << 20 and min(rows, columns) < 4096:
+            assert len(tiles.elements) >= 16 and tiles.elements.min() >= 1 << 15, shape
     most = native_matrices.tile(table, kernel, np.arange(len(shapes)))
-    assert most.scratch <= max(native_matrices.SCRATCH, 2 * native_matrices.LEFT_BEHIND) and len(most.waves) > 0
+    assert most.scratch <= native_matrices.SCRATCH
+    assert (len(most.waves) > 0) == (together > native_matrices.SCRATCH)
+
+
+COUNTING = """
+extern "C" { __attribute__((visibility("default"))) int64_t optc_asked = 0, optc_most = 0; }
+static void* optc_ask(int64_t bytes) {
+    optc_asked += bytes;
+    if (optc_asked > optc_most) optc_most = optc_asked;
+    int64_t* const at = static_cast<int64_t*>(__builtin_malloc(bytes + 64));
+    *at = bytes;
+    return at + 8;
+}
+static void optc_return(void* at) {
+    int64_t* const begin = static_cast<int64_t*>(at) - 8;
+    optc_asked -= *begin;
+    __builtin_free(begin);
+}
+namespace optc {
+"""
+
+
+ASKING = [(90_000, 7), (7, 90_000), (900, 700), (400_000, 1), (1, 400_000), (50, 90, 70), (3000, 3000)]
+
+
+@pytest.mark.parametrize("shape", ASKING)
+def test_bytes_that_a_step_asks_for(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them: the vectors, which are kept; those of a stage, while it runs; and less than 1 MiB besides."""
+    part, load_library = native_build._part, native_build.load_library
+    libraries: list[ctypes.CDLL] = []
+    launchers: list[Any] = []
+
+    def counted(name: str) -> str:
+        if name != "stages":
+            return part(name)
+        text = part(name).replace("namespace optc {\n", COUNTING, 1)
+        for call in ("malloc", "free"):
+            assert text.count(f"__builtin_{call}(") == COUNTING.count(f"__builtin_{call}(") + 1
+        whole = text.replace("static_cast<double*>(__builtin_malloc(", "static_cast<double*>(optc_ask(")
+        return whole.replace("__builtin_free(at)", "optc_return(at)")
+
+    class Launcher(native._NativeLauncher):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            launchers.append(self)
+
+    def loaded(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
+        libraries.append(load_library(source, macros))
+        return libraries[-1]
+
+    monkeypatch.setattr(native_build, "_part", counted)
+    monkeypatch.setattr(native_build, "load_library", loaded)
+    monkeypatch.setattr(native, "_NativeLauncher", Launcher)
+    run(FACTORED, [torch.ones(shape)], [[torch.ones(shape)]])  # loads the library, which counts from now on
+    most = ctypes.c_int64.in_dll(libraries[0], "optc_most")
+    most.value = 0
+    run(FACTORED, [torch.ones(shape)], [[torch.ones(shape)]])
+    launcher = launchers[-1]
+    matrices, rows, columns = math.prod(shape[:-2]), math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
+    lengths = {"row": rows, "col": columns, "matrix": matrices}
+    kernel = launcher._kernel
+    needed = {name for one in kernel.passes for name in one.needs}
+    kept = {name: extent for name, extent in zip(kernel.statistics, kernel.extents, strict=True) if extent in lengths}
+    vectors = sum(-(-lengths[e] // 8) * 64 + (name in needed) * (-(-lengths[e] // 16) * 64) for name, e in kept.items())
+    assert sum(memory.nbytes for memory in launcher._shared.vectors._memory) == vectors
+    assert ctypes.c_int64.in_dll(libraries[0], "optc_asked").value == 0
+    assert most.value == 8 * (rows + columns + matrices)  # R, C and the mean of R, while a stage runs
+    others = (
+        launcher._scratch,
+        launcher._partials,
+        launcher._waves,
+        launcher._grids,
+        launcher._table,
+        launcher._shared.numbers,
+    )
+    assert launcher._scratch.nbytes <= 8 * native_matrices.SCRATCH
+    assert launcher._chunks.nbytes + sum(array.nbytes for array in others) < 1 << 20
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak of memory can be reset on Linux only")

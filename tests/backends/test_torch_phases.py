@@ -117,10 +117,39 @@ optimizer Arithmetic:
         q ← (n² + p)^p + 0^(x·0) + 2^z - q/3 + tanh(y)
         θ ← θ - lr·tanh(x + y)·g/(1 + |q|)
 """,
+    "the loss": """
+optimizer Polyak:
+    hyper: lr = 0.1 in [0, ∞); floor_value = 0.25 shared in [0, ∞); keep = true shared
+    state:
+        m = 0; best = ∞ per model; k = 0 per model; calm = 0 per tensor
+        if keep: before = 0 per model
+    step:
+        k ← k + 1
+        best ← min(best, loss)
+        if loss > 40·best: stop
+        η = min(lr, (loss - floor_value)/(total(sum(g²)) + 1e-8))
+        if keep:
+            η = where(k > 1 and loss > before, η/2, η)
+            before ← loss
+        calm ← calm + where(loss < 1, 1, ‖g‖)
+        m ← ema(m, where(g > loss, loss, g), 0.5)
+        θ ← θ - η·m/(1 + 0.01·calm)
+""",
+    "the loss alone": """
+optimizer Alone:
+    hyper: lr = 0.1 in [0, ∞)
+    state: m = 0; last = 0 per model
+    step:
+        c = loss
+        last ← loss
+        if ndim ≥ 2 and loss > 1.5: m ← m + loss
+        θ ← θ - lr·(tanh(c)·g + last·m)
+""",
 }
 OTHERWISE: dict[str, dict[str, Any]] = {
     "a distance": {"growing": False},
     "a number that comes later than another kernel": {"watch": False},
+    "the loss": {"keep": False},
 }
 CASES = [pytest.param(name, {}, id=name) for name in SPECS]
 CASES += [pytest.param(name, hypers, id=f"{name} otherwise") for name, hypers in OTHERWISE.items()]
@@ -153,10 +182,10 @@ def programs(name: str) -> list[tuple[ModelProgram, bool]]:
 
 
 def arguments(program: ModelProgram, flag: bool, device: str) -> tuple[list[Any], list[Tensor]]:
-    """Scalars, flags and totals; states."""
-    values = [torch.tensor(0.5 + k, dtype=torch.float64, device=device) for k in range(len(program.totals + program.states))]
+    """Scalars, flags, totals and the loss; states."""
+    totals = len(program.totals) + program.loss
+    values = [torch.tensor(0.5 + k, dtype=torch.float64, device=device) for k in range(totals + len(program.states))]
     scalars = [0.25 + 0.125 * k for k in range(len(program.scalars))]
-    totals = len(program.totals)
     return [*scalars, *[flag] * len(program.flags), *values[:totals]], values[totals:]
 
 

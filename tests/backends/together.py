@@ -17,7 +17,8 @@ from optc.dsl.program import Program
 from optc.dsl.source import Source
 from optc.runtime.optimizer import Optimizer
 from tests.matrix.runners import float64
-from tests.problems import gradients
+from tests.problems import gradients, losses
+from tests.reference_cases import giving
 from tests.references import Array
 
 SHAPES = ((5, 7), (11,), (), (3, 4, 2), (1, 6), (6, 1))
@@ -72,12 +73,12 @@ def differences(
     optimizer = class_of(text)(parameters, **hypers, backend="torch")
     oracle = Oracle(program, hypers)
     kept = oracle.new_parameters([float64(p) for p in parameters])
-    for of_step in grads:
+    for of_step, loss in zip(grads, losses(np.random.default_rng(5), len(grads)), strict=True):
         rounded = [torch.tensor(g).to(dtype) for g in of_step]
         for parameter, g in zip(parameters, rounded, strict=True):
             parameter.grad = g.clone()
-        optimizer.step()
-        oracle.step_together(kept, [float64(g) for g in rounded])
+        optimizer.step(giving(loss))
+        oracle.step_together(kept, [float64(g) for g in rounded], loss=loss)
         for parameter, one in zip(parameters, kept, strict=True):
             for found, wanted in _pairs(optimizer, parameter, one, program):
                 yield difference(found, wanted)

@@ -12,6 +12,7 @@ from optc.compiler.ir import map_expression
 from optc.compiler.plan import Kernel, ModelProgram, Pass, Plan, Stream
 from optc.compiler.streams import decide
 from optc.dsl.kinds import PER_ELEMENT, Extent
+from optc.dsl.philox import numbers_of_elements
 from optc.dsl.program import PICK, Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
 from optc.dsl.semantics import evaluate, evaluate_static
 
@@ -23,11 +24,12 @@ OF_NONE = {"sum": 0.0, "mean": np.nan, "largest": -np.inf, "smallest": np.inf}
 class Held:
     """A parameter as the program sees it: its memory, and what is known of it during a step.
 
-    `table`: the statistics kept from pass to pass. `ndim` is that of θ itself.
+    `table`: the statistics kept from pass to pass. `ndim` is that of θ itself, `number` says which parameter it is.
     """
 
     memory: dict[str, Any]
     ndim: int
+    number: int = 0
     t: int = 0
     host: dict[str, Any] = field(default_factory=dict)
     table: dict[str, Any] = field(default_factory=dict)
@@ -48,10 +50,10 @@ class Machine:
         self.plan, self.hypers, self.whole = plan, dict(hypers), whole
         self.p = 1 if plan.program.pick is None else int(self.hypers[plan.program.pick])
         view = plan.program.view
-        self.params = [Held({"theta": np.array(t).reshape(view(np.shape(t)))}, np.ndim(t)) for t in thetas]
+        self.params = [Held({"theta": np.array(t).reshape(view(np.shape(t)))}, np.ndim(t), k) for k, t in enumerate(thetas)]
         self.model: dict[str, Any] = {}
 
-    def step(self, gradients: Sequence[Any | None]) -> None:
+    def step(self, gradients: Sequence[Any | None], loss: float = np.nan) -> None:
         """One step of the parameters that have a gradient."""
         taking = [(p, np.array(g).reshape(p.shape)) for p, g in zip(self.params, gradients, strict=True) if g is not None]
         procedure = self.plan.procedures[0]
@@ -62,7 +64,7 @@ class Machine:
             exports: dict[str, Any] = {}
             if phase.model is not None:
                 assert not phase.model.carried or number == len(procedure.phases) - 1
-                exports = self.of_model(phase.model, [p for p, _ in taking], parts)
+                exports = self.of_model(phase.model, [p for p, _ in taking], parts, loss)
             if phase.kernel is None:
                 continue
             for param, g in taking:
@@ -98,7 +100,7 @@ class Machine:
         param.host = {n: host[n] for n in (*procedure.host.scalars, *procedure.host.flags)} | flags
         param.table = {}
 
-    def of_model(self, program: ModelProgram, params: list[Held], parts: Mapping[str, float]) -> dict[str, Any]:
+    def of_model(self, program: ModelProgram, params: list[Held], parts: Mapping[str, float], loss: float) -> dict[str, Any]:
         """Runs a program of the model once, on what all parameters have in common."""
         given = {n: params[0].host[n] for n in (*program.scalars, *program.flags)}
         for other in params:
@@ -107,6 +109,7 @@ class Machine:
         values = (
             given
             | {total: parts[part] for total, part in program.totals}
+            | ({"loss": loss} if program.loss else {})
             | {n: self.model.get(n, np.nan) for n in program.states}
         )
         assert run(program.body, values, ()) <= set(program.carried)
@@ -178,7 +181,8 @@ class Machine:
     def streams(self, streams: Iterable[Stream], param: Held, given: dict[str, Any], g: Any) -> dict[str, Any]:
         """The old values of streams that are read."""
         read = [s for s in streams if s.reads and decide(s.exists, given) is not False]
-        return {s.name: g if s.name == "g" else np.copy(param.memory[s.name]) for s in read}
+        known = {"g": g, "element": numbers_of_elements(param.number, param.shape)}
+        return {s.name: known[s.name] if s.name in known else np.copy(param.memory[s.name]) for s in read}
 
     def keep(self, param: Held, streams: Iterable[Stream], values: Mapping[str, Any], stored: set[str]) -> None:
         """Writes what was stored."""

@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import pytorch_optimizer as po
 import torch
@@ -21,6 +22,7 @@ from tests.matrix.runners import run_compiled
 from tests.oracle import run_oracle, run_program
 from tests.problems import PROBLEMS, random_problem
 from tests.reference_cases import TOLERANCE, Array, Problem, Trace, difference, run_library
+from tests.reference_loops_sampling import normals
 
 BETAS, EPS = (0.8, 0.95), 1e-3
 NAMES = ("5x7 zeros and schedule", "11 zeros", "scalar zeros and schedule")
@@ -81,14 +83,29 @@ def before(name: str, g: Array, theta: Array, kept: dict[str, Array]) -> Array:
         case "grokfast":
             kept["grokfast"] = 0.9 * kept.get("grokfast", g) + 0.1 * g
             return g + 1.5 * kept["grokfast"]
+        case "gradient_noise":
+            kept["steps"] = kept.get("steps", np.array(0)) + 1
+            t = int(kept["steps"])
+            return g + math.sqrt(0.05 / (1 + t) ** 0.5) * normals(0, t, g.shape, int(kept.get("number", 0)))
         case "l2":
             return g + 0.2 * theta
     return g
 
 
+def scale_of_kept(keep: npt.NDArray[np.bool_], names: set[str]) -> float:
+    """What a cautious direction is multiplied by."""
+    if "none" in names:
+        return 1.0
+    return 1 / max(float(np.mean(keep)), 0.6) if "share" in names else keep.size / (float(np.sum(keep)) + 1)
+
+
 def direction(names: set[str], g: Array, m: Array, v: Array, t: int, kept: dict[str, Array]) -> Array:
     """Adam's direction, with what acts on its numerator and its division."""
+    if "amsgrad" in names:
+        kept["v_max"] = v = np.maximum(kept.get("v_max", v), v)
     m_hat, v_hat = m / (1 - BETAS[0] ** t), v / (1 - BETAS[1] ** t)
+    if "undebiased" in names:
+        m_hat, v_hat = m, v
     if "accumulated" in names:
         m_hat = m + 0.4 * g
     if "nesterov" in names:
@@ -98,7 +115,7 @@ def direction(names: set[str], g: Array, m: Array, v: Array, t: int, kept: dict[
         m_hat = m_hat + 2.0 * kept["slow"]
     if "cautious" in names:
         keep = m_hat * g > 0
-        m_hat = np.where(keep, m_hat, 0.0) * (g.size / (np.sum(keep) + 1))
+        m_hat = np.where(keep, m_hat, 0.0) * scale_of_kept(keep, names)
     if "grams" in names:
         m_hat = np.sign(g) * np.abs(m_hat)
     if "atan2" in names:
@@ -159,7 +176,7 @@ def by_hand(names: set[str], problem: Problem, lr: float = 0.01) -> Trace:
     )
 
 
-BEFORE = ("clip_value", "clip_norm", "clip_global_norm", "agc", "orthograd", "mars", "grokfast", "centralize", "l2")
+BEFORE = tuple("clip_value clip_norm clip_global_norm agc orthograd mars grokfast centralize gradient_noise l2".split())
 """What changes the gradient, in the order of the stages."""
 
 CONSTRAINING = {"proximal", "max_norm", "balanced"}
@@ -175,6 +192,7 @@ WRITTEN = {
     "mars": "mars(0.3)",
     "grokfast": "grokfast(alpha = 0.9, grokfast_lamb = 1.5)",
     "centralize": "centralize",
+    "gradient_noise": "gradient_noise(eta = 0.05, gamma = 0.5)",
     "l2": "l2(0.2)",
     "accumulated": "accumulated(0.4)",
     "nesterov": "nesterov",
@@ -199,7 +217,8 @@ ALONE = (
     {"clip_value", "clip_norm", "clip_global_norm", "agc"}, {"cautious", "grams"}, {"trust_ratio", "clip_rms"},
     {"l2", "decoupled", "independent", "cautious_decay", "proximal"},  # one name outside
     {"accumulated", "nesterov", "ademamix"},  # the loop has one numerator
-    {"orthograd", "mars", "grokfast", "centralize"}, CONSTRAINING, {"lookahead", "weight_ema"},  # of one stage: left to right
+    {"orthograd", "mars", "grokfast", "centralize", "gradient_noise"},  # of one stage: left to right
+    CONSTRAINING, {"lookahead", "weight_ema"},
 )  # fmt: skip
 """Of each of these, one at most is in a combination."""
 
@@ -207,7 +226,7 @@ ALONE = (
 def adam_with(*names: str) -> str:
     eps = "" if "atan2" in names else f", eps = {EPS}"
     return f"AdamW(betas = ({BETAS[0]}, {BETAS[1]}){eps}) without weight_decay, amsgrad + " + " + ".join(
-        WRITTEN[name] for name in names
+        WRITTEN.get(name, name) for name in names
     )
 
 

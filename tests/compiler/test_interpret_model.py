@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from optc.compiler.interpret import Oracle, ParameterState
+from optc.dsl.errors import OptcError
 from tests.dsl.programs import program
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -52,6 +53,30 @@ def test_clipping_by_the_norm_of_all_gradients() -> None:
         assert factor < 1
         expected = [e - 0.5 * factor * g for e, g in zip(expected, gradients, strict=True)]
     assert_close(params, expected)
+
+
+def test_the_loss_is_one_number_for_all_parameters() -> None:
+    """A Polyak step, and a state of the model that keeps the least loss; the loss is that of the step, not of the last."""
+    oracle = spec("best <- min(best, loss)", "θ <- θ - lr*(loss - best/2)/total(sum(g^2))*g", state="best = inf per model")
+    expected, best = some(0), math.inf
+    params = oracle.new_parameters(expected)
+    for turn, loss in enumerate((2.0, 0.5, -1.0, math.nan)):
+        gradients = some(10 + turn)
+        oracle.step_together(params, gradients, loss=loss)
+        best = min(best, loss) if loss == loss else math.nan
+        factor = 0.5 * (loss - best / 2) / norm(gradients) ** 2
+        expected = [e - factor * g for e, g in zip(expected, gradients, strict=True)]
+        np.testing.assert_equal(params[0].model["best"], best)
+        assert_close(params, expected)
+
+
+def test_a_step_that_reads_the_loss_needs_it() -> None:
+    oracle = spec("if lr > 1: u = g*loss", "else: u = g", "θ <- θ - lr*u")
+    param = oracle.new_parameter([1.0, 2.0])
+    with pytest.raises(OptcError, match="a step of X needs the loss"):
+        oracle.step(param, [1.0, 1.0])
+    assert (param.t, param.theta.tolist()) == (0, [1.0, 2.0])
+    spec("θ <- θ - lr*g").step(param, [1.0, 1.0])
 
 
 def test_a_total_that_depends_on_another_one() -> None:

@@ -17,10 +17,11 @@ from tests.oracle import WRITTEN_OUT
 SPECS = WRITTEN_OUT
 
 KATEX = set(
-    r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau \upsilon
-    \phi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega \hat \bar \tilde \mathrm \text
-    \textbf \operatorname \frac \sqrt \left \right \Vert \lfloor \rfloor \langle \rangle \leftarrow \le \ge \ne \neg \wedge \vee
-    \bmod \sum \cdot \times \infty \top \begin \end \quad \exp \ln \log \sin \cos \tanh \min \max \_ \, \\""".split()
+    r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau
+    \upsilon \phi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega \hat \bar \tilde
+    \mathrm \mathcal \text \textbf \operatorname \frac \sqrt \left \right \Vert \lfloor \rfloor \langle \rangle \leftarrow
+    \le \ge \ne \neg \wedge \vee \bmod \sum \cdot \times \infty \top \begin \end \quad \exp \ln \log \sin \cos \tanh \min
+    \max \_ \, \\""".split()
 )
 
 
@@ -62,6 +63,7 @@ def written(text: str) -> nodes.Expression:
         ("total(a + b)*c", r"\left(\sum_{\mathrm{model}} \left(a + b\right)\right)\,c"),
         ("c/total(‖g‖)^2", r"\frac{c}{\left(\sum_{\mathrm{model}} \left\Vert g\right\Vert \right)^{2}}"),
         ("total_norm(g)^2", r"\left\Vert g\right\Vert _{\mathrm{model}}^{2}"),
+        ("loss/total_norm(g)^2", r"\frac{\mathcal{L}}{\left\Vert g\right\Vert _{\mathrm{model}}^{2}}"),
         ("outer(R, C + 1)/a", r"\frac{R\,\left(C + 1\right)^{\top}}{a}"),
     ],
 )
@@ -78,6 +80,8 @@ def test_an_expression_is_set_as_in_a_paper(text: str, expected: str) -> None:
         ("beta2_t", r"\beta_{2,t}"),
         ("rho_inf", r"\rho_{\infty}"),
         ("inf", r"\infty"),
+        ("loss", r"\mathcal{L}"),
+        ("loss_avg", r"\mathrm{loss\_avg}"),
         ("delta_min", r"\delta_{\mathrm{min}}"),
         ("exp_avg", r"\mathrm{exp\_avg}"),
         ("lr", r"\mathrm{lr}"),

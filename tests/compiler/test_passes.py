@@ -64,9 +64,10 @@ def compare(
     for step in range(4):
         gradients = [rng.normal(size=shape) for shape in shapes]
         taking = [k for k in range(len(shapes)) if len(shapes) == 1 or k != step]  # one after the other does not take part
-        oracle.step_together([kept[k] for k in taking], [gradients[k] for k in taking])
+        loss = float(rng.normal())
+        oracle.step_together([kept[k] for k in taking], [gradients[k] for k in taking], loss=loss)
         for machine in machines:
-            machine.step([gradients[k] if k in taking else None for k in range(len(shapes))])
+            machine.step([gradients[k] if k in taking else None for k in range(len(shapes))], loss)
             close({**kept[0].model}, machine.model)
             for one, other in zip(kept, machine.params, strict=True):
                 close({"theta": one.theta, **one.states}, other.memory)

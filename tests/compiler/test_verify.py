@@ -18,7 +18,7 @@ LINES = (
     "n = total_norm(g)",
     "if ndim >= 2: R <- ema(R, rowmean(g), beta)",
     "m <- ema(m, g, beta)",
-    "w <- 0.5*w + n",
+    "w <- 0.5*w + n*loss",
     "if ndim >= 2: u = m/(1 + R²)",
     "else: u = m",
     "θ <- θ - lr*u/(‖u‖ + n)",
@@ -71,6 +71,9 @@ BROKEN: dict[str, tuple[Callable[[], Plan], str]] = {
     ),
     "an export that one path lacks": (lambda: model_with(one_sided), "have no value on some path"),
     "a model program that reads a number per group": (lambda: model_with(widened), "per group"),
+    "a program that reads a loss that it is not given": (
+        lambda: model_with(lambda m: replace(m, loss=False)), "it reads 'loss' \\(loss\\), which it is not given",
+    ),
     "a state of the model that is written early": (
         lambda: plan_with(lambda p: (p[0], p[1], Phase(None, None))), "before the last phase",
     ),

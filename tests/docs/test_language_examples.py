@@ -17,11 +17,13 @@ from optc.dsl.source import Source
 PAGE = Path(__file__).parents[2] / "docs" / "language.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```opt\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+RUN = re.findall(r"^```opt\n((?:(?!```)[^\n]*\n)*)```\n\n```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 MISTAKES = re.findall(r"^```opt-error\n(.*?)^```\n\n```text\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
 
 def test_the_page_has_examples_and_mistakes() -> None:
     assert len(EXAMPLES) >= 8
+    assert len(RUN) == TEXT.count("```python") >= 1
     assert len(MISTAKES) == TEXT.count("```opt-error") >= 8
 
 
@@ -32,6 +34,14 @@ def test_example_is_a_sound_spec(text: str) -> None:
     assert check(spec, source).name
     for mathematical in (False, True):
         assert parse(Source("shown.opt", show(spec, mathematical))) == spec
+
+
+@pytest.mark.parametrize(("text", "code"), RUN, ids=lambda text: re.findall(r"optimizer.(\w+)", text)[0])
+def test_code_below_an_example_runs(text: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (name,) = re.findall(r"optimizer (\w+)", text)
+    (tmp_path / f"{name.lower()}.opt").write_text(text, encoding="utf-8")
+    exec(compile(code, "<page>", "exec"), {"__name__": "page"})
 
 
 def test_both_spellings_shown_are_one_program() -> None:
@@ -60,5 +70,5 @@ def test_table_of_functions_is_complete() -> None:
 def test_what_is_not_in_the_language_is_said() -> None:
     """Every function that is known but refused belongs to a group that the page names."""
     closing = TEXT[TEXT.index("## Not in the language yet") :]
-    for word in ("reductions", "matrix algebra", "modifiers", "storage clauses", "views", "schedules", "random numbers"):
+    for word in ("reductions", "matrix algebra", "modifiers", "storage clauses", "views", "schedules", "sparse"):
         assert word in closing

@@ -154,6 +154,11 @@ def test_the_search_finds_every_row_by_name_family_and_paper(site: Site, read: d
         assert any(all(word.lower() in row for word in words) for row in rows), part.name
 
 
+def test_usage_shows_that_a_step_reads_the_loss(read: dict[str, Read]) -> None:
+    assert "optimizer.step(lambda: loss)" in read["optimizers/alig.html"].text
+    assert "step(lambda" not in read["optimizers/adamw.html"].text
+
+
 def test_pictures_say_in_words_what_they_show(read: dict[str, Read]) -> None:
     page = read["optimizers/adamw.html"]
     plots = [attributes for tag, attributes in page.elements if tag == "svg"]

@@ -62,6 +62,8 @@ def check_types(program: Program) -> None:
                     assert extent is states[symbol.name].extent
                 case Read(symbol=symbol) if symbol.role in (Role.STEP, Role.SHAPE, Role.NEW):
                     assert extent is Extent.TENSOR
+                case Read(symbol=symbol) if symbol.role is Role.LOSS:
+                    assert extent is Extent.MODEL and not part.type.host
                 case Read(symbol=symbol) if symbol.role in (Role.THETA, Role.GRADIENT, Role.INPUT):
                     assert extent is Extent.ELEM
                 case Apply(operation=operation, arguments=(value,)) if operation == TOTAL:

@@ -336,6 +336,47 @@ TOTALS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         step("u = k*g", END, state=("k = 1 per model as lr",)),
         [("5:28 duplicate-key", "another name outside with `as`")],
     ),
+    # --- the loss
+    "the loss in an entry": (
+        step("u = g*m", END, more=("entry see(h per elem):", "    m <- h*loss")),
+        [("10:16 not-readable-here", "an entry runs between steps")],
+    ),
+    "the loss as an initial value": (
+        step("u = k*g", END, state=("k = loss per model",)),
+        [("5:13 not-readable-here", "it reads hypers and numbers only")],
+    ),
+    "the loss as an initial value per element": (
+        step("u = m*g", END, state=("m = loss",)),
+        [("5:13 not-readable-here", "initial values read hypers, θ and g")],
+    ),
+    "the loss in the condition of a state": (
+        step("m <- g", "u = m", END, state=("if loss > 1: m = 0",)),
+        [("5:12 not-readable-here", "it reads hypers, `ndim` and `numel` only")],
+    ),
+    "the loss in a function": (
+        step("u = f(g)", END, state=(), more=("define f(x) = x*loss",)),
+        [("7:21 impure-define", "give it to the function as an argument")],
+    ),
+    "a loss that is written": (
+        step("loss <- 1", "u = loss*g", END, state=()),
+        [("5:9 write-to-non-state", "give the value another name")],
+    ),
+    "a loss that is named": (step("loss = 1", "u = loss*g", END, state=()), [("5:9 reserved-name", "choose another name")]),
+    "a state called loss": (
+        step("u = g", END, state=("loss = 0 per model",)),
+        [("5:9 reserved-name", "choose another name")],
+    ),
+    "a total of the loss": (step("u = g/total(loss)", END, state=()), [("5:21 wrong-extent", "take it off")]),
+    "a reduction of the loss": (step("u = g/mean(loss)", END, state=()), [("5:20 wrong-extent", "take the reduction off")]),
+    "the period of every": (step("every loss: m <- g", "u = m*g", END), [("7:15 every-period", "write a whole number")]),
+    "rows under the loss": (
+        step("if loss > 1: u = g/rowmean(g)", "else: u = g", END, state=()),
+        [("5:28 needs-matrix", MATRIX)],
+    ),
+    "a state of the model under a count, written with the loss": (
+        step("if t > 1: k <- loss", "u = k*g", END, state=("k = 0 per model",)),
+        [("7:19 wrong-extent", "take it out of the condition")],
+    ),
     "a state of groups": (step("u = k*g", END, state=("k = 1 per group",)), [("5:19 unsupported", "`per model`")]),
 }
 

@@ -14,6 +14,7 @@ from optc.dsl.kinds import SCALARS, Extent, Sort, Type
 from optc.dsl.parse import parse
 from optc.dsl.program import (
     BINARY,
+    DRAWS,
     GRADIENT,
     PICK,
     REDUCTIONS,
@@ -280,10 +281,10 @@ def test_lines_after_the_write_to_theta_may_read_it() -> None:
 
 
 def test_every_primitive_has_a_meaning_and_every_function_a_description() -> None:
-    assert set(OPERATIONS) == UNARY | BINARY | TERNARY
+    assert set(OPERATIONS) == {*UNARY, *BINARY, *TERNARY, *DRAWS}
     for name, builtin in BUILTINS.items():
         kinds = [k for k in (builtin.operation, builtin.formula, builtin.refused) if k is not None]
-        assert len(kinds) == (0 if name in ("where", "new") else 1), name
+        assert len(kinds) == (0 if name in ("where", "new", "uniform") else 1), name
         assert builtin.doc, name
         if builtin.operation is not None:
             assert (builtin.reduces is not None) == (builtin.operation in REDUCTIONS | {TOTAL}), name

@@ -75,7 +75,7 @@ def run_with(program: Program, hypers: dict[str, Any]) -> None:
     parameters = oracle.new_parameters([np.linspace(-1, 1, math.prod(s)).reshape(s) for s in SHAPES])
     for turn in range(3):
         taking = [p for p in parameters if turn != 1 or p.theta.ndim != 1]
-        oracle.step_together(taking, [np.full(p.theta.shape, 0.5) for p in taking])
+        oracle.step_together(taking, [np.full(p.theta.shape, 0.5) for p in taking], loss=0.25)
         for entry in program.procedures[1:]:
             for p in taking:
                 oracle.enter(entry.name, p, {name: np.ones(p.theta.shape) for name in entry.inputs})

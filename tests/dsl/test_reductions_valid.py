@@ -150,6 +150,21 @@ def test_totals_are_numbers_of_the_model() -> None:
     assert (state.name, state.key, state.extent, state.host) == ("k", "count", MODEL, False)
 
 
+def test_the_loss_is_a_number_of_the_model_that_the_host_does_not_know() -> None:
+    checked = spec(
+        "c = loss",
+        "if loss > 2*k and total_norm(g) > 1: k <- loss",
+        "w <- w + loss",
+        "if loss > 9: stop",
+        "s = total(sum(θ))",
+        "θ <- θ - lr*w*s*where(loss < 1, c, g)",
+        state=("k = 1 per model", "w = 0 per tensor"),
+    )
+    assert body(checked)[0] == "c = loss"
+    assert values(checked)["c"].type == Type(Sort.REAL, MODEL)
+    assert [state.host for state in checked.states] == [False, False]
+
+
 def test_shared_hypers_make_conditions_of_the_model() -> None:
     checked = spec(
         "if f and T != none: c = total(sum(g))*T",

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from optc.dsl.program import Program
 from optc.dsl.source import Span
-from tests.faults import in_expressions, in_lines
+from tests.faults import in_expressions, in_lines, in_order, in_reductions
 from tests.faults.rewrite import BlockRule, Rule, programs
 
 Kind: TypeAlias = Callable[[Program], Iterator[tuple[Program, Span]]]
@@ -63,17 +63,31 @@ KINDS: dict[str, Kind] = {
     "wrong initial state": in_lines.wrong_initial,
     "coupled for decoupled decay": in_lines.coupled_decay,
     "decoupled for coupled decay": in_lines.decoupled_decay,
+    "norm of another tensor": _everywhere(in_reductions.other_tensor),
+    "mean for sum": _everywhere(in_expressions.swap("sum", "mean")),
+    "smallest for largest": _everywhere(in_expressions.swap("largest", "smallest")),
+    "columns for rows": _everywhere(in_reductions.other_direction),
+    "whole tensor for rows": _everywhere(in_reductions.whole_tensor),
+    "rows of another view": in_reductions.other_shape,
+    "total dropped": _everywhere(in_reductions.drop_total),
+    "number of a tensor for the model's": in_reductions.own_number,
+    "statistic of the step before": in_reductions.previous_statistic,
+    "guard dropped": _everywhere(in_reductions.drop_guard),
+    "value from before a line": _everywhere(block_rule=in_order.value_before),
+    "change forgotten": _everywhere(block_rule=in_order.forget_change),
+    "stop moved": _everywhere(block_rule=in_order.stop_moved),
+    "modifier in another stage": in_order.other_stage,
 }
 """Every kind of fault by name."""
 
 
-def mutants(spec: str, program: Program, most: int) -> Iterator[Mutant]:
+def mutants(spec: str, program: Program, most: int | None = None) -> Iterator[Mutant]:
     """The faulty versions of a program, at most `most` of a kind, no two alike and none like the original."""
-    seen = {(program.states, program.procedures)}
+    seen = {_content(program)}
     for kind, make in KINDS.items():
         count = 0
         for faulty, span in make(program):
-            content = (faulty.states, faulty.procedures)
+            content = _content(faulty)
             if content in seen:
                 continue
             seen.add(content)
@@ -81,3 +95,7 @@ def mutants(spec: str, program: Program, most: int) -> Iterator[Mutant]:
             count += 1
             if count == most:
                 break
+
+
+def _content(program: Program) -> tuple[object, ...]:
+    return program.states, program.procedures, program.matrix

@@ -24,6 +24,7 @@ class Writer:
     host_locals: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     reducing: bool = False
+    random: bool = False
     numbers: list[str] = field(default_factory=list)  # of one number per tensor
     model: bool = False
     shared: list[str] = field(default_factory=list)  # of one number of the model
@@ -133,6 +134,8 @@ class Writer:
                 f"debias({x}, h1)",
                 f"tanh({x})^3",
                 f"floor(4*tanh({x}) + 0.123)",
+                f"cospi({x})",
+                *([f"{x}*uniform(seed)", f"({x} + {h}*normal(seed))", f"where(uniform(seed) < 0.5, {x}, {y})"] * self.random),
             ]
         )
 
@@ -170,18 +173,12 @@ class Writer:
     # --- one number of the model ----------------------------------------------------------------------------------------------
 
     def whole(self, depth: int) -> str:
-        leaves = ["h3", *self.shared]
+        leaves = ["h3", "loss", *self.shared]
         if depth <= 0 or (self.narrow and self.draw(st.booleans())):
             return self.pick(leaves)
         x, y = self.whole(depth - 1), self.whole(0)
-        plain = [
-            f"({x} + {y})",
-            f"{x}/(1 + abs({y}))",
-            f"max({x}, {y})",
-            f"where({x} > {y}, {x}, 0.5*{y})",
-            f"where(shared_flag, {x}, {y})",
-            f"tanh({x})*h3",
-        ]
+        plain = [f"({x} + {y})", f"{x}/(1 + abs({y}))", f"max({x}, {y})", f"where({x} > {y}, {x}, 0.5*{y})"]
+        plain += [f"where(shared_flag, {x}, {y})", f"tanh({x})*h3"]
         if self.narrow or self.draw(st.booleans()):
             return self.pick(plain)
         n = self.number(depth - 1)
@@ -218,13 +215,8 @@ class Writer:
             return self.pick([*options, f"max({v}, rowmean({col}))"])
         m = self.vector(depth - 1, "matrix")
         along = extent
-        options += [
-            f"{along}mean({x})",
-            f"tanh({along}sum({x}))",
-            f"{along}max(abs({x}))",
-            f"{along}min({x})",
-            f"{along}mean({x}²)",
-        ]
+        options += [f"{along}mean({x})", f"tanh({along}sum({x}))", f"{along}max(abs({x}))", f"{along}min({x})"]
+        options += [f"{along}mean({x}²)"]
         return self.pick([*options, f"{v}/(1 + abs({m}))", f"ema({v}, {along}mean({x}), h1)"])
 
     # --- lines ----------------------------------------------------------------------------------------------------------------
@@ -238,7 +230,8 @@ class Writer:
             if kind != "whole" or not changed:
                 return False
             name = self.pick(changed)  # from here on it differs between parameters
-            self.lines.append(f"{indent}{name} = tanh({name} + {self.number(0)})")
+            value = self.pick([f"tanh({name} + {self.number(0)})", f"tanh({self.whole(1)})"])
+            self.lines.append(f"{indent}{name} = {value}")
             self.shared.remove(name)
             self.numbers.append(name)
         elif kind == "whole" and depth == 0:
@@ -309,14 +302,16 @@ class Writer:
 def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False, picking: bool = False) -> str:
     """The text of a random optimizer `Random`, with hypers lr, h1, h2 and perhaps flag.
 
-    `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, and hypers h3 and shared_flag; `rows`:
-    values per row, column and matrix, too. `picking`: values of every p-th element, and the hyper p; not with `rows`.
+    `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, the loss perhaps, and hypers h3 and
+    shared_flag; `rows`: values per row, column and matrix, too. `picking`: values of every p-th element, and the hyper p; not
+    with `rows`.
     """
     reducing = reducing or model or rows
     writer = Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)
     writer.numbers, writer.model, writer.rows = ["s"] if reducing else [], model, rows
     writer.picking, writer.chosen = picking, ["e"] if picking else []
     writer.shared = ["w", "z"] if model else []
+    writer.random = draw(st.booleans())
     writer.vectors = {"row": ["R"], "col": ["C"], "matrix": ["M"]}
     initial = {"a": draw(st.sampled_from(["0", "0.5", "h1"])), "b": draw(st.sampled_from(["0", "θ", "g", "g² + h2"]))}
     chosen = draw(st.sampled_from(random_picks.INITIAL)) if picking else ""
@@ -350,6 +345,7 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
     hosts = "".join(f" + 0.01*{c}/(1 + {c})" for c in [*writer.host_locals, *(["k"] if writer.carried else [])])
     flag = " + where(flag, 0.1, 0)" if writer.flag else ""
     flag += " + where(shared_flag, 0.1, 0)" if model else ""
+    flag += " + 0.1*uniform(seed)" if writer.random else ""
     writer.lines.append(f"        u = {writer.element(1)} + {sums}{hosts}{flag} + h1*h2*g")
     writer.lines.append("        θ <- (1 - lr*h2)*θ - lr*clamp(u, -2, 2)")
     return "\n".join(
@@ -360,6 +356,7 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
             "        lr = 0.1 in [0, inf)",
             "        h1 = 0.9 in [0, 1)",
             "        h2 = 0.5 in [0, inf)",
+            *(["        seed = 3 in int [0, inf)"] if writer.random else []),
             *(["        flag = false"] if writer.flag else []),
             *(["        p = 3 in int [1, inf)"] if picking else []),
             *(["        h3 = 0.6 shared in [0, 1)", "        shared_flag = true shared"] if model else []),

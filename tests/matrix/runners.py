@@ -14,6 +14,7 @@ from optc.dsl.kinds import Extent
 from optc.dsl.program import Program
 from optc.runtime.optimizer import Optimizer
 from tests.oracle import spec_path
+from tests.reference_cases import giving
 from tests.references import Array, Problem, Trace
 
 
@@ -32,16 +33,20 @@ def run_compiled(
     hypers: Mapping[str, Any],
     problem: Problem,
     layout: str = "contiguous",
+    capturable: bool = False,
 ) -> Trace:
     """θ after every step, and the states (by the keys of the state dict) after the last."""
     entries = {p.name for p in program.procedures[1:]}
     parameter = torch.nn.Parameter(laid_out(torch.tensor(problem.theta, dtype=dtype), layout))
-    optimizer = cls([parameter], **{**hypers, "lr": hypers["lr"] * problem.lr_factors[0]}, backend=backend)
+    given = {**hypers, "lr": hypers["lr"] * problem.lr_factors[0]}
+    optimizer = cls([parameter], **given, backend=backend, capturable=capturable)
     thetas = []
-    for _, lr, g, calls in problem.steps(hypers["lr"]):
+    for t, lr, g, calls in problem.steps(hypers["lr"]):
         optimizer.param_groups[0]["lr"] = lr
         parameter.grad = torch.tensor(g, dtype=dtype)
-        optimizer.step()
+        optimizer.step(giving(problem.loss(t)))
+        alike = torch.isclose(parameter.grad, torch.tensor(g, dtype=dtype), rtol=0.0, atol=0.0, equal_nan=True)
+        assert alike.all(), "the gradient is the caller's"
         for call in calls:
             if call.entry in entries:
                 getattr(optimizer, call.entry)(**{n: [torch.tensor(x, dtype=dtype)] for n, x in call.inputs.items()})

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -38,8 +39,12 @@ FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = PRECISIONS
 NO_SOURCE = Source("<none>", "\n")
 PROCESSES = min(8, os.cpu_count() or 1)
 """Compilers at work at once, each a process of its own."""
-MOST_REGISTERS, MOST_WITH_POWERS, MOST_IN_A_STAGE, MOST_OVER_PANELS = 64, 96, 96, 128
-"""A panel keeps what it measures of columns, matrices and the tensor by lane, beside the statistics of rows and columns."""
+MOST_REGISTERS, MOST_WITH_POWERS, MOST_IN_A_STAGE, MOST_OVER_PANELS = 64, 96, 96, 168
+"""A panel keeps what it measures of columns, matrices and the tensor by lane, beside the statistics of rows and columns. Where
+it measures rows as well (CAME's third pass, AdamP's first: 157 and 163), what its four nested loops share is kept, too."""
+MORE_IN_AN_AMD_STAGE = 32
+"""Where a stage joins partials across lanes, AMD's compiler allots 128 registers for any number of lanes, and spills none. A
+stage is one program per tensor."""
 MORE_ON_AMD = 8
 """A wave of gfx942 counts vector registers by eights; five streams and two measures want one eight more than on NVIDIA."""
 MOST_SHARED, MOST_SHARED_BY_STORES = 64, 4096
@@ -52,8 +57,13 @@ KEPT_IN_FLOAT64 = (8, 4)
 rare operands; of what lives across these calls it keeps one double on the stack in some kernels. All others keep nothing."""
 KEPT_OVER_PANELS = (16, 8)
 """The same where statistics of columns live across them, too."""
-KEPT_BY_HOST_PROGRAMS = (48, 9)
-"""The same for host programs, which run one lane per tensor in float64: those with several powers or `mod` keep up to six."""
+KEPT_BY_SINES = (48, 9)
+"""The same where a host program has a sine or cosine: libdevice reduces large arguments in an array of five doubles. (Nothing
+but the cosine keeps it: with another function in its place the stack is empty.) It runs one lane per tensor."""
+KEPT_IN_TALL_PANELS = (16, 8)
+"""The same where a program joins many panels of several columns: their tree has up to sixteen numbers a column."""
+MOST_LEVELS = 16
+"""Of a tree that a program builds on the largest models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,7 @@ class Job:
     host_flags: tuple[str, ...] = ()
     row_values: tuple[int, int] = (0, 0)
     """How many statistics of rows a pass over panels reads, and leaves."""
+    levels: int = 1
 
     @property
     def module(self) -> str:
@@ -86,9 +97,10 @@ class Job:
         streams = [*streams_in(self.sweep, self.variant), *picked_in(self.sweep, self.variant)]
         dtypes = {name: of_role.get(role, self.precision.gradient) for name, role, _, _ in streams}
         in_memory = self.in_memory or double
-        return Request(name, self.target, dtypes, self.variant, in_memory, self.in_memory, real, self.reducing)
+        return Request(name, self.target, dtypes, self.variant, in_memory, self.in_memory, real, self.reducing, self.levels)
 
 
+@cache
 def plan_of(spec: str) -> Plan:
     return plan_program(program_of(spec))[1]
 
@@ -145,10 +157,11 @@ def default_jobs() -> Iterator[Job]:
         plan = plan_of(spec)
         variant = default_variant(plan)
         for procedure in plan.procedures:
-            gathers = any(phase.model is not None for phase in procedure.phases)  # then it counts on the host
-            per_tensor = [] if gathers else [f"{procedure.name}_scalars_triton"]
+            per_tensor = [f"{procedure.name}_scalars_triton"]
             for kernel in procedure.kernels:
-                yield from passes_of(spec, kernel, FLOAT32, variant, TARGETS if spec in CORE else ("sm_90",))
+                found = list(passes_of(spec, kernel, FLOAT32, variant, TARGETS if spec in CORE else ("sm_90",)))
+                measuring = [job for job in found if job.sweep is not None and job.sweep.measures]
+                yield from (*found, *(replace(job, levels=MOST_LEVELS) for job in measuring if spec in CORE))
                 yield from passes_of(spec, kernel, BFLOAT16, variant, ("sm_90", "gfx942") if spec in CORE else ())
                 per_tensor += stages(kernel, variant)
             for target in ("sm_90", "gfx942") if spec in CORE else ():
@@ -187,10 +200,12 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
     label = f"{job.spec} {job.function} {job.precision} {job.target} {[f for f, on in job.variant.items() if on]}"
     stack, spills = KEPT_IN_FLOAT64 if job.precision is FLOAT64 else (0, 0)
     if job.function.endswith("_scalars_triton"):
-        stack, spills = KEPT_BY_HOST_PROGRAMS
+        stack, spills = KEPT_BY_SINES if has_sines(job.spec) else (0, 0)
     stage, panels = "_stage_" in job.function, "_panels_" in job.function
     if panels and job.precision is FLOAT64:
         stack, spills = KEPT_OVER_PANELS
+    if panels and job.levels > 1:
+        stack, spills = max(stack, KEPT_IN_TALL_PANELS[0]), max(spills, KEPT_IN_TALL_PANELS[1])
     steps = re.search(r"_stage_\d+_\d+_", job.function) is not None
     shared = MOST_SHARED_BY_STEPS if steps else MOST_SHARED if stage else 0
     if job.sweep is not None and job.sweep.measures:
@@ -200,7 +215,7 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
     if any((report.stack > stack, report.local, report.spills > spills, report.shared > shared, report.atomics)):
         yield f"{label}: stack, local memory, spills, shared memory or atomics: {report}"
     if job.sweep is None:
-        if stage and report.registers > MOST_IN_A_STAGE:
+        if stage and report.registers > MOST_IN_A_STAGE + MORE_IN_AN_AMD_STAGE * (job.target == "gfx942"):
             yield f"{label}: {report.registers} registers"
         return
     powers = any(isinstance(n, Apply) and n.operation == "pow" for e in expressions(job.sweep.body) for n in walk(e))
@@ -213,7 +228,8 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
     moved = list(streams_in(job.sweep, flags)) if has_effect(job.sweep.body, flags) else []
     planned = tuple(sum(job.precision.size(role) for _, role, *used in moved if used[side]) for side in (0, 1))
     # every element of a thread may load its row's value, and leaves it with the others of the row
-    beyond = 8 * job.row_values[0], 8 * job.row_values[1]
+    # what it has left of a row it goes on with in the next panel
+    beyond = 8 * sum(job.row_values), 8 * job.row_values[1]
     found = report.bytes_loaded, report.bytes_stored
     if not all(low <= value <= low + more for value, low, more in zip(found, planned, beyond, strict=True)):
         yield f"{label}: {report.bytes_loaded} + {report.bytes_stored} bytes per element, planned {planned[0]} + {planned[1]}"
@@ -223,6 +239,12 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
         widths = widths[: sum(read + written for *_, read, written in moved)]
     if min(widths, default=0) < min(16, 4 * smallest):
         yield f"{label}: accesses of {sorted(set(report.load_widths + report.store_widths))} bytes"
+
+
+def has_sines(spec: str) -> bool:
+    """Whether a host program has a sine or a cosine."""
+    lines = (e for procedure in plan_of(spec).procedures for e in expressions(procedure.host.body))
+    return any(isinstance(n, Apply) and n.operation in ("sin", "cos") for e in lines for n in walk(e))
 
 
 def has_effect(body: tuple[Statement, ...], variant: dict[str, bool]) -> bool:

@@ -17,6 +17,7 @@ from optc.compiler.interpret import Oracle
 from tests.matrix.runners import float64, optimizer_class, rounded_problem, run_compiled
 from tests.oracle import program_of, run_program
 from tests.problems import PROBLEMS, random_problem
+from tests.reference_cases import giving
 from tests.references import CASES, SPECS, Case, cases_of, difference, rest
 
 FREE = {torch.float64: 2e-12, torch.float32: 2e-5}
@@ -63,9 +64,9 @@ def step_by_step(case: Case, problem_name: str, backend: str, dtype: torch.dtype
     for step, lr, g, calls in problem.steps(case.hypers["lr"]):
         optimizer.param_groups[0]["lr"] = lr
         before = kept.theta.copy()
-        oracle.step(kept, g, {"lr": lr})
+        oracle.step(kept, g, {"lr": lr}, problem.loss(step))
         parameter.grad = torch.tensor(g, dtype=dtype)
-        optimizer.step()
+        optimizer.step(giving(problem.loss(step)))
         found = float64(parameter)
         # rounding of θ once, and float32 arithmetic on θ and its change
         allowed = half * np.abs(kept.theta) + 1e-5 * (np.abs(kept.theta - before) + np.abs(before)) + smallest
@@ -130,9 +131,9 @@ def test_empty(spec: str, backend: str) -> None:
     expected = run_program(program_of(spec), case.hypers, problem).thetas[-1]
     full = torch.nn.Parameter(torch.tensor(problem.theta, dtype=torch.float32))
     empty = torch.nn.Parameter(torch.zeros(0, 4))
-    optimizer: Any = optimizer_class(spec)([empty, full], **case.hypers, backend=backend)
-    for _, _, g, calls in problem.steps(case.hypers["lr"]):
+    optimizer: Any = optimizer_class(spec)([full, empty], **case.hypers, backend=backend)
+    for t, _, g, calls in problem.steps(case.hypers["lr"]):
         empty.grad, full.grad = torch.zeros(0, 4), torch.tensor(g, dtype=torch.float32)
-        optimizer.step()
+        optimizer.step(giving(problem.loss(t)))
         assert not calls
     assert np.allclose(float64(full), expected, rtol=FREE[torch.float32], atol=FREE[torch.float32])

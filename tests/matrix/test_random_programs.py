@@ -16,6 +16,7 @@ from optc.compiler.interpret import Oracle
 from optc.compiler.pipeline import check_source
 from optc.dsl.source import Source
 from tests.matrix.random_programs import specs
+from tests.reference_cases import giving
 
 STEPS = 4
 TOLERANCE = 1e-9
@@ -40,12 +41,13 @@ def run_both(
     kept = oracle.new_parameters(start)
     parameters = [torch.nn.Parameter(torch.tensor(theta, dtype=torch.float64)) for theta in start]
     optimizer = optc.compile(text)(parameters, **given_hypers, backend=backend)
-    for _ in range(STEPS):
+    for step in range(STEPS):
         gradients = [rng.normal(size=shape) for shape in shapes]
-        oracle.step_together(kept, gradients)
+        loss = float(rng.normal())
+        oracle.step_together(kept, gradients, loss=loss)
         for parameter, g in zip(parameters, gradients, strict=True):
             parameter.grad = torch.tensor(g, dtype=torch.float64)
-        optimizer.step()
+        optimizer.step(giving(torch.tensor(loss, dtype=torch.float64, requires_grad=True) if step % 2 else loss))
         keys = {s.name: s.key for s in program.states if not s.host}
         expected = {name: np.array(value) for name, value in kept[0].model.items()}
         found = {name: np.array(float(optimizer.param_groups[0][keys[name]])) for name in expected}
@@ -90,6 +92,30 @@ optimizer Random:
 @pytest.mark.parametrize("backend", ["torch", "native", "triton"])
 def test_carried_scalar_that_only_one_branch_reads(backend: str) -> None:
     compare(CARRIED_READ_IN_A_BRANCH, backend, False, 0)
+
+
+NAMED_BY_SOME = """
+optimizer Random:
+    hyper: lr = 0.1 in [0, inf); flag = false; h3 = 0.5 shared in [0, 1)
+    state:
+        w = 0 per model
+        if flag: a = θ
+    step:
+        w <- tanh(total(sum(g)))
+        x = θ
+        if flag:
+            close = |w| < h3 or loss > 1
+            part = 0.5*w
+            x = where(close, x + part, a)
+            a <- where(close, a, x)
+        θ <- x - lr*g
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
+@pytest.mark.parametrize("flag", [False, True])
+def test_numbers_of_the_model_that_some_groups_only_name(flag: bool, backend: str) -> None:
+    compare(NAMED_BY_SOME, backend, flag, 3, SEVERAL)
 
 
 @given(specs(), st.booleans(), st.integers(0, 1000))

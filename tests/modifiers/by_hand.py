@@ -11,7 +11,11 @@ from tests.compiler.test_compose_numbers import after, before, constrained, norm
 from tests.reference_cases import Array, Problem, Trace
 
 BETAS, EPS = (0.8, 0.95), 1e-3
-STAGES = {"agc": 0, "clip_value": 0, "clip_norm": 0, "orthograd": 1, "mars": 1, "grokfast": 1, "centralize": 1, "l2": 2}
+STAGES = {
+    **dict.fromkeys(("agc", "clip_value", "clip_norm"), 0),
+    **dict.fromkeys(("orthograd", "mars", "grokfast", "centralize", "gradient_noise"), 1),
+    "l2": 2,
+}
 """What changes the gradient of one parameter, and when; within a number, from left to right."""
 
 
@@ -43,14 +47,14 @@ def by_hand(base: str, pair: tuple[str, str], given: Sequence[Problem], lr: floa
     """The base with modifiers of those names, with the arguments of `WRITTEN` of the test of compositions, on one model."""
     if "clip_global_norm" in pair:  # the first stage
         given = clipped_together(given)
-    return [one_by_hand(base, pair, problem, lr) for problem in given]
+    return [one_by_hand(base, pair, problem, lr, number) for number, problem in enumerate(given)]
 
 
-def one_by_hand(base: str, pair: tuple[str, str], problem: Problem, lr: float) -> Trace:
-    """One parameter."""
+def one_by_hand(base: str, pair: tuple[str, str], problem: Problem, lr: float, number: int) -> Trace:
+    """One parameter; `number` is its place in the model."""
     theta, m, v = problem.theta.copy(), np.zeros_like(problem.theta), np.zeros_like(problem.theta)
     slow = average = theta
-    kept: dict[str, Array] = {}
+    kept: dict[str, Array] = {"number": np.array(number)}
     thetas = []
     for t, rate, g, _ in problem.steps(lr):
         for name in sorted((n for n in pair if n in STAGES), key=lambda n: STAGES[n]):

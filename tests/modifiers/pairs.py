@@ -27,6 +27,7 @@ TERMS = {
     "clip_rms": "clip_rms(0.05)",
     "clip_value": "clip_value(0.3)",
     "decoupled": "decoupled(0.3)",
+    "gradient_noise": "gradient_noise(0.05)",
     "grams": "grams",
     "grokfast": "grokfast(0.9)",
     "independent": "independent(0.03)",
@@ -80,7 +81,7 @@ UNFIT = {
 """What a base cannot take, alone or with others, and the code of the refusal."""
 
 SAME_STAGE = (
-    {"centralize", "grokfast", "mars", "orthograd"},
+    {"centralize", "gradient_noise", "grokfast", "mars", "orthograd"},
     {"accumulated", "ademamix", "nesterov"},
     {"balanced", "max_norm", "proximal"},
     {"lookahead", "weight_ema"},

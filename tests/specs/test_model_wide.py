@@ -17,14 +17,28 @@ from optc.compiler.interpret import Oracle
 from optc.dsl.check import check
 from optc.dsl.program import Program
 from optc.dsl.source import Source
+from tests import reference_loops_loss as losses_loops
 from tests import reference_loops_model as loops
 from tests import references_model as libraries
 from tests.oracle import program_of
-from tests.problems import gradients
-from tests.reference_cases import TOLERANCE, Array, Case, Hypers, Trace, difference, float64_by_default, library_states
+from tests.problems import gradients, losses
+from tests.reference_cases import (
+    TOLERANCE,
+    Array,
+    Case,
+    Hypers,
+    Trace,
+    difference,
+    float64_by_default,
+    giving,
+    library_states,
+)
 from tests.reference_loops_model import ModelProblem, ModelTrace, run_loop
-from tests.references_model import CASES, FREE, B, C
+from tests.references_loss import CASES as OF_THE_LOSS
+from tests.references_model import CASES as OF_THE_MODEL
+from tests.references_model import FREE, B, C
 
+CASES = (*OF_THE_MODEL, *OF_THE_LOSS)
 SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (), (5,))
 GROUPS = (0, 0, 1)
 STEPS = 14
@@ -45,7 +59,8 @@ def model_problem(zero_step: int) -> ModelProblem:
         here = [scale * (drift + 0.2 * of_steps[step]) for drift, of_steps in zip(drifts, noise, strict=True)]
         grads.append(tuple(None if (step, place) in NOTHING else g for place, g in enumerate(here)))
     thetas = tuple(np.asarray(rng.normal(size=shape)) for shape in SHAPES)
-    return ModelProblem(thetas, tuple(grads), tuple(1 + 0.3 * math.sin(step) for step in range(STEPS)), GROUPS)
+    factors = tuple(1 + 0.3 * math.sin(step) for step in range(STEPS))
+    return ModelProblem(thetas, tuple(grads), factors, GROUPS, losses(rng, STEPS))
 
 
 PROBLEMS = {"zeros in the middle": model_problem(6), "zeros at first": model_problem(0)}
@@ -56,13 +71,14 @@ def run_model(program: Program, groups: Sequence[Hypers], problem: ModelProblem)
     oracle = Oracle(program)
     params = oracle.new_parameters(problem.thetas)
     kept = []
-    for grads, factor in zip(problem.gradients, problem.lr_factors, strict=True):
+    for grads, factor, loss in zip(problem.gradients, problem.lr_factors, problem.losses, strict=True):
         taking_part = [place for place, g in enumerate(grads) if g is not None]
         hypers = [groups[problem.groups[place]] for place in taking_part]
         oracle.step_together(
             [params[place] for place in taking_part],
             [g for g in grads if g is not None],
             [{**h, "lr": h["lr"] * factor} for h in hypers],
+            loss,
         )
         kept.append(tuple(param.theta.copy() for param in params))
     keys = {state.name: state.key for state in program.states}
@@ -85,14 +101,14 @@ def run_model_library(
         common = {key: value for key, value in given[0].items() if given[1].get(key) == value}
         optimizer = factory([{"params": params, **group} for params, group in zip(split, given, strict=True)], **common)
         kept = []
-        for grads, factor in zip(problem.gradients, problem.lr_factors, strict=True):
+        for grads, factor, loss in zip(problem.gradients, problem.lr_factors, problem.losses, strict=True):
             for group, hypers in zip(optimizer.param_groups, groups, strict=True):
                 group["lr"] = hypers["lr"] * factor
             for parameter, g in zip(parameters, grads, strict=True):
                 parameter.grad = None if g is None else torch.tensor(g)
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, clip)
-            optimizer.step()
+            optimizer.step(giving(torch.tensor(loss)))
             kept.append(tuple(parameter.detach().numpy().copy() for parameter in parameters))
     return ModelTrace(tuple(kept), tuple(library_states(optimizer, parameter) for parameter in parameters), {})
 
@@ -193,12 +209,27 @@ ROWS = (
     Row(f"{FREE}/lion_prodigy", library(libraries.LionProdigy), {"lr": 1.0, "d0": 0.01}, {}, {"weight_decay": 0.1}),
     Row(f"{FREE}/lion_prodigy", library(libraries.LionProdigy), {"lr": 1.0, "d0": 0.01}, {"slice_p": 3}, {"slice_p": 11}),
     Row(f"{FREE}/lion_prodigy", loop(loops.lion_prodigy), {"d_limiter": False, "d0": 0.01}, {"lr": 1.0}, {"lr": 0.3}),
+    Row(
+        f"{FREE}/lion_prodigy",
+        loop(loops.lion_prodigy),
+        {"d_limiter": False, "growth_rate": 1.2, "d0": 0.1},
+        {"lr": 1.0},
+        {"lr": 0.3},
+    ),
     Row(f"{FREE}/dog", loop(loops.dog), {"reps_rel": 0.01}, {"lr": 1.0}, {"lr": 0.5, "weight_decay": 0.1}),
     Row(f"{FREE}/adgd", loop(loops.adgd), {"first": 0.01}, {"lr": 1.0}, {"lr": 0.5}),
     Row("adaptive/adagrad_norm", loop(loops.adagrad_norm), {"b0": 0.5}, {"lr": 1.0}, {"lr": 0.5, "weight_decay": 0.1}),
     Row("adam/adams", loop(loops.adams), {"weight_decay": 0.1}, {"lr": 0.1, "betas": B}, {"lr": 0.05, "amsgrad": True}),
     Row("adam/avagrad", loop(loops.avagrad), {}, {"lr": 0.1, "betas": B}, {"lr": 0.05, "weight_decay": 0.1}),
     Row("adam/avagrad", loop(loops.avagrad), {"lagged": True}, {"lr": 0.1, "eps": 0.3}, {"lr": 0.05}),
+    Row(f"{FREE}/alig", loop(losses_loops.alig), {"max_norm": 3.0}, {"lr": 0.05, "momentum": 0.9}, {"lr": 0.02}),
+    Row(f"{FREE}/sps", loop(losses_loops.sps), {"c": 0.2, "f_star": 1.0}, {"lr": 0.1}, {"lr": 0.02}),
+    Row(f"{FREE}/sps", loop(losses_loops.sps), {"smoothing": 1.2, "eta0": 0.01}, {"lr": 1.0}, {"lr": 0.5}),
+    Row("adam/adagc", loop(losses_loops.adagc), {"lambda_abs": 1.0, "warmup_steps": 6}, {"lr": 0.1}, {"lr": 0.05, "eps": 0.1}),
+    Row("momentum/lomo", loop(losses_loops.lomo), {"clip_grad_norm": 2.0}, {"lr": 0.1}, {"lr": 0.05, "clip_grad_value": 0.3}),
+    Row("adaptive/emonavi", loop(losses_loops.emonavi), {}, {"lr": 0.1, "use_shadow": True}, {"lr": 0.05, "betas": B}),
+    Row("sign/emolynx", loop(losses_loops.emolynx), {}, {"lr": 0.1, "use_shadow": True}, {"lr": 0.05, "betas": B}),
+    Row("factored/emofact", loop(losses_loops.emofact), {}, {"lr": 0.1, "use_shadow": True}, {"lr": 0.05, "betas": B}),
     Row("momentum/adai", loop(loops.adai), {"weight_decay": 0.1}, {"lr": 0.1, "eps": 0.1}, {"lr": 0.05, "dampening": 0.5}),
 )  # fmt: skip
 
@@ -218,7 +249,12 @@ def test_every_spec_with_numbers_of_the_model_is_here() -> None:
     assert {row.spec for row in ROWS} == {case.spec for case in CASES}
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.hypers.get("slice_p", 1) == 1], ids=lambda case: case.label)
+OF_TENSORS = {"adam/adagc"}
+"""They have numbers per tensor as well: how a model is cut into parameters matters."""
+ONE_VECTOR = [case for case in CASES if case.spec not in OF_TENSORS and case.hypers.get("slice_p", 1) == 1]
+
+
+@pytest.mark.parametrize("case", ONE_VECTOR, ids=lambda case: case.label)
 def test_model_is_one_long_vector(case: Case) -> None:
     """Two parameters do what their concatenation does: how a model is cut into parameters means nothing.
 
@@ -228,8 +264,9 @@ def test_model_is_one_long_vector(case: Case) -> None:
     theta, grads, cut = rng.normal(size=7), gradients(rng, (7,), STEPS, 0.2), 3
     grads = tuple(g + 1 for g in grads)
     factors = (1.0,) * STEPS
-    whole = ModelProblem((theta,), tuple((g,) for g in grads), factors, (0,))
-    parts = ModelProblem((theta[:cut], theta[cut:]), tuple((g[:cut], g[cut:]) for g in grads), factors, (0, 0))
+    given = losses(rng, STEPS)
+    whole = ModelProblem((theta,), tuple((g,) for g in grads), factors, (0,), given)
+    parts = ModelProblem((theta[:cut], theta[cut:]), tuple((g[:cut], g[cut:]) for g in grads), factors, (0, 0), given)
     found, expected = (run_model(program_of(case.spec), (case.hypers,), problem) for problem in (parts, whole))
     for ours, theirs in zip(found.thetas, expected.thetas, strict=True):
         np.testing.assert_allclose(np.concatenate(ours), theirs[0], rtol=TOLERANCE, atol=TOLERANCE)

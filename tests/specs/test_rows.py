@@ -21,6 +21,7 @@ from optc.compiler.compose.library import shipped
 from optc.compiler.interpret import Oracle
 from optc.dsl.check import check
 from optc.dsl.errors import SpecError
+from optc.dsl.program import Program
 from optc.dsl.source import Source
 from tests import reference_loops_rows as loops
 from tests.oracle import program_of, run_oracle, run_program
@@ -82,6 +83,27 @@ def test_zero_gradients_leave_finite_numbers(case: Case) -> None:
     for name in ("zero rows and columns", "zero planes", "at rest", "nothing moves"):
         found = run_oracle(case.spec, case.hypers, SHAPED[name])
         assert all(np.isfinite(value).all() for value in (*found.thetas, *found.states.values())), name
+
+
+LATE = 40_000
+
+
+def late_adafactor(program: Program) -> float:
+    """How far a program is, in its first step after `LATE` others, from Adafactor's whose step size falls as 1/√t."""
+    theta, g = PROBLEMS["11 zeros"].theta, PROBLEMS["11 zeros"].gradients[0]
+    v = (LATE + 1) ** -0.8 * (g * g + 1e-30)
+    u = g / np.sqrt(v)
+    u = u / max(1.0, float(np.sqrt(np.mean(u * u))))
+    expected = theta - u * max(1e-3, float(np.sqrt(np.mean(theta * theta)))) / np.sqrt(LATE + 1)
+    oracle = Oracle(program)
+    param = oracle.new_parameter(theta)
+    param.t = LATE
+    oracle.step(param, g)
+    return difference(Trace((param.theta,), {}), Trace((expected,), {}))
+
+
+def test_the_relative_step_size_falls_from_the_ten_thousandth_step_on() -> None:
+    assert late_adafactor(program_of("factored/adafactor")) <= TOLERANCE
 
 
 def test_states_of_rows_and_columns_are_as_small_as_they_should_be() -> None:

@@ -1,8 +1,8 @@
 """Plan kernel → C++17 text: one function over a contiguous range of elements, one line per statement of the spec.
 
-The text needs `runtime/prelude.hpp` before it and one macro, `OPTC_VARIANT`, the static flags as bits in the order of
-`kernel.static_flags`. Loads stand at the top of the loop, stores at its end; what a variant does not need is removed by the
-C++ compiler, and streams that it lacks are never dereferenced. Kernels of several passes are in `passes.py`.
+The text needs `runtime/prelude.hpp` and `elementary.hpp` before it and one macro, `OPTC_VARIANT`, the static flags as bits in
+the order of `kernel.static_flags`. Loads stand at the top of the loop, stores at its end; what a variant does not need is
+removed by the C++ compiler, and streams that it lacks are never dereferenced. Kernels of several passes are in `passes.py`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,7 @@ from pathlib import Path
 import jinja2
 
 from optc.compiler.backends.native.lines import Lines, Names
-from optc.compiler.backends.native.loop import (
-    Streams,
-    flag_constants,
-    instance_of,
-    scalar_constants,
-    static_flags,
-    template_of,
-)
+from optc.compiler.backends.native.loop import Instances, Streams, flag_constants, scalar_constants, static_flags
 from optc.compiler.backends.native.matrices import MatrixEmitter, knows_matrices
 from optc.compiler.backends.native.passes import Emitter, emit_passes
 from optc.compiler.layout import WIDTH
@@ -30,15 +23,13 @@ from optc.compiler.plan import Kernel, Stream
 from optc.dsl.program import Role, Symbol
 from optc.dsl.source import Source
 
-_PRELUDE = """load store where square cube sqrt abs floor sign min max mod half_power exp log sin cos tanh pow atan2
+_PRELUDE = """load store where square cube fourth sqrt abs floor sign min max mod half_power exp log sin cos cospi tanh pow
+atan2 Power Exponent kind_of kind
 bits_of float_of infinity not_a_number is_double first_chunk select_update update optc optc_run optc_key fp32 fp64 bf16 fp16
 param_t grad_t state_t input_t math_t Chunk Update CHUNK_COST chunk scalars flags factor gradient_factor i
-int32_t int64_t uint8_t uint16_t uint32_t"""
+int32_t int64_t uint8_t uint16_t uint32_t uint64_t Philox uniform_0 uniform_1 uniform_2 uniform_3"""
 PRELUDE_NAMES = frozenset(_PRELUDE.split())
 """What the text means something else by; a spec's name among these gets a `_`."""
-
-MAX_TEMPLATE_FLAGS = 4
-"""Host flags with a compiled loop for either value; further ones are tested in the loop (each doubles the compile time)."""
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -57,7 +48,7 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
     if kernel.passes:
         template = _ENVIRONMENT.get_template("passes.cpp.j2")
         kind = MatrixEmitter if knows_matrices(kernel) else Emitter
-        return template.render(title=title, **emit_passes(kernel, source, PRELUDE_NAMES, MAX_TEMPLATE_FLAGS, kind))
+        return template.render(title=title, **emit_passes(kernel, source, PRELUDE_NAMES, kind))
     names = Names(PRELUDE_NAMES)
     for flag in (*kernel.static_flags, *kernel.host_flags):
         names.flag(flag)
@@ -69,21 +60,21 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
         names.beside(stream.name, "at")
     lines = Lines(names, source)
     streams = Streams(names, lines, dict(enumerate(kernel.streams)), kernel.body)
-    templated = kernel.host_flags[:MAX_TEMPLATE_FLAGS]
-    constants = flag_constants(kernel, names, kernel.host_flags[MAX_TEMPLATE_FLAGS:])
-    constants += scalar_constants(kernel, names, kernel.scalars)
+    instances = Instances.of(kernel.body, kernel.host_flags)
+    constants = flag_constants(kernel, names, kernel.host_flags[len(instances.flags) :])
+    constants += scalar_constants(kernel, names, kernel.scalars, exponents=instances.exponents)
     if any(s.role is Role.GRADIENT for s in kernel.streams):
         constants.append("const math_t gradient_factor = math_t(factor);")
     return _ENVIRONMENT.get_template("kernel.cpp.j2").render(
         title=title,
         variant=static_flags(kernel, names),
-        template=template_of(names, templated),
+        template=instances.template(names),
         constants=constants,
         pointers=streams.pointers(),
         loads=streams.loads(),
         body=lines.block(kernel.body),
         stores=streams.stores(),
-        selection=instance_of(kernel, "update", "Update", templated) if templated else ["(void)flags;", "return update;"],
+        selection=instances.selection(kernel, "update", "Update") if instances else ["return update;"],
     )
 
 

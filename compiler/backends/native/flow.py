@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from optc.compiler.extents import is_measure
 from optc.compiler.ir import expressions
 from optc.compiler.ir import reads as reads_of
 from optc.dsl.kinds import Sort
-from optc.dsl.program import Branch, Expression, Let, Read, Role, Statement, Store, Symbol
+from optc.dsl.program import Apply, Branch, Expression, Let, Read, Role, Statement, Store, Symbol
 
 
 def locals_bound(statements: Sequence[Statement]) -> dict[Symbol, Sort]:
@@ -44,6 +45,37 @@ def names_in(statements: Sequence[Statement]) -> set[str]:
                 names |= {target.name} | _reads(value)
             case Branch(condition=condition, then=then, otherwise=otherwise):
                 names |= _reads(condition) | names_in(then) | names_in(otherwise)
+    return names
+
+
+def shared_terms(statements: Sequence[Statement]) -> dict[str, str]:
+    """The measures that reduce the same values as an earlier one, under the same conditions, and that one."""
+    found: dict[str, str] = {}
+    first: dict[Expression, str] = {}
+    for statement in statements:
+        match statement:
+            case Let(target=target, value=Apply(arguments=(term,))) if is_measure(statement):
+                if term in first:
+                    found[target.name] = first[term]
+                first.setdefault(term, target.name)
+            case Let(target=target) | Store(target=target):
+                first = {term: name for term, name in first.items() if target.name not in _reads(term)}
+            case Branch(then=then, otherwise=otherwise):
+                found |= shared_terms(then) | shared_terms(otherwise)
+                changed = {s for side in (then, otherwise) for s in bound_names(side)}
+                first = {term: name for term, name in first.items() if not changed & _reads(term)}
+    return found
+
+
+def bound_names(statements: Sequence[Statement]) -> set[str]:
+    """Every name that the statements give a value."""
+    names: set[str] = set()
+    for statement in statements:
+        match statement:
+            case Let(target=target) | Store(target=target):
+                names.add(target.name)
+            case Branch(then=then, otherwise=otherwise):
+                names |= bound_names(then) | bound_names(otherwise)
     return names
 
 

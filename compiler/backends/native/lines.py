@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from optc.compiler.backends.exprs import Dialect, print_expression
 from optc.compiler.backends.names import CPP, Namer
 from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in
 from optc.compiler.extents import is_measure
 from optc.dsl.kinds import Sort
-from optc.dsl.program import Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
+from optc.dsl.program import DRAWS, Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
 from optc.dsl.source import NOWHERE, Source, Span
 
 
@@ -49,16 +51,24 @@ class Names:
 class Lines:
     """Prints statements. `real` is the type of numbers: `math_t` per element, `double` per tensor.
 
-    `place` says where a piece's terms of the present element are.
+    `place` says where a piece's terms of the present element are; measures in `shared` have those of another one.
     """
 
-    def __init__(self, names: Names, source: Source, real: str = "math_t", place: str = "i - first") -> None:
+    def __init__(
+        self,
+        names: Names,
+        source: Source,
+        real: str = "math_t",
+        place: str = "i - first",
+        shared: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._names = names
         self._source = source
         self._real = real
         self._place = place
+        self._shared = shared
         number = _number if real == "math_t" else _double
-        powers = {number(2): "square", number(3): "cube", number(0.5): "half_power"}
+        powers = {number(2): "square", number(3): "cube", number(4): "fourth", number(0.5): "half_power"}
         self._dialect = Dialect(
             call={**_CALLS, "pow": partial(_pow, powers)},
             name=self._spelled,
@@ -95,6 +105,8 @@ class Lines:
             if whole:
                 continue
             match statement:
+                case Let(target=target) if target.name in self._shared and is_measure(statement):
+                    pass
                 case Let(target=target, value=Apply(arguments=(term,))) if is_measure(statement):
                     terms = self._names.beside(target.name, "terms")
                     lines.append(f"{terms}[{self._place}] = {self.expression(term)};{self._line(statement.span)}")
@@ -155,13 +167,22 @@ def _is_short(value: float) -> bool:
 
 
 def _pow(powers: Mapping[str, str], base: str, exponent: str) -> str:
-    """`powers`: exponents with an exact or shorter form; every other power is `pow`."""
-    return f"{powers[exponent]}({base})" if exponent in powers else f"pow({base}, {exponent})"
+    """`powers`: exponents with an exact or shorter form; every other power is `pow`, of a kind where a literal says which."""
+    if exponent in powers:
+        return f"{powers[exponent]}({base})"
+    literal = _LITERAL.fullmatch(exponent)
+    return f"pow({base}, {f'Exponent<kind_of({literal[1]})>({literal[1]})' if literal else exponent})"
 
 
 def _call(function: str, *arguments: str) -> str:
     return f"{function}({', '.join(arguments)})"
 
 
-_FUNCTIONS = ("sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "sign", "floor", "mod", "min", "max", "atan2", "where")
+_LITERAL = re.compile(r"math_t\(([-+.\de]+)\)")
+"""A literal per element, as `_number` prints it."""
+
+_FUNCTIONS = (
+    *("sqrt", "exp", "log", "sin", "cos", "cospi", "tanh", "abs", "sign", "floor", "mod", "min", "max", "atan2", "where"),
+    *DRAWS,
+)
 _CALLS: Mapping[str, Callable[..., str]] = {name: partial(_call, name) for name in _FUNCTIONS}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from optc.compiler.backends.native.flow import bound_in
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.conditions import FALSE, both, written_when
+from optc.compiler.ir import expressions, walk
 from optc.compiler.plan import Kernel, Stream
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Expression, Role, Statement, Symbol
+from optc.dsl.program import TRUE, Apply, Expression, Read, Role, Statement, Symbol
 
 _ROW_TYPES = {Role.THETA: "param_t", Role.GRADIENT: "grad_t", Role.STATE: "state_t", Role.INPUT: "input_t"}
 
@@ -48,6 +49,8 @@ class Streams:
         name = self.names.beside(stream.name, "at")
         if stream.extent is Extent.TENSOR:
             return f"{const}double* {name} = tensor.number({row});"
+        if stream.role is Role.ELEMENT:
+            return f"const uint64_t {name} = chunk.number({row});"
         kind = _ROW_TYPES[stream.role]
         where = f"picked<{kind}>({row}, {self.all_picked})" if stream.extent is Extent.PICK else f"row<{kind}>({row})"
         return f"{const}{kind}* __restrict {name} = chunk.{where};"
@@ -56,9 +59,11 @@ class Streams:
         """A written stream is loaded too where it may be read first or keep its value."""
         name = self.names(Symbol(stream.role, stream.name))
         at = self.names.beside(stream.name, "at")
-        real, value = (
-            ("double", f"*{at}") if stream.extent is Extent.TENSOR else ("math_t", f"load({at}[{self._place(stream)}])")
-        )
+        if stream.role is Role.ELEMENT:
+            return f"const uint64_t {name} = {at} + uint64_t({self.place});"
+        real, value = ("math_t", f"load({at}[{self._place(stream)}])")
+        if stream.extent is Extent.TENSOR:
+            real, value = ("double", f"*{at}")
         if not stream.reads and written == TRUE:
             return f"{real} {name};"
         if stream.role is Role.GRADIENT:
@@ -85,31 +90,75 @@ def static_flags(kernel: Kernel, names: Names) -> list[str]:
     return [f"constexpr bool {names.flag(f)} = OPTC_VARIANT >> {at} & 1;" for at, f in enumerate(kernel.static_flags)]
 
 
+MOST_FLAGS = 4
+"""Host flags with a compiled loop for either value; further ones are tested in the loop (each doubles the compile time)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """What a loop over elements is compiled for in several instances: the values of host flags, the kind of its exponents.
+
+    An exponent that is the same for all elements, like p in `v^p` for a hyper p, is known before the loop, and ½ is but a root.
+    """
+
+    flags: tuple[str, ...]
+    exponents: tuple[str, ...]  # scalars
+
+    @staticmethod
+    def of(body: tuple[Statement, ...], flags: Sequence[str]) -> Instances:
+        """Those of a body that tests these flags. The kinds of exponents are four: as many as the values of two flags."""
+        found = dict.fromkeys(s for e in expressions(body) for part in walk(e) if (s := _exponent(part)) is not None)
+        return Instances(tuple(flags[: MOST_FLAGS - (2 if found else 0)]), tuple(found))
+
+    def __bool__(self) -> bool:
+        return bool(self.flags or self.exponents)
+
+    def template(self, names: Names) -> str:
+        """The head of the function."""
+        kinds = ["Power kind"] if self.exponents else []
+        return f"template <{', '.join([*kinds, *(f'bool {names.flag(f)}' for f in self.flags)])}>" if self else ""
+
+    def selection(self, kernel: Kernel, function: str, kind: str) -> list[str]:
+        """Lines that return the instance for this call's scalars and host flags."""
+        lines = [f"static constexpr {kind} instances[] = {{"]
+        for power in (f"Power::{p}" for p in _POWERS) if self.exponents else ("",):
+            for index in range(1 << len(self.flags)):
+                values = ["true" if index >> bit & 1 else "false" for bit in range(len(self.flags))]
+                lines.append(f"    {function}<{', '.join([power, *values] if power else values)}>,")
+        bits = [f"flags[{kernel.host_flags.index(f)}] << {bit}" for bit, f in enumerate(self.flags)]
+        if self.exponents:
+            exponents = ", ".join(f"scalars[{kernel.scalars.index(e)}]" for e in self.exponents)
+            bits.append(f"int(kind_of({exponents})) << {len(self.flags)}")
+        return [*lines, "};", f"return instances[{' | '.join(bits)}];"]
+
+
+_POWERS = ("any", "one", "half", "root")
+"""In the order of `Power` in `elementary.hpp`."""
+
+
+def _exponent(expression: Expression) -> str | None:
+    """The scalar that a power per element is raised to."""
+    match expression:
+        case Apply(operation="pow", arguments=(_, Read(symbol=Symbol(role=Role.SCALAR, name=name)))):
+            return name
+    return None
+
+
 def flag_constants(kernel: Kernel, names: Names, flags: Iterable[str]) -> list[str]:
     """Host flags that are tested when the code runs."""
     return [f"const bool {names.flag(f)} = flags[{kernel.host_flags.index(f)}] != 0;" for f in flags]
 
 
-def scalar_constants(kernel: Kernel, names: Names, scalars: Iterable[str], real: str = "math_t") -> list[str]:
-    """Scalars; those of code per element are rounded once."""
+def scalar_constants(
+    kernel: Kernel, names: Names, scalars: Iterable[str], real: str = "math_t", exponents: Sequence[str] = ()
+) -> list[str]:
+    """Scalars; those of code per element are rounded once. `exponents` are those whose kind the function's instance knows."""
     lines = []
     for scalar in scalars:
         value = f"scalars[{kernel.scalars.index(scalar)}]"
-        value = value if real == "double" else f"{real}({value})"
-        lines.append(f"const {real} {names(Symbol(Role.SCALAR, scalar))} = {value};")
+        name = names(Symbol(Role.SCALAR, scalar))
+        if scalar in exponents:
+            lines.append(f"const Exponent<kind> {name}({value});")
+        else:
+            lines.append(f"const {real} {name} = {value if real == 'double' else f'{real}({value})'};")
     return lines
-
-
-def template_of(names: Names, templated: Sequence[str]) -> str:
-    """The head of a function with an instance for either value of these flags."""
-    return f"template <{', '.join(f'bool {names.flag(f)}' for f in templated)}>" if templated else ""
-
-
-def instance_of(kernel: Kernel, function: str, kind: str, templated: Sequence[str]) -> list[str]:
-    """Lines that return the instance for this call's host flags."""
-    lines = [f"static constexpr {kind} instances[] = {{"]
-    for index in range(1 << len(templated)):
-        values = ", ".join("true" if index >> bit & 1 else "false" for bit in range(len(templated)))
-        lines.append(f"    {function}<{values}>,")
-    index_text = " | ".join(f"flags[{kernel.host_flags.index(f)}] << {bit}" for bit, f in enumerate(templated))
-    return [*lines, "};", f"return instances[{index_text}];"]

@@ -1,28 +1,28 @@
 """Kernels that know rows and columns: passes move through matrices in pieces, stages have loops over their vectors.
 
-The text needs `runtime/matrices.hpp` before it, besides what kernels of several passes need. In variants without values per row
-or column its passes move through chunks as theirs do.
+The text needs `runtime/matrices.hpp` and `stages.hpp` before it, besides what kernels of several passes need. In variants
+without values per row or column its passes move through chunks as theirs do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from optc.compiler.backends.native.flow import names_in
+from optc.compiler.backends.native.flow import names_in, shared_terms
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.passes import KINDS, OF_NOTHING, Emitter, Vectors, used_in
 from optc.compiler.conditions import FALSE, both, bound_when, either, opposite, reached_when, written_when
-from optc.compiler.describe import describe
 from optc.compiler.ir import reads, statements, walk
 from optc.compiler.plan import Kernel, Pass, Stream
 from optc.dsl.kinds import IN_MATRICES, Extent, Sort
 from optc.dsl.program import REDUCTIONS, TRUE, Apply, Expression, Let, Read, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
-_FIXED = """PIECE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction Values fold fold_many
-Matrices by_rows piece at matrix row column matrices rows columns height width optc_by_rows"""
+_FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction add_to_both
+Values fold fold_terms Matrices by_rows piece run runs length stride from at matrix row column matrices rows
+columns height width optc_by_rows"""
 MATRIX_NAMES = frozenset(_FIXED.split())
-"""What `matrices.hpp` and the text of such kernels mean something else by."""
+"""What these and the text of such kernels mean something else by."""
 
 _JOINS = {"sum": "Add", "mean": "Add", "largest": "Larger", "smallest": "Smaller"}
 _INDEX = {Extent.ROW: "row", Extent.COL: "column", Extent.MATRIX: "matrix"}
@@ -41,8 +41,8 @@ class MatrixEmitter(Emitter):
 
     _place = "at + i"
 
-    def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int) -> None:
-        super().__init__(kernel, source, taken | MATRIX_NAMES, most_flags)
+    def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str]) -> None:
+        super().__init__(kernel, source, taken | MATRIX_NAMES)
         self._extent = dict(zip(kernel.statistics, kernel.extents, strict=True))
 
     def variant(self) -> list[str]:
@@ -68,8 +68,8 @@ class MatrixEmitter(Emitter):
 
     # --- passes ---------------------------------------------------------------------------------------------------------------
 
-    def _lines_of_elements(self, names: Names) -> Lines:
-        return Lines(names, self._source, place="i")
+    def _lines_of_elements(self, one: Pass, names: Names) -> Lines:
+        return Lines(names, self._source, place="from + i", shared=shared_terms(one.body))
 
     def _pieces(self, needs: Sequence[str], names: Names) -> dict[str, list[str]]:
         """Values per row and column: what holds them, how they are made for a piece, and read for an element."""
@@ -78,31 +78,41 @@ class MatrixEmitter(Emitter):
             symbol, extent = Symbol(Role.STATISTIC, name), self._extent[name]
             holder = names.beside(name, "values")
             kind = "Columns<by_rows>" if extent is Extent.COL else f"Rows<by_rows, {str(extent is Extent.MATRIX).lower()}>"
+            place = "i" if extent is Extent.COL else "from + i"
             found["holders"].append(f"{kind} {holder}(chunk, {self._kernel.statistics.index(name)});")
             found["fills"].append(f"{holder}.fill(piece);")
             is_bool = self._sorts[symbol] is Sort.BOOL
             found["elements_of"].append(
-                f"const {'bool' if is_bool else 'math_t'} {names(symbol)} = {holder}.each[i]{' != 0' if is_bool else ''};"
+                f"const {'bool' if is_bool else 'math_t'} {names(symbol)} = {holder}.each[{place}]{' != 0' if is_bool else ''};"
             )
         return found
 
     def _measured(self, one: Pass, names: Names, lines: Lines) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {"accumulators": [], "terms": [], "joins": [], "partials": []}
-        indices = self._indices(one)
+        indices, shared = self._indices(one), shared_terms(one.body)
+        across: dict[tuple[Extent, str], tuple[str, str]] = {}
         for name, operation in one.measures:
             symbol, extent = Symbol(Role.STATISTIC, name), self._extent[name]
-            variable, terms = names(symbol), names.beside(name, "terms")
+            variable, terms = names(symbol), names.beside(shared.get(name, name), "terms")
             when = bound_when(one.body, symbol)
             guard = "" if when in (TRUE, FALSE) else f"if ({lines.expression(when)}) "
-            found["terms"].append(f"alignas(64) math_t {terms}[PIECE];")
+            if name not in shared:
+                found["terms"].append(f"alignas(64) math_t {terms}[PIECE];")
             if extent in _ACROSS:
                 place = f"{self._kernel.statistics.index(name)}, {indices[name]}"
                 found["accumulators"].append(f"{_ACROSS[extent][0]}<{_JOINS[operation]}, by_rows> {variable}(chunk, {place});")
+                across[extent, terms] = guard, variable
                 found["joins"].append(f"{guard}{variable}.add({terms}, piece);")
             else:
                 found["accumulators"].append(f"{KINDS[operation]} {variable};")
-                found["joins"].append(f"{guard}{variable}.add({terms}, piece.length);")
+                found["joins"].append(f"{guard}{variable}.add({terms}, piece.size());")
                 found["partials"].append(f"partials[{indices[name]}] = {variable}.total();")
+        for (extent, terms), (guard, rows) in across.items():
+            if extent is Extent.ROW and (beside := across.get((Extent.COL, terms))):
+                joins, columns = found["joins"], beside[1]
+                joins.remove(f"{guard}{columns}.add({terms}, piece);")
+                at = joins.index(f"{guard}{rows}.add({terms}, piece);")
+                joins[at] = f"{guard}add_to_both({rows}, {columns}, {terms}, piece);"
         return found
 
     def _indices(self, one: Pass) -> dict[str, int]:
@@ -239,41 +249,39 @@ class _StageLines(Lines):
         return super()._spelled(symbol) + (f"[{_INDEX[extent]}]" if extent is not None else "")
 
     def expression(self, expression: Expression, outer: int = 0) -> str:
-        """See `Lines.expression`; reductions stand alone, their terms are in memory."""
+        """See `Lines.expression`; reductions stand alone."""
         if not (isinstance(expression, Apply) and expression.operation in REDUCTIONS):
             return super().expression(expression, outer)
         argument = expression.arguments[0]
-        extent, target = argument.type.extent, expression.type.extent
-        values = self._memory(expression)
-        length = _LENGTH[extent]
-        if target is Extent.MATRIX:
+        extent, join = argument.type.extent, _JOINS[expression.operation]
+        length, first = _LENGTH[extent], "0"
+        if expression.type.extent is Extent.MATRIX:
             length = _SIDE[extent]
-            values = f"{values} + matrix*{length}"
-        value = f"fold<{_JOINS[expression.operation]}>({values}, {length})"
+            first = f"matrix*{length}"
+        if isinstance(argument, Read):
+            value = f"fold<{join}>({self._names(argument.symbol)} + {first}, {length})".replace(" + 0,", ",")
+        else:
+            value = f"fold_terms<{join}>({first}, {length}, {self._term(argument, expression.type.extent)})"
         return f"{value}/double({length})" if expression.operation == "mean" else value
 
-    def _memory(self, reduction: Apply) -> str:
-        """Where the terms of a reduction are."""
-        argument = reduction.arguments[0]
-        if isinstance(argument, Read):
-            return self._names(argument.symbol)
-        return self._names.beside(describe(reduction, "reduction"), "terms")
+    def _term(self, term: Expression, target: Extent) -> str:
+        """A function of a row, column or matrix: what is reduced."""
+        extent = term.type.extent
+        found = f"return {self.expression(term)};"
+        of_matrices = any(self._extents.get(r.symbol) is Extent.MATRIX for r in reads(term))
+        if of_matrices and extent is not Extent.MATRIX and target is not Extent.MATRIX:
+            found = f"const int64_t matrix = {_INDEX[extent]}/{_SIDE[extent]}; {found}"
+        return f"[&](int64_t {_INDEX[extent]}) {{ {found} }}"
 
     def _loops(self, statement: Statement) -> tuple[list[str], bool]:
         if not isinstance(statement, Let | Store):
             return [], False
-        lines: list[str] = []
         value = statement.value
-        if isinstance(value, Apply) and value.operation in REDUCTIONS and not isinstance(value.arguments[0], Read):
-            term, extent = value.arguments[0], value.arguments[0].type.extent
-            memory = self._memory(value)
-            lines.append(f"const Values {memory}({_LENGTH[extent]});")
-            lines += self._loop(extent, f"{memory}[{_INDEX[extent]}] = {self.expression(term)};", [term])
         extent = self._extents.get(statement.target, Extent.TENSOR)
         if extent not in IN_MATRICES:
-            return lines, False
+            return [], False
         line = f"{self._spelled(statement.target)} = {self.expression(value)};{self._line(statement.span)}"
-        return lines + self._loop(extent, line, [value]), True
+        return self._loop(extent, line, [value]), True
 
     def block(
         self, statements: Sequence[Statement], outer: frozenset[str] = frozenset(), declared: frozenset[str] = frozenset()

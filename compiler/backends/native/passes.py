@@ -11,18 +11,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in, reads_in
+from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in, reads_in, shared_terms
 from optc.compiler.backends.native.lines import Lines, Names
-from optc.compiler.backends.native.loop import Streams, flag_constants, instance_of, scalar_constants, static_flags, template_of
-from optc.compiler.conditions import FALSE, bound_when
+from optc.compiler.backends.native.loop import Instances, Streams, flag_constants, scalar_constants, static_flags
+from optc.compiler.conditions import FALSE, bound_when, reached_when
+from optc.compiler.extents import is_measure
 from optc.compiler.ir import reads
 from optc.compiler.plan import Kernel, Pass
 from optc.dsl.kinds import Extent, Sort
-from optc.dsl.program import TRUE, Role, Statement, Symbol
+from optc.dsl.program import TRUE, Expression, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
 _REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor AllMatrices Part Pass Stage Share per_tensor
-LANES TERMS BLOCK run_all run_share optc_run_passes share statistics partials tensor first end
+Four FourBits four chosen total_of Lanes LANES TERMS BLOCK run_all run_share optc_run_passes share
+statistics partials tensor first end
 first_pick stride_of stride block block_end picked_first picked_end"""
 REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
 """What `reductions.hpp` and the text of several passes mean something else by."""
@@ -32,11 +34,11 @@ OF_NOTHING = {"sum": "0.0", "mean": "not_a_number", "largest": "-infinity", "sma
 _COUNTS = ("No pass", "One pass", "Two passes", "Three passes", "Four passes", "Five passes", "Six passes")
 
 
-def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int, kind: type[Emitter]) -> dict[str, Any]:
-    """What the template is filled with. `taken`: names of the prelude; `most_flags`: host flags with instances of a pass."""
+def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], kind: type[Emitter]) -> dict[str, Any]:
+    """What the template is filled with. `taken`: names of the prelude."""
     count = len(kernel.passes)
     functions = [n for k in range(count + 1) for n in (f"pass_{k}", f"select_pass_{k}", f"stage_{k}")]
-    emitter = kind(kernel, source, taken | REDUCTION_NAMES | set(functions), most_flags)
+    emitter = kind(kernel, source, taken | REDUCTION_NAMES | set(functions))
     parts, order = [], []
     for k in range(count + 1):
         if emitter.has_stage(k):
@@ -51,6 +53,7 @@ def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], most_flag
         "variant": [*static_flags(kernel, emitter.names()), *emitter.variant()],
         "by_rows": kind is not Emitter,
         "parts": parts,
+        "guarding": emitter.guarding(),
         "order": [line for at, run in enumerate(order) for line in (["share.wait();", run] if at else [run])],
     }
 
@@ -69,11 +72,10 @@ class Emitter:
 
     _place = "i"  # of the present element
 
-    def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str], most_flags: int) -> None:
+    def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str]) -> None:
         self._kernel = kernel
         self._source = source
         self._taken = taken
-        self._most_flags = most_flags
         reads_ = [r for p in kernel.passes for r in reads_in((*p.prepare, *p.body, *p.picked))] + [*reads_in(kernel.finish)]
         self._sorts = {r.symbol: r.type.sort for r in reads_ if r.symbol.role is Role.STATISTIC}
         self._row = {s.name: row for row, s in enumerate(kernel.streams)}
@@ -94,22 +96,35 @@ class Emitter:
         return self._kernel.has_stage(k)
 
     def guard(self, k: int) -> str:
-        """What stands before the run of pass `k`: nothing, or the condition for variants in which it has something to do."""
-        exists = self._kernel.passes[k].exists
-        return "" if exists == TRUE else f"if ({Lines(self.names(), self._source).expression(exists)}) "
+        """What stands before the run of pass `k`: nothing, or the condition under which it has something to do."""
+        runs = self._runs(self._kernel.passes[k])
+        return "" if runs == TRUE else f"if ({Lines(self.names(), self._source).expression(runs)}) "
+
+    def guarding(self) -> list[str]:
+        """Host flags that guards test."""
+        tested = {read.symbol for one in self._kernel.passes for read in reads(self._runs(one))}
+        flags = [f for f in self._kernel.host_flags if Symbol(Role.FLAG, f) in tested]
+        names = self.names()
+        return [f"const bool {names.flag(f)} = share.flags[{self._kernel.host_flags.index(f)}] != 0;" for f in flags]
+
+    def _runs(self, one: Pass) -> Expression:
+        """When a pass stores or measures anything: a condition over flags, those of a call included."""
+        flags = frozenset((*self._kernel.static_flags, *self._kernel.host_flags))
+        return reached_when((*one.picked, *one.body), lambda line: isinstance(line, Store) or is_measure(line), flags)
 
     def pass_over_elements(self, k: int) -> dict[str, Any]:
         """The function of pass `k`, and how it is chosen for a call's flags."""
         one, kernel = self._kernel.passes[k], self._kernel
         names = self.names()
-        lines = self._lines_of_elements(names)
+        lines = self._lines_of_elements(one, names)
         both = (*one.picked, *one.body)
         used = used_in(both)
         scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
         needs = [n for n in kernel.statistics if n in one.needs]
         flags = [f for f in kernel.host_flags if Symbol(Role.FLAG, f) in used]
-        constants = flag_constants(kernel, names, flags[self._most_flags :])
-        constants += scalar_constants(kernel, names, scalars)
+        instances = Instances.of(both, flags)
+        constants = flag_constants(kernel, names, flags[len(instances.flags) :])
+        constants += scalar_constants(kernel, names, scalars, exponents=instances.exponents)
         constants += [self._statistic(names, lines, name, "math_t") for name in needs if not self._is_vector(name)]
         if any(s.role is Role.GRADIENT for s in one.moves):
             constants.append("const math_t gradient_factor = math_t(factor);")
@@ -117,11 +132,10 @@ class Emitter:
         streams = Streams(names, lines, {rows[s.name]: s for s in one.streams}, one.body, self._place)
         all_picked = names.flag(kernel.pick[1]) if kernel.pick is not None else ""
         together = Streams(names, lines, {rows[s.name]: s for s in one.moves}, one.together, self._place, all_picked)
-        templated = flags[: self._most_flags]
         return {
             "elements": True,
             "index": k,
-            "template": template_of(names, templated),
+            "template": instances.template(names),
             "constants": constants,
             "pointers": replace(together, body=both).pointers(),
             "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
@@ -129,12 +143,12 @@ class Emitter:
             "together": _paragraphs(together.loads(), lines.block(one.together), together.stores()) if one.picked else [],
             **self._pieces(needs, names),
             **self._measured(one, names, lines),
-            "selection": instance_of(kernel, f"pass_{k}", "Pass", templated) if templated else [],
-            "chosen": f"select_pass_{k}(share.flags)" if templated else f"pass_{k}",
+            "selection": instances.selection(kernel, f"pass_{k}", "Pass") if instances else [],
+            "chosen": f"select_pass_{k}(share.scalars, share.flags)" if instances else f"pass_{k}",
         }
 
-    def _lines_of_elements(self, names: Names) -> Lines:
-        return Lines(names, self._source)
+    def _lines_of_elements(self, one: Pass, names: Names) -> Lines:
+        return Lines(names, self._source, shared=_shared(one))
 
     def _is_vector(self, name: str) -> bool:
         """Whether a statistic is more than a number."""
@@ -160,12 +174,14 @@ class Emitter:
         """Accumulators, the terms of a piece, how they are joined, and what the chunk leaves."""
         kinds = "accumulators", "terms", "joins", "partials", "picked_terms", "picked_joins", "ends"
         found: dict[str, list[str]] = {kind: [] for kind in kinds}
+        shared = _shared(one)
         for at, (name, operation) in enumerate(one.measures):
             symbol = Symbol(Role.STATISTIC, name)
             picked = "picked_" if bound_in(one.picked, name) else ""
-            variable, terms = names(symbol), names.beside(name, "terms")
+            variable, terms = names(symbol), names.beside(shared.get(name, name), "terms")
             found["accumulators"].append(f"{KINDS[operation]} {variable};")
-            found[f"{picked}terms"].append(f"math_t {terms}[TERMS];")
+            if name not in shared:
+                found[f"{picked}terms"].append(f"alignas(64) math_t {terms}[TERMS];")
             when = bound_when((*one.picked, *one.body), symbol)
             guard = "" if when in (TRUE, FALSE) else f"if ({lines.expression(when)}) "
             found[f"{picked}joins"].append(f"{guard}{variable}.add({terms}, end - first);")
@@ -234,7 +250,7 @@ class Emitter:
             symbol = Symbol(Role.STATISTIC, name)
             value = f"tensor.{operation}({at})"
             when = bound_when((*before.picked, *before.body), symbol)
-            left_out = before.exists != TRUE  # then no chunk leaves anything
+            left_out = self._runs(before) != TRUE  # then no chunk leaves anything
             if (operation == "mean" or left_out) and when not in (TRUE, FALSE):
                 value = f"{lines.expression(when, 11)} ? {value} : {OF_NOTHING[operation]}"
                 tested |= {read.symbol for read in reads(when)}
@@ -258,6 +274,11 @@ def _paragraphs(*parts: list[str]) -> list[str]:
     for part in parts:
         lines += ["", *part] if lines and part else part
     return lines
+
+
+def _shared(one: Pass) -> dict[str, str]:
+    """Measures whose terms another one has: of picked elements, or of all."""
+    return shared_terms(one.picked) | shared_terms(one.body)
 
 
 def _statistics(symbols: set[Symbol]) -> set[str]:

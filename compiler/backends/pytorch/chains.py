@@ -16,7 +16,7 @@ from enum import IntEnum
 from optc.compiler.backends.exprs import python_number
 from optc.compiler.backends.pytorch import reductions
 from optc.dsl.kinds import Extent, Sort
-from optc.dsl.program import COMPARISONS, LOGIC, PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role
+from optc.dsl.program import COMPARISONS, DRAWS, LOGIC, PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role
 
 _SYMBOL = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "add": "+", "sub": "-", "mul": "*", "div": "/"}
 _METHOD = {"neg", "sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "floor"}
@@ -200,6 +200,8 @@ class Printer:
         reduced = reductions.recognised(value)
         if reduced is not None:
             return self._reduced(reduced)
+        if operation == PICK and isinstance(arguments[0], Read) and arguments[0].symbol.role is Role.ELEMENT:
+            return Piece(f"{self.piece(arguments[0]).atom}.picked({self.piece(arguments[1]).text})")
         if operation == PICK:
             return Piece(f"pick({', '.join(self.piece(a).text for a in arguments)})")
         if operation in ("add", "sub"):
@@ -217,6 +219,8 @@ class Printer:
             return self._numbers(operation, pieces)
         if operation in _METHOD:
             return self._chain(pieces[0], operation, "")
+        if operation == "cospi":
+            return Piece(f"cospi({pieces[0].text})", kind=pieces[0].kind, fresh=True)
         if operation == "sign":
             return self._sign(pieces[0])
         if operation in LOGIC:
@@ -228,6 +232,8 @@ class Printer:
             return self._bound(operation, *pieces)
         if operation in _PRECEDENCE:
             return self._arithmetic(operation, *pieces)
+        if operation in DRAWS:
+            return Piece(f"{operation}({', '.join(p.text for p in pieces)})", fresh=True)
         return self._function({"mod": "remainder"}.get(operation, operation), pieces)
 
     def _reduced(self, reduced: reductions.Reduced) -> Piece:
@@ -337,7 +343,8 @@ class Printer:
     def _where(self, sort: Sort, condition: Piece, yes: Piece, no: Piece) -> Piece:
         if not condition.tensor:
             kind = Kind.joined((yes.kind, no.kind))  # both sides must answer to tensor methods
-            yes, no = self.widened(yes, kind, sort), self.widened(no, kind, sort)
+            whole = replace(self, whole=self.whole or kind is Kind.ELEM)  # what follows may write to what it makes of the side
+            yes, no = whole.widened(yes, kind, sort), whole.widened(no, kind, sort)
             return Piece(f"({yes.text} if {condition.text} else {no.text})", kind=kind)
         kind = _widest((condition, yes, no))
         if not yes.tensor and not no.tensor:

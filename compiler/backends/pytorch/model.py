@@ -15,22 +15,23 @@ from optc.compiler.backends.pytorch.chains import Printer
 from optc.compiler.backends.pytorch.emit import Emitter, numbers_of, tuple_of
 from optc.compiler.ir import expressions, map_symbols, reads, statements
 from optc.compiler.plan import ModelProgram
-from optc.dsl.program import Branch, Let, Role, Statement, Store, Symbol
+from optc.dsl.program import LOSS, Branch, Let, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
 
 def emit_model(model: ModelProgram, name: str, source: Source) -> str:
-    """`def {name}(scalars, flags, totals, states) -> (exports, carried)`: floats, bools and 0-dim float64 tensors."""
-    namer = Namer(PYTHON | {"torch", "Tensor", "ieee", "sign"})
+    """`def {name}(scalars, flags, totals, loss, states) -> (exports, carried)`: floats, bools and 0-dim float64 tensors."""
+    namer = Namer(PYTHON | {"torch", "Tensor", "ieee", "sign", "cospi"})
     results = (*model.exports, *model.carried)
     body = _of_locals(model.body)
     totals = [total for total, _ in model.totals]
-    like = next(iter((*totals, *_always_there(model))), "")
-    printer = Printer(namer, like=like, numbers=numbers_of(body, frozenset(), (*results, *totals, *model.states)))
+    given = [*totals, *[LOSS.name] * model.loss]
+    like = next(iter((*given, *_always_there(model))), "")
+    printer = Printer(namer, like=like, numbers=numbers_of(body, frozenset(), (*results, *given, *model.states)))
     emitter = Emitter(printer, source, frozenset(), results, kept=set(model.carried))
     parameters = [f"{namer(n)}: float" for n in model.scalars]
     parameters += [f"{namer(n)}: bool" for n in model.flags]
-    parameters += [f"{namer(n)}: Tensor" for n in (*totals, *model.states)]
+    parameters += [f"{namer(n)}: Tensor" for n in (*given, *model.states)]
     return "\n".join(
         [
             f"def {name}(",
@@ -51,7 +52,7 @@ def _of_locals(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
     bound = {s.target for s in statements(body) if isinstance(s, Let)}
 
     def local(symbol: Symbol) -> Symbol:
-        given = symbol.role in (Role.STATE, Role.STATISTIC) or symbol in bound
+        given = symbol.role in (Role.STATE, Role.STATISTIC, Role.LOSS) or symbol in bound
         return Symbol(Role.LOCAL, symbol.name) if given else symbol
 
     return tuple(_rebinding(map_symbols(body, local)))

@@ -9,6 +9,9 @@ from optc.compiler.plan import Kernel
 from optc.dsl.kinds import PER_ELEMENT, Sort
 from optc.dsl.program import Let, Role, Symbol
 
+STAYING = (Role.THETA, Role.STATE, Role.ELEMENT)
+"""What does not change from step to step."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableColumns:
@@ -22,11 +25,11 @@ class TableColumns:
 
     @staticmethod
     def of(kernel: Kernel) -> TableColumns:
-        """θ and states that passes move through, then other states; the gradient and inputs."""
-        stays = [s for s in kernel.streams if s.role in (Role.THETA, Role.STATE)]
+        """θ, states of elements and picked ones, numbers of elements, then other states; the gradient and inputs."""
+        stays = [s for s in kernel.streams if s.role in STAYING]
         numbers = [s.name for s in stays if s.extent not in PER_ELEMENT]
         resident = (*(s.name for s in stays if s.name not in numbers), *numbers)
-        return TableColumns(resident, tuple(s.name for s in kernel.streams if s.role not in (Role.THETA, Role.STATE)))
+        return TableColumns(resident, tuple(s.name for s in kernel.streams if s.role not in STAYING))
 
 
 def sort_of(statistic: str, kernel: Kernel) -> Sort:

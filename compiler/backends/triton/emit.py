@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from optc.compiler.backends.triton.environment import ENVIRONMENT
-from optc.compiler.backends.triton.lines import COMBINED, NEUTRAL
+from optc.compiler.backends.triton.lines import NEUTRAL
 from optc.compiler.backends.triton.panels import emit_panels
 from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.backends.triton.stage import emit_stage
 from optc.compiler.backends.triton.steps import emit_steps
-from optc.compiler.backends.triton.sweep import GEOMETRY, MEASURING, NEEDING, PICKING, TABLES, Sweep
+from optc.compiler.backends.triton.sweep import GEOMETRY, MEASURING, NEEDING, PICKING, TABLES, TREE, Sweep
+from optc.compiler.backends.triton.trees import trees_of
 from optc.compiler.backends.triton.vectors import extents_of, in_steps
 from optc.compiler.picking import looked_up
 from optc.compiler.plan import Kernel
@@ -66,13 +67,17 @@ def _emit_pass(one: Sweep) -> str:
     every, picked, together = one.parts()
     parts = {part.name: part for part in (together, picked, every) if part is not None}
     per_tensor = [s for s in one.sweep.needs if one.extents.get(s) not in IN_MATRICES]
+    trees = trees_of(one, Extent.TENSOR)  # rows, columns and matrices have nothing measured here
+    end = "end" if trees else "n"
     return ENVIRONMENT.get_template("kernel.py.j2").render(
         name=one.name,
         tiles=[{"name": part.name, **part.tile()} for part in parts.values()],
         parameters=[
             *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars, *(PICKING if picked is not None else ()))),
             *(f"{p}: tl.tensor" for p in (*(NEEDING if one.needs else ()), *(MEASURING if totals else ()))),
-            *(f"{p}: tl.constexpr" for p in (*(one.dtype[s] for s in streams), *one.static_flags, *one.host_flags, *GEOMETRY)),
+            *(f"{one.dtype[s]}: tl.constexpr" for s in one.pointed),
+            *(f"{p}: tl.constexpr" for p in (*one.static_flags, *one.host_flags)),
+            *(f"{p}: tl.constexpr" for p in (*GEOMETRY, *(TREE if totals else ()))),
         ],
         n_resident=len(one.columns.resident),
         n_varying=len(one.columns.varying),
@@ -81,29 +86,36 @@ def _emit_pass(one: Sweep) -> str:
         flag_lines=one.flag_lines(),
         pointer_lines=one.pointer_lines(),
         aligned_lines=[one.hint(s, "base") for s in streams],
-        picked={} if picked is None or together is None else _picked(picked, together),
-        offset_lines=[f"{one.pointer[s]} = {one.pointer[s]} + base" for s in (every.streams if every is not None else ())],
-        every=[] if every is None else _calls(every, [f"{every.pointer[s]} + i" for s in every.streams]),
+        # picked elements are looked up from the first of the tensor on
+        offset_lines=[f"{one.pointer[s]} = {one.pointer[s]} + base" for s in streams] if picked is None else [],
+        picked={} if picked is None or together is None else _picked(picked, together, end),
+        every={} if every is None else _calls(every, " + base" if picked is not None else "", end),
         row=f"statistics + {len(kernel.statistics)} * tensor" if per_tensor else "",
         need_lines=[_read_need(one, s) for s in one.sweep.needs],
         total_lines=[
             f"{t} = tl.full((BLOCK,), {NEUTRAL[o]}, real)" for t, (_, o) in zip(totals, one.sweep.measures, strict=True)
         ],
-        partial_lines=list(_partial_lines(one)),
+        tree_lines=[tree.begun("(LEVELS,)") for tree in trees],
+        push_lines=[tree.pushed("start // LEAF", 8) for tree in trees],
+        partial_lines=[f"tl.store(place + {i} * partials_each, {tree.folded()})" for i, tree in enumerate(trees)],
     )
 
 
-def _calls(part: Sweep, pointers: list[str]) -> dict[str, Any]:
-    """The calls of a tile for whole blocks, and for what is left."""
+def _calls(part: Sweep, offset: str, end: str) -> dict[str, Any]:
+    """The calls of a tile for whole blocks, and for what is left before `end`; `offset`: from a stream to the chunk."""
     return {
         "tile": part.name,
-        "results": ", ".join(part.totals) + " = " if part.totals else "",
+        "results": _results(part),
         "whole_call": part.call([f"{part.aligned[s]} + i" for s in part.streams], "None", _CALL_INDENT),
-        "tail_call": part.call(pointers, "i < n", _CALL_INDENT),
+        "tail_call": part.call([f"{part.pointer[s]}{offset} + i" for s in part.streams], f"i < {end}", _CALL_INDENT),
     }
 
 
-def _picked(part: Sweep, together: Sweep) -> dict[str, Any]:
+def _results(part: Sweep) -> str:
+    return ", ".join(part.totals) + " = " if part.totals else ""
+
+
+def _picked(part: Sweep, together: Sweep, end: str) -> dict[str, Any]:
     """What a kernel does at every `stride`-th element, and what instead where all are picked."""
     kernel, of_picked = part.kernel, {s.name for s in part.sweep.streams if s.extent is Extent.PICK}
     p, all_picked = kernel.pick or ("", "")
@@ -111,9 +123,9 @@ def _picked(part: Sweep, together: Sweep) -> dict[str, Any]:
     return {
         "flag": part.value(all_picked),
         "column": kernel.scalars.index(p),
-        "together": _calls(together, [f"{together.pointer[s]} + base + i" for s in together.streams]),
+        "together": _calls(together, " + base", end),
         "tile": part.name,
-        "results": ", ".join(part.totals) + " = " if part.totals else "",
+        "results": _results(part),
         "call": part.call(places, "i < many", _CALL_INDENT),
     }
 
@@ -122,12 +134,3 @@ def _read_need(one: Sweep, statistic: str) -> str:
     if one.extents.get(statistic) in IN_MATRICES:
         return f"{one.value(statistic)} = tl.full((), 0.0, real)"
     return f"{one.value(statistic)} = tl.load(row + {one.kernel.statistics.index(statistic)}).to(real)"
-
-
-def _partial_lines(one: Sweep) -> Iterator[str]:
-    """What is measured of tensors; rows, columns and matrices have nothing measured here."""
-    index = 0
-    for total, (measure, operation) in zip(one.totals, one.sweep.measures, strict=True):
-        if one.extents.get(measure) not in IN_MATRICES:
-            yield f"tl.store(place + {index} * partials_each, gpu.{COMBINED[operation]}_of({total}))"
-            index += 1

@@ -1,8 +1,8 @@
-"""A pass over matrices: one panel of rows and columns of one matrix per program.
+"""A pass over matrices: a program takes some panels of rows and columns of one matrix, one column of panels after another.
 
-Statistics of a row are loaded with the row, those of a column once per panel. What is measured of columns, matrices and tensors
-is kept by lane while the program goes down its panel; of rows it is complete with each block. All of it goes to fixed places,
-one per panel, where the stage after it adds it up: nothing depends on the launch, and there are no atomics.
+Statistics of a row are loaded with the row, those of a column once per column of panels. What is measured of columns, matrices
+and tensors is kept by lane within a panel, and joined to a tree down the panels, so that as many of them can be one program's
+as the launch likes; of rows a strip of panels across is added up, block by block, where its partial lies. There are no atomics.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from optc.compiler.backends.triton.environment import ENVIRONMENT
 from optc.compiler.backends.triton.lines import COMBINED, NEUTRAL
 from optc.compiler.backends.triton.places import SHAPE, partial_place, partials_of, value_place
 from optc.compiler.backends.triton.sweep import GEOMETRY_OF_PANELS, TABLES, TABLES_OF_PANELS, Sweep
+from optc.compiler.backends.triton.trees import Tree, trees_of
 from optc.compiler.layout import Call, laid_out
 from optc.dsl.kinds import Extent
 
@@ -22,46 +23,50 @@ _CALL_INDENT = 12
 def emit_panels(one: Sweep) -> str:
     """The function `{name}_panels_triton`, registered with `{name}_triton`; it calls the same tile. With a final newline."""
     streams = one.streams
-    measured = partials_of(one.sweep, one.extents, Extent.ROW)
+    rows = partials_of(one.sweep, one.extents, Extent.ROW)
+    columns = trees_of(one, Extent.COL)
+    numbers = [tree for extent in (Extent.TENSOR, Extent.MATRIX) for tree in trees_of(one, extent)]
     return ENVIRONMENT.get_template("panels.py.j2").render(
         name=one.name,
         parameters=[
             *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars, *TABLES_OF_PANELS)),
-            *(f"{one.dtype[s]}: tl.constexpr" for s in streams),
+            *(f"{one.dtype[s]}: tl.constexpr" for s in one.pointed),
             *(f"{p}: tl.constexpr" for p in (*one.static_flags, *one.host_flags, *GEOMETRY_OF_PANELS)),
         ],
         n_resident=len(one.columns.resident),
         n_varying=len(one.columns.varying),
         shape=SHAPE,
+        strips="tl.load(shape + 5)" if rows else "col_panels",
         reads_resident=any(s in one.columns.resident for s in streams),
         width=one.width,
         scalar_lines=one.scalar_lines(),
         flag_lines=one.flag_lines(),
         pointer_lines=one.pointer_lines(),
         aligned_lines=[one.hint(s, "at") for s in streams],
-        need_lines=list(_needs(one)),
+        matrix_needs=list(_needs(one, Extent.TENSOR, Extent.MATRIX)),
+        col_needs=list(_needs(one, Extent.COL)),
         row_needs=list(_row_needs(one)),
         total_lines=list(_totals(one, in_rows=False)),
         fresh_lines=list(_totals(one, in_rows=True)),
-        row_outs=[
-            (
-                one.row_out[m],
-                f"{partial_place(one.sweep, one.extents, m)} + heading",
-                f"gpu.{COMBINED[o]}_in_row({one.value(m)})",
-            )
-            for m, o in measured
-        ],
+        row_outs=[_row_out(one, m, o) for m, o in rows],
         whole_call=one.call([f"{one.aligned[s]} + i_by" for s in streams], "None", _CALL_INDENT),
         tail_call=one.call([f"{one.pointer[s]} + at + i" for s in streams], "mask", _CALL_INDENT),
         results=", ".join(one.totals) + " = " if one.totals else "",
-        partial_lines=list(_partials(one)),
+        tree_lines=[*(t.begun("(LEVELS, COLUMNS)") for t in columns), *(t.begun("(LEVELS,)") for t in numbers)],
+        push_lines=[tree.pushed("down", 8, 2) for tree in (*columns, *numbers)],
+        partial_lines=[
+            *(_left(one, tree, "(matrix * row_panels + panel) * width + left + lanes", "lanes < rest") for tree in columns),
+            *(_left(one, tree, "(matrix * col_panels + across) * row_panels + panel", "matrix < matrices") for tree in numbers),
+        ],
     )
 
 
-def _needs(one: Sweep) -> Iterator[str]:
-    """What all rows of the panel share."""
+def _needs(one: Sweep, *wanted: Extent) -> Iterator[str]:
+    """What all rows of a panel share."""
     for statistic in one.sweep.needs:
         name, extent = one.value(statistic), one.extents.get(statistic, Extent.TENSOR)
+        if extent not in wanted:
+            continue
         if extent is Extent.TENSOR:
             place = f"statistics + {len(one.kernel.statistics)} * tensor + {one.kernel.statistics.index(statistic)}"
             yield f"{name} = tl.load({place}).to(real)"
@@ -73,11 +78,17 @@ def _needs(one: Sweep) -> Iterator[str]:
 
 
 def _row_needs(one: Sweep) -> Iterator[tuple[str, str, str]]:
-    """Names of the value and of its place in the first row of the panel, and that place."""
+    """Names of the value and of its place in the first row of the panels, and that place."""
     for statistic in one.sweep.needs:
         if one.extents.get(statistic) is Extent.ROW:
             place = value_place(one.kernel, one.extents, statistic)
             yield one.value(statistic), one.row_in[statistic], f"{place} + matrix * height + top"
+
+
+def _row_out(one: Sweep, measure: str, operation: str) -> tuple[str, str, str, str, str]:
+    """The name of the place of the first row, that place, what a block adds, how, and to what in the first panel of a strip."""
+    kind, place = COMBINED[operation], partial_place(one.sweep, one.extents, measure)
+    return one.row_out[measure], f"{place} + heading", f"gpu.{kind}_in_row({one.value(measure)})", kind, NEUTRAL[operation]
 
 
 def _totals(one: Sweep, in_rows: bool) -> Iterator[str]:
@@ -86,19 +97,7 @@ def _totals(one: Sweep, in_rows: bool) -> Iterator[str]:
             yield f"{total} = tl.full((ROWS, COLUMNS), {NEUTRAL[operation]}, real)"
 
 
-def _partials(one: Sweep) -> Iterator[str]:
-    """What is kept of a panel once it is done."""
-    for measure, operation in partials_of(one.sweep, one.extents, Extent.COL):
-        place = partial_place(one.sweep, one.extents, measure)
-        offset = "(matrix * row_panels + top // PANEL) * width + left + lanes"
-        value = f"gpu.{COMBINED[operation]}_of({one.value(measure)})"
-        yield _store(f"{place} + {offset}", value, "lanes < rest")
-    for extent in (Extent.TENSOR, Extent.MATRIX):
-        for measure, operation in partials_of(one.sweep, one.extents, extent):
-            kept = f"gpu.{COMBINED[operation]}_of"
-            place = partial_place(one.sweep, one.extents, measure)
-            yield _store(f"{place} + panel", f"{kept}({kept}({one.value(measure)}))", "matrix < matrices")
-
-
-def _store(place: str, value: str, mask: str) -> str:
-    return laid_out(Call("tl.store", (place, value, mask)), 4)
+def _left(one: Sweep, tree: Tree, offset: str, mask: str) -> str:
+    """What is kept of the panels of a column once they are done."""
+    place = partial_place(one.sweep, one.extents, tree.measure)
+    return laid_out(Call("tl.store", (f"{place} + {offset}", tree.folded(), mask)), 4)

@@ -1,8 +1,8 @@
 """Where values per row, column and matrix, and the partials of them, lie: what passes and stages must agree on.
 
 All values of one extent lie in one float64 table, tensor after tensor; of a tensor, statistic after statistic. Partials lie
-alike: of a row one per panel across, of a column one per panel down, of a matrix or tensor one per panel. A row of `shapes`
-says what belongs to a tensor.
+alike: of a row one per strip of panels across, of a column one per panel down, of a matrix or tensor one per panel, those of
+one column of panels after another. A row of `shapes` says what belongs to a tensor.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from optc.compiler.plan import Kernel, Pass
 from optc.dsl.kinds import Extent
 
 SHAPE = (
-    "height", "width", "matrices", "row_panels", "col_panels",
+    "height", "width", "matrices", "row_panels", "col_panels", "strips",
     "first_matrix", "first_row", "first_col", "first_panel", "first_row_partial", "first_col_partial",
 )  # fmt: skip
-"""The columns of `shapes`, int64: rows and columns of a matrix, matrices; panels down and across a matrix; what lies before
-this tensor in the tables: matrices, rows, columns, panels, partials of rows and of columns."""
+"""The columns of `shapes`, int64: rows and columns of a matrix, matrices; panels down and across a matrix, strips of panels
+across it; what lies before this tensor in the tables: matrices, rows, columns, panels, partials of rows and of columns."""
 COUNT = {Extent.ROW: "matrices * height", Extent.COL: "matrices * width", Extent.MATRIX: "matrices"}
 """How many values a tensor has."""
 NAMES = {Extent.ROW: "row", Extent.COL: "col", Extent.MATRIX: "matrix"}
@@ -50,7 +50,7 @@ def partial_place(sweep: Pass, extents: Mapping[str, Extent], measure: str) -> s
     extent = extents.get(measure, Extent.TENSOR)
     every = [m for m, _ in partials_of(sweep, extents, extent)]
     if extent in (Extent.ROW, Extent.COL):
-        size = {Extent.ROW: "col_panels * matrices * height", Extent.COL: "row_panels * matrices * width"}[extent]
+        size = {Extent.ROW: "strips * matrices * height", Extent.COL: "row_panels * matrices * width"}[extent]
         first = f"first_{NAMES[extent]}_partial"
         return _place(f"{NAMES[extent]}_partials", first, len(every), every.index(measure), size)
     before = len(partials_of(sweep, extents, Extent.TENSOR)) if extent is Extent.MATRIX else 0

@@ -82,18 +82,20 @@ class ScalarsPrinter:
         yield from self._block(self._body, "", None)
 
     def stores(self) -> Iterator[str]:
-        """Each kernel's scalars and flags, one row per tensor."""
-        width = 0
-        for kernel in self.procedure.kernels:
-            names = (*kernel.scalars, *kernel.host_flags)
-            if not names:
-                continue
-            yield f"row = scalars + {width} * n + {len(names)} * lane"
-            for index, name in enumerate(names):
+        """Each kernel's scalars and flags, one row per tensor, then those of the model; numbers of the model come later."""
+        procedure, width = self.procedure, 0
+        known = {*procedure.host.scalars, *procedure.host.flags}
+        for names in (*((*k.scalars, *k.host_flags) for k in procedure.kernels), procedure.model_scalars):
+            given = [(index, name) for index, name in enumerate(names) if name in known]
+            if given:
+                yield f"row = scalars + {width} * n + {len(names)} * lane"
+            for index, name in given:
                 value = self.name(name)
-                text = f"tl.where({value}, 1.0, 0.0)" if name in kernel.host_flags else value
-                yield f"tl.store(row + {index}, {text}, mask)"
+                yield f"tl.store(row + {index}, {self._as_number(name, value)}, mask)"
             width += len(names)
+
+    def _as_number(self, name: str, value: str) -> str:
+        return f"tl.where({value}, 1.0, 0.0)" if name in self.procedure.host.flags else value
 
     def history(self) -> Iterator[str]:
         """What lives on to the next step."""

@@ -13,9 +13,9 @@ from optc.compiler.backends.exprs import Dialect, print_expression, python_numbe
 from optc.compiler.backends.names import PYTHON
 from optc.compiler.ir import reads
 from optc.dsl.kinds import Sort
-from optc.dsl.program import LOGIC, Apply, Constant, Expression, Read, Role, Symbol
+from optc.dsl.program import DRAWS, LOGIC, Apply, Constant, Expression, Read, Role, Symbol
 
-_UNARY = ("sqrt", "square", "neg", "sign", "floor", "exp", "log", "sin", "cos", "tanh")
+_UNARY = ("sqrt", "square", "neg", "sign", "floor", "exp", "log", "sin", "cos", "cospi", "tanh")
 _BINARY = {o: o for o in ("div", "mod", "pow", "atan2")} | {"min": "minimum", "max": "maximum"}
 RESERVED = PYTHON | {"tl", "gpu", "triton_kernel", "libdevice", "float", "range", "real", "mask"}
 """Names that no value of a spec may have in a kernel."""
@@ -23,11 +23,12 @@ RESERVED = PYTHON | {"tl", "gpu", "triton_kernel", "libdevice", "float", "range"
 _CALLS: dict[str, Callable[..., str]] = {
     **{o: f"gpu.{o}({{}})".format for o in _UNARY},
     **{o: f"gpu.{name}({{}}, {{}})".format for o, name in _BINARY.items()},
+    **{o: f"gpu.{o}({{}}, {{}}, {{}}, {{}}, {{}})".format for o in DRAWS},
     "abs": "tl.abs({})".format,
     "where": "tl.where({}, {}, {})".format,
     "choose": "({1} if {0} else {2})".format,
 }
-_NEED_TYPES = frozenset({*_UNARY, *_BINARY, "abs"})
+_NEED_TYPES = frozenset({*_UNARY, *_BINARY, *DRAWS, "abs"})
 _ELEMENTWISE = {"or": ("|", 40), "and": ("&", 44), "not": ("~", 75)}
 _SCALAR = {"or": ("or", 10), "and": ("and", 15), "not": ("not ", 20)}
 _VERBATIM = "\0"

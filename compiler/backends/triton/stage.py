@@ -1,7 +1,7 @@
 """Code per tensor between two passes: one program per tensor, in float64.
 
-It adds up what the pass before measured, in one order whatever the launch, runs the spec's lines on single numbers, and leaves
-statistics for the next passes and numbers that live on.
+It joins what the pass before measured to one tree, the same whatever the launch, runs the spec's lines on single numbers, and
+leaves statistics for the next passes and numbers that live on.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ TABLES = (
 those of the next); a row of partials for each measure, its length; float64 [tensors][statistics]; as for a pass, in memory."""
 GEOMETRY = ("LANES", "HAS_FOUND_INF")
 """The last parameters, after the static flags."""
+MOST_LEVELS = 16
+"""Of the tree over the partials of a tensor, of a row or of a column."""
 _LOCALS = frozenset({"tensor", "resident", "row", "first", "last", "i", "at", "inside", "taken", "numel"})
 
 
@@ -50,7 +52,7 @@ def emit_stage(kernel: Kernel, index: int, source: Source, extents: Mapping[str,
         writes_numbers=any(s.writes for s in stage.numbers),
         load_lines=[*stage.scalar_lines(), *stage.statistic_lines(), *stage.number_lines()],
         row=f"statistics + {len(kernel.statistics)} * tensor" if stage.uses_row() else "",
-        total_lines=[f"{t} = tl.full((LANES,), {NEUTRAL[o]}, tl.float64)" for t, o in stage.measured],
+        total_lines=[f"{t} = tl.full(({MOST_LEVELS},), {NEUTRAL[o]}, tl.float64)" for t, o in stage.measured],
         partial_lines=[_combine(t, o, i) for i, (t, o) in enumerate(stage.measured)],
         result_lines=[_result(t, o) for t, o in stage.measured],
         lines=list(stage.lines()),
@@ -59,12 +61,13 @@ def emit_stage(kernel: Kernel, index: int, source: Source, extents: Mapping[str,
 
 
 def _combine(total: str, operation: str, index: int) -> str:
-    x = f"tl.load(partials + {index} * partials_each + at, inside).to(tl.float64)"
-    return laid_out(Call(f"{total} = gpu.{COMBINED[operation]}_with", (total, x, "inside")), 8)
+    kind = f'"{COMBINED[operation]}"'
+    leaves = f"tl.load(partials + {index} * partials_each + at, inside, other={NEUTRAL[operation]})"
+    return laid_out(Call(f"{total} = gpu.pushed", (total, f"gpu.paired({leaves}, {kind})", "(i - first) // LANES", kind)), 8)
 
 
 def _result(total: str, operation: str) -> str:
-    text = f"gpu.{COMBINED[operation]}_of({total})"
+    text = f'gpu.folded({total}, "{COMBINED[operation]}")'
     return f"{total} = gpu.div({text}, numel)" if operation == "mean" else f"{total} = {text}"
 
 

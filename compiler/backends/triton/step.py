@@ -13,6 +13,7 @@ from optc.compiler.backends.triton.environment import ENVIRONMENT
 from optc.compiler.backends.triton.lines import COMBINED, INDENT, NEUTRAL, Lines
 from optc.compiler.backends.triton.places import COUNT, SHAPE, from_shape, partial_place, value_place
 from optc.compiler.backends.triton.spelling import RESERVED, Spelling
+from optc.compiler.backends.triton.stage import MOST_LEVELS
 from optc.compiler.backends.triton.vectors import reduction_of
 from optc.compiler.conditions import both, written_when
 from optc.compiler.ir import reads, statements
@@ -23,7 +24,7 @@ from optc.dsl.program import Expression, Let, Role, Statement
 from optc.dsl.source import Source
 
 TABLES = (
-    "residents", "members", "chunk_tensors", "chunk_offsets", "shapes", "first_partials", "partials", "partials_each",
+    "residents", "members", "chunk_tensors", "first_chunks", "shapes", "partials", "partials_each",
     "row_partials", "col_partials", "measured", "statistics", "row_values", "col_values", "matrix_values", "reduced",
     "found_inf", "scalars", "scalar_rows",
 )  # fmt: skip
@@ -33,16 +34,17 @@ GEOMETRY = ("real", "LANES", "DEPTH", "HAS_FOUND_INF")
 """The last parameters, after the static flags."""
 _LOCALS = frozenset(
     {
-        "tensor", "shape", "resident", "row", "numel", "at", "matrix", "of", "n", "i", "j", "deep", "there", "first", "last",
-        "taken", *SHAPE,
+        "tensor", "shape", "resident", "row", "numel", "at", "matrix", "of", "n", "i", "j", "deep", "there", "taken", "chunk",
+        "one", "each", "lanes", "have", *SHAPE,
     }
 )  # fmt: skip
 _PARTIALS = {
-    Extent.ROW: ("col_panels", "deep * (matrices * height) + at[None, :]"),
-    Extent.COL: ("row_panels", "(at // width * row_panels * width + at % width)[None, :] + deep * width"),
-    Extent.MATRIX: ("row_panels * col_panels", "at[None, :] * (row_panels * col_panels) + deep"),
+    Extent.ROW: ("strips", "at", "matrices * height"),
+    Extent.COL: ("row_panels", "at // width * row_panels * width + at % width", "width"),
 }
-"""How many partials a value has, and where they are."""
+"""How many partials a value has, where the first is, and how far apart they are."""
+LANES_OF_PANELS = 128
+"""Columns of panels whose partials are joined at a time, of a matrix or a tensor."""
 _ENTRIES = {Extent.ROW: "width", Extent.COL: "height", Extent.MATRIX: "(height * width)"}
 """The elements of a row, a column, a matrix."""
 _WITHIN = {Extent.ROW: "height", Extent.COL: "width"}
@@ -142,10 +144,11 @@ class _Printer:
             yield "tensor = tl.load(members + tl.program_id(0))"
         else:
             yield "tensor = tl.load(chunk_tensors + tl.program_id(0))"
-            lanes = "tl.load(chunk_offsets + tl.program_id(0)) + tl.program_id(1) * LANES + tl.arange(0, LANES)"
+            yield "chunk = (tl.program_id(0) - tl.load(first_chunks + tensor)).to(tl.int64) * tl.num_programs(1)"
+            lanes = "(chunk + tl.program_id(1)) * LANES + tl.arange(0, LANES)"
             yield f"{'at' if self.step.along is None else 'of'} = {lanes}"
         yield f"shape = shapes + {len(SHAPE)} * tensor"
-        yield from (f"{name} = {from_shape(name)}" for name in SHAPE[:5])
+        yield from (f"{name} = {from_shape(name)}" for name in SHAPE[:6])
         yield f"resident = residents + {len(self.columns.resident) + 1} * tensor"
         yield f"numel = tl.load(resident + {len(self.columns.resident)}).to(tl.float64)"
         yield f"row = statistics + {len(kernel.statistics)} * tensor"
@@ -169,37 +172,53 @@ class _Printer:
     # --- what is combined -----------------------------------------------------------------------------------------------------
 
     def combine(self) -> Iterator[str]:
-        """Partials, in one order whatever the launch."""
+        """Joins partials to the same tree, whatever the launch."""
         over, before = self.step.over, self.kernel.passes[self.index - 1]
-        shape = "(LANES,)" if over is Extent.TENSOR else "(DEPTH, LANES)"
-        yield from (f"{self.name(m)} = tl.full({shape}, {NEUTRAL[o]}, tl.float64)" for m, o in self.step.measures)
-        if over is Extent.TENSOR:
-            yield "first = tl.load(first_partials + tensor)"
-            yield "last = tl.load(first_partials + tensor + 1)"
-            yield "for i in range(first, last, LANES):"
-            yield "    at = i + tl.arange(0, LANES)"
-            yield "    mask = at < last"
-            places = [(m, f"partials + {k} * partials_each + at", "mask") for k, (m, _) in enumerate(self.step.measures)]
-            n = "numel"
-        else:
-            count, where = _PARTIALS[over]
-            yield f"n = ({count} * measured).to(tl.int32)"
-            yield "for j in range(0, n, DEPTH):"
-            yield "    deep = j + tl.arange(0, DEPTH)[:, None]"
-            yield "    there = (deep < n) & mask[None, :]"
-            yield f"    i = {where}"
-            places = [(m, f"{partial_place(before, self.extents, m)} + i", "there") for m, _ in self.step.measures]
-            n = f"{_ENTRIES[over]}.to(tl.float64)"
-        for (measure, place, mask), (_, operation) in zip(places, self.step.measures, strict=True):
-            name = self.name(measure)
-            x = f"tl.load({place}, {mask}).to(tl.float64)"
-            yield INDENT + laid_out(Call(f"{name} = gpu.{COMBINED[operation]}_with", (name, x, mask)), 8)
-        for measure, operation in self.step.measures:
-            yield from self._result(measure, operation, n)
+        places = [(m, o, partial_place(before, self.extents, m)) for m, o in self.step.measures]
+        if over in _PARTIALS:
+            yield from self._joined(places, *_PARTIALS[over])
+            for measure, operation, _ in places:
+                yield from self._result(
+                    measure, operation, f"{_ENTRIES[over]}.to(tl.float64)", f"{self.name(measure)}.to(tl.float64)"
+                )
+                yield self._stored(measure)
+            return
+        yield "one = tl.sum(at, 0)" if over is Extent.MATRIX else "one = 0"
+        yield "each = col_panels" if over is Extent.MATRIX else "each = matrices * col_panels"
+        yield from (f"{self._total(m)} = tl.full(({LANES_OF_PANELS},), {NEUTRAL[o]}, tl.float64)" for m, o, _ in places)
+        yield f"for i in range(0, each, {LANES_OF_PANELS}):"
+        yield f"    lanes = i + tl.arange(0, {LANES_OF_PANELS})"
+        yield "    mask = lanes < each"
+        yield from (INDENT + line for line in self._joined(places, "row_panels", "(one * each + lanes) * row_panels", "1"))
+        for measure, operation, _ in places:
+            total = self._total(measure)
+            yield f"    {total} = gpu.{COMBINED[operation]}_with({total}, {self.name(measure)}, mask)"
+        for measure, operation, _ in places:
+            n = "numel" if over is Extent.TENSOR else f"{_ENTRIES[over]}.to(tl.float64)"
+            yield from self._result(measure, operation, n, f"gpu.{COMBINED[operation]}_of({self._total(measure)})")
+            if over is Extent.MATRIX:
+                yield f"mask = at < {COUNT[over]}"
+                yield f"{self.name(measure)} = tl.full((LANES,), {self.name(measure)}, tl.float64)"
             yield self._stored(measure)
 
-    def _result(self, name: str, operation: str, n: str) -> Iterator[str]:
-        text = f"gpu.{COMBINED[operation]}_of({self.name(name)})"
+    def _joined(self, places: Sequence[tuple[str, str, str]], count: str, first: str, apart: str) -> Iterator[str]:
+        """The nodes over the partials of the lanes where `mask` holds, under the names of the measures."""
+        real = "real" if self.step.over in _PARTIALS else "tl.float64"
+        lanes = "LANES" if self.step.over in _PARTIALS else LANES_OF_PANELS
+        yield f"n = ({count} * measured).to(tl.int32)"
+        yield "have = tl.where(mask, n, 0)"
+        for measure, operation, place in places:  # one after another: a stack takes as many registers as it has levels
+            name, kind = self.name(measure), f'"{COMBINED[operation]}"'
+            node = Call("gpu.eight", (f"{place} + {first}", apart, "j", "have", kind))
+            yield f"{name} = tl.full(({MOST_LEVELS}, {lanes}), {NEUTRAL[operation]}, {real})"
+            yield "for j in range(0, n, 8):"
+            yield INDENT + laid_out(Call(f"{name} = gpu.pushed", (name, node, "j // 8", kind)), 8)
+            yield f"{name} = gpu.folded({name}, {kind})"
+
+    def _total(self, measure: str) -> str:
+        return self.name(f"{measure}_total")
+
+    def _result(self, name: str, operation: str, n: str, text: str) -> Iterator[str]:
         yield f"{self.name(name)} = " + (f"gpu.div({text}, {n})" if operation == "mean" else text)
 
     def _stored(self, statistic: str) -> str:
@@ -243,7 +262,8 @@ class _Printer:
         yield from (INDENT + line for extent in extents for line in self._loads(extent))
         yield from (INDENT + line for line in self._spec({*self.step.results}))
         for name in self.step.results:
-            yield from self._result(name, operations[name], "n.to(tl.float64)")
+            total = f"gpu.{COMBINED[operations[name]]}_of({self.name(name)})"
+            yield from self._result(name, operations[name], "n.to(tl.float64)", total)
         for name in self.step.results:
             arguments = [self._reduced(name), self.name(name)]
             if over is Extent.MATRIX:

@@ -20,9 +20,9 @@ from optc.dsl.program import Expression, Let, Role
 from optc.dsl.source import Source
 
 TABLES = (
-    "residents", "varying", "chunk_tensors", "chunk_offsets", "chunk", "gradient_factor", "found_inf", "scalars", "scalar_rows",
+    "residents", "varying", "chunk_tensors", "first_chunks", "chunk", "gradient_factor", "found_inf", "scalars", "scalar_rows",
 )  # fmt: skip
-"""The first parameters of every pass, before its scalars."""
+"""The first parameters of every pass, before its scalars; the programs of tensor i begin at `first_chunks[i]`."""
 PICKING = ("stride",)
 """The next one of a pass that picks elements: every how many one is picked; not looked at with scalars in memory."""
 NEEDING = ("statistics",)
@@ -31,19 +31,22 @@ MEASURING = ("partials", "partials_each", "first_partials")
 """The next ones of a pass that measures: a row for each measure, its length, and where a tensor's partials begin in it."""
 GEOMETRY = ("real", "LANES", "BLOCK", "TAIL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF")
 """The last parameters of every pass, after the dtypes of its streams and its flags."""
+TREE = ("LEAF", "LEVELS")
+"""After these where it measures: elements of a leaf, levels of the tree within a chunk (a power of two)."""
 TABLES_OF_PANELS = (
     "statistics", "partials", "partials_each", "shapes",
-    "row_partials", "col_partials", "row_values", "col_values", "matrix_values",
+    "row_partials", "col_partials", "row_values", "col_values", "matrix_values", "tall",
 )  # fmt: skip
 """The parameters between scalars and dtypes where a pass runs over panels; see `optc.runtime.triton_matrices`."""
-GEOMETRY_OF_PANELS = ("real", "LANES", "ROWS", "COLUMNS", "PANEL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF")
+GEOMETRY_OF_PANELS = ("real", "LANES", "ROWS", "COLUMNS", "PANEL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF", "LEVELS")
 """The last ones there."""
-_LOCALS = frozenset({"program", "tensor", "base", "resident", "changing", "n", "i", "j", "whole", "factor"})
-_LOCALS_REDUCING = frozenset({*NEEDING, *MEASURING, "row", "place"})
+_LOCALS = frozenset({"program", "tensor", "base", "resident", "changing", "n", "i", "j", "whole", "aligned", "factor"})
+_LOCALS_REDUCING = frozenset({*NEEDING, *MEASURING, *TREE, "row", "place", "start", "end"})
 LOCALS_OF_PANELS = frozenset(
     {
-        "panel", "shape", "height", "width", "row_panels", "col_panels", "matrix", "matrices", "top", "left", "rest", "start",
-        "i_by", "lines", "columns", "at", "lanes", "heading",
+        "index", "shape", "height", "width", "row_panels", "col_panels", "strips", "strip", "matrix", "matrices", "top", "left",
+        "rest", "start", "begin", "end", "before", "i_by", "lines", "columns", "at", "lanes", "heading", "panel", "across",
+        "down", "later", "heads",
     }
 )  # fmt: skip
 
@@ -72,6 +75,7 @@ class Sweep:
         value, used = self.value, self._used()
         self.columns = TableColumns.of(kernel)
         self.streams = [s.name for s in sweep.moves]
+        self.pointed = [s.name for s in sweep.moves if s.role is not Role.ELEMENT]
         self.scalars = [value(s) for s in kernel.scalars]
         self.static_flags = [value(f) for f in kernel.static_flags]
         self.host_flags = [value(f) for f in kernel.host_flags]
@@ -132,7 +136,7 @@ class Sweep:
         """Host flags that are read from the device."""
         pairs = zip(self.host_flags, self.kernel.host_flags, strict=True)
         return [
-            f"{f} = tl.load(scalars + {len(self.scalars) + i}) != 0" for i, (f, name) in enumerate(pairs) if name in self.used
+            f"{f} = gpu.read_flag(scalars + {len(self.scalars) + i})" for i, (f, name) in enumerate(pairs) if name in self.used
         ]
 
     def scalar_lines(self) -> list[str]:
@@ -147,11 +151,14 @@ class Sweep:
         """Where the streams of the tensor begin."""
         rows = [("resident", i, s) for i, s in enumerate(self.columns.resident) if s in self.streams]
         rows += [("changing", i, s) for i, s in enumerate(self.columns.varying) if s in self.streams]
-        return [f"{self.pointer[s]} = tl.load({table} + {i}).to(tl.pointer_type({self.dtype[s]}))" for table, i, s in rows]
+        kind = {s: f".to(tl.pointer_type({self.dtype[s]}))" for s in self.pointed}
+        return [f"{self.pointer[s]} = tl.load({table} + {i}){kind.get(s, '')}" for table, i, s in rows]
 
     def hint(self, stream: str, offset: str) -> str:
         """The pointer of a stream where it is aligned."""
         pointer = self.pointer[stream]
+        if stream not in self.pointed:
+            return f"{self.aligned[stream]} = {pointer} + {offset}"
         size = f"LANES * {pointer}.dtype.element_ty.primitive_bitwidth // 8"
         return f"{self.aligned[stream]} = tl.multiple_of({pointer} + {offset}, {size})"
 
@@ -170,7 +177,7 @@ class Sweep:
         if kernel.passes:
             taken |= _LOCALS_REDUCING
         if sweep.picked:
-            taken |= {*PICKING, "first", "last", "many", "at"}
+            taken |= {*PICKING, "before", "first", "last", "many", "at"}
         if self.panelled:
             taken |= LOCALS_OF_PANELS | set(TABLES_OF_PANELS) | set(GEOMETRY_OF_PANELS)
         value = Namer(taken)
@@ -181,6 +188,7 @@ class Sweep:
         pointer, aligned, dtype = ({s.name: derived(s.name + end) for s in sweep.moves} for end in ("_at", "_by", "_type"))
         self.row_in = {m: derived(f"{m}_in") for m in sweep.needs if self.is_vector(m)}
         self.row_out = {m: derived(f"{m}_out") for m, _ in sweep.measures}
+        self.stack = {m: derived(f"{m}_tree") for m, _ in sweep.measures}
         return value, pointer, aligned, dtype
 
 

@@ -10,7 +10,7 @@ from optc.compiler.backends.triton.lines import Lines
 from optc.compiler.backends.triton.spelling import Spelling
 from optc.compiler.conditions import both, written_when
 from optc.compiler.plan import Pass
-from optc.dsl.program import GRADIENT
+from optc.dsl.program import GRADIENT, Role
 from optc.dsl.source import Source
 
 
@@ -41,7 +41,10 @@ class Tile:
         for stream in sweep.streams:
             address = self.pointer[stream.name]
             written = written_when(sweep.body, stream.name)
-            if stream.reads:
+            if stream.role is Role.ELEMENT:
+                yield f"{spell(stream.name)} = {address}"
+                bound.add(stream.name)
+            elif stream.reads:
                 scale = " * factor" if stream.name == GRADIENT.name else ""
                 yield from body.when(stream.exists, f"{spell(stream.name)} = tl.load({address}, mask).to(real){scale}")
                 bound.add(stream.name)

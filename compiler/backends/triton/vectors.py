@@ -58,7 +58,9 @@ def in_panels(sweep: Pass, extents: Mapping[str, Extent]) -> bool:
 
 
 def in_steps(kernel: Kernel, index: int, extents: Mapping[str, Extent]) -> bool:
-    """Whether a stage does more than code per tensor."""
+    """Whether a stage does more than code per tensor, or joins what panels have left."""
+    if index and in_panels(kernel.passes[index - 1], extents):
+        return True
     measures = kernel.passes[index - 1].measures if index else ()
     lines = [s for s in statements(stages_of(kernel)[index]) if isinstance(s, Let | Store)]
     names = {m for m, _ in measures} | {line.target.name for line in lines}

@@ -13,7 +13,7 @@ from optc.compiler.interpret import Oracle
 from optc.runtime.backend import Residents
 from optc.runtime.schema import Kernel
 from optc.runtime.triton_launch import TRITON
-from optc.runtime.triton_passes import EXTENT, ReducingLauncher
+from optc.runtime.triton_passes import LEAF, ReducingLauncher
 from tests.backends.matrices import FACTORED
 from tests.backends.reducing import class_of, kernel_of, program_of, spec
 from tests.backends.triton.test_triton_matrices import launches
@@ -66,8 +66,29 @@ NO_PASS = spec(
 """,
 )
 OF_ROWS = FACTORED.replace("u = u/max(1, rms(u))", "u = u/max(1, √total(sum(u²)))")
-SPECS = {"clipped": CLIPPED, "statistics kept": STATISTICS_KEPT, "no pass": NO_PASS, "of rows": OF_ROWS}
-SHAPES = ((3, 5), (700,), (), (EXTENT + 3,), (0,))
+OF_THE_LOSS = spec(
+    "OfTheLoss",
+    """
+        v = 0
+        best = ∞ per model
+        seen = 0 per tensor
+""",
+    """
+        best ← min(best, loss)
+        if loss > 100·best: stop
+        v ← ema(v, g², β₂)
+        seen ← seen + ‖g‖·loss
+        θ ← θ - lr·(loss - best/2)·g/(√v + ε + seen)
+""",
+)
+SPECS = {
+    "clipped": CLIPPED,
+    "statistics kept": STATISTICS_KEPT,
+    "no pass": NO_PASS,
+    "of rows": OF_ROWS,
+    "of the loss": OF_THE_LOSS,
+}
+SHAPES = ((3, 5), (700,), (), (LEAF + 3,), (0,))
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -79,8 +100,8 @@ def test_a_model_follows_the_oracle(name: str, dtype: torch.dtype, tolerance: fl
     expected = oracle.new_parameters([p.detach().double().numpy() for p in parameters])
     for t in range(1 if dtype == torch.bfloat16 else 3):
         gradients = randn(shapes, dtype, 1 + t)
-        step(optimizer, parameters, gradients)
-        oracle.step_together(expected, [g.double().numpy() for g in gradients])
+        step(optimizer, parameters, gradients, loss := 1.5 / (1 + t))
+        oracle.step_together(expected, [g.double().numpy() for g in gradients], loss=loss)
     for p, param in zip(parameters, expected, strict=True):
         np.testing.assert_allclose(p.detach().double().numpy(), param.theta, rtol=tolerance, atol=tolerance)
         for state in program_of(SPECS[name]).states:

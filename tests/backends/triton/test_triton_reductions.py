@@ -15,7 +15,7 @@ from torch import Tensor
 from optc.compiler.interpret import Oracle
 from optc.dsl.kinds import Extent
 from optc.runtime.schema import Kernel
-from optc.runtime.triton_passes import EXTENT
+from optc.runtime.triton_passes import LEAF
 from tests.backends.reducing import CAUTIOUS, LAMB, class_of, kernel_of, program_of, spec
 
 pytestmark = [
@@ -106,7 +106,7 @@ ENTRY = spec(
         n ← ema(n, mean(h²), β₁)
 """,
 )
-SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (), (0,), (1,), (513,), (EXTENT,), (2 * EXTENT + 77,))
+SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (), (0,), (1,), (513,), (LEAF,), (2 * LEAF + 77,))
 SMALL = ((3, 5), (700,), ())
 
 
@@ -120,10 +120,10 @@ def made(text: str, thetas: Sequence[Tensor], **options: Any) -> tuple[list[Tens
     return list(parameters), class_of(text)(parameters, backend="triton", **options)
 
 
-def step(optimizer: Any, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+def step(optimizer: Any, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None], loss: float | None = None) -> None:
     for p, g in zip(parameters, gradients, strict=True):
         p.grad = None if g is None else g.clone()
-    optimizer.step()
+    optimizer.step(None if loss is None else lambda: loss)
 
 
 def kept(optimizer: Any, p: Tensor) -> dict[str, Tensor]:
@@ -164,7 +164,7 @@ def follow_the_oracle(
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-12)])
 def test_optimizers_that_reduce_follow_the_oracle(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    follow_the_oracle(SPECS[name], SHAPES if dtype == torch.float32 else (*SMALL, (0,), (EXTENT + 1,)), dtype, 3, tolerance)
+    follow_the_oracle(SPECS[name], SHAPES if dtype == torch.float32 else (*SMALL, (0,), (LEAF + 1,)), dtype, 3, tolerance)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -179,7 +179,7 @@ def test_a_variant_without_its_measures_follows_the_oracle() -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_alignment_changes_no_bit(name: str) -> None:
-    shapes = ((EXTENT + 700,), (1029,), (3, 5))
+    shapes = ((LEAF + 700,), (1029,), (3, 5))
     thetas, gradients = randn(shapes, torch.float32, 0), [randn(shapes, torch.float32, 1)]
     plain, first = made(SPECS[name], thetas)
     shifted, second = made(SPECS[name], thetas)
@@ -198,7 +198,7 @@ def test_alignment_changes_no_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_other_tensors_of_the_batch_change_no_bit(name: str) -> None:
-    shapes = ((700,), (EXTENT + 5,), (3, 5))
+    shapes = ((700,), (LEAF + 5,), (3, 5))
     thetas, gradients = randn(shapes, torch.float32, 0), [randn(shapes, torch.float32, 1)]
     together, optimizer = made(SPECS[name], thetas)
     for each in gradients:

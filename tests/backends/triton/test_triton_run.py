@@ -167,17 +167,17 @@ def test_fifty_tensors_take_one_launch() -> None:
 
 
 def test_offsets_beyond_2_to_the_31_elements_reach_the_right_place() -> None:
-    """The table points 2^33 bytes before the tensor, the chunk begins 2^31 elements in: 32-bit arithmetic would wrap."""
+    """The table points 2^33 bytes before the tensor, the chunk begins beyond 2^31 elements: 32-bit arithmetic would wrap."""
     tensors = {"theta": [torch.ones(5)], "m": [torch.ones(5)]}
     launcher = bind(plans.function("add", plans.g, plans.theta), tensors, torch.float32, plans.ADAMW_SOURCE)
     theta, g = torch.ones(5), torch.arange(5.0)
-    base = 2**31 + 512
+    base = 2**31 + 1024
     launcher.table = torch.tensor([[theta.data_ptr() - 4 * base, theta.data_ptr() - 4 * base, base + 5]])
     launcher.varying.aligned = torch.tensor([False])
-    launcher.chunks.offsets.fill_(base)
+    launcher.chunks.first.fill_(-base // 1024)
     shifted = torch.tensor([[g.data_ptr() - 4 * base, 0]])
     launcher.function.jit[(1,)](
-        launcher.table, shifted, launcher.chunks.tensors, launcher.chunks.offsets, 1024, 1.0, None, None, 1,
+        launcher.table, shifted, launcher.chunks.tensors, launcher.chunks.first, 1024, 1.0, None, None, 1,
         *_constants(launcher), num_warps=4,
     )  # fmt: skip
     assert theta.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]

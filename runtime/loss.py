@@ -1,0 +1,59 @@
+"""The loss that a step is given: what its closure has returned, as one number of the whole model.
+
+It is the value of what is minimized, at the point where the gradients were taken: under `maximize` minus what the closure has
+returned, and never a multiple of a loss scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from optc.runtime import state as states
+
+Loss: TypeAlias = float | Tensor
+
+
+def needed(name: str) -> TypeError:
+    """The error of a step without a closure."""
+    return TypeError(
+        f"{name}.step() needs the loss: pass a closure that returns it, optimizer.step(closure); "
+        "after loss.backward(), optimizer.step(lambda: loss) will do"
+    )
+
+
+def read(name: str, returned: Any, groups: Sequence[Mapping[str, Any]]) -> Loss:
+    """The loss to minimize, from what the closure has returned; a tensor stays on its device.
+
+    Raises TypeError for what is no number, ValueError for several numbers or where the groups do not agree on `maximize`.
+    """
+    signs = {bool(group.get("maximize", False)) for group in groups}
+    if len(signs) > 1:
+        raise ValueError(
+            f"{name} reads the loss, which is one number for all groups: `maximize` must be the same in all of them"
+        )
+    loss = _number(name, returned)
+    return -loss if signs == {True} else loss
+
+
+def _number(name: str, returned: Any) -> Loss:
+    wanted = f"{name}.step() needs a closure that returns the loss as one real number"
+    if isinstance(returned, Tensor):
+        if returned.is_complex() or returned.dtype == torch.bool:
+            raise TypeError(f"{wanted}: this one returned a tensor of dtype {returned.dtype}")
+        if returned.numel() != 1:
+            raise ValueError(f"{wanted}: this one returned a tensor of shape {tuple(returned.shape)}")
+        return returned.detach().reshape(()).to(torch.float64)
+    if isinstance(returned, bool) or not isinstance(returned, Real):
+        what = "None" if returned is None else f"a {type(returned).__name__}"
+        raise TypeError(f"{wanted}: this one returned {what}")
+    return float(returned)
+
+
+def on(loss: Loss, device: torch.device) -> Tensor:
+    """The loss as a 0-dim float64 tensor on a device. Nothing is waited for unless it has to go from a device to the host."""
+    return loss.to(device, non_blocking=device.type != "cpu") if isinstance(loss, Tensor) else states.scalar(loss, device)

@@ -1,0 +1,206 @@
+"""Random numbers on all backends: the very ones of the oracle, whatever the dtype, the layout, the batch or the threads."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import optc
+from optc.compiler.pipeline import check_source, plan_program
+from optc.compiler.traffic import PRECISIONS, streams_in, traffic
+from optc.dsl.philox import ELEMENTS, philox
+from optc.dsl.source import Source
+from optc.runtime.backend import Residents
+from optc.runtime.draws import Elements
+from optc.runtime.native import NATIVE
+from optc.runtime.optimizer import Optimizer
+from tests.matrix.runners import laid_out
+from tests.reference_cases import Array
+from tests.reference_loops_sampling import normals, uniforms
+
+UNIFORM = """
+optimizer Uniform:
+    hyper: lr = 1.0 in [0, inf); seed = 0 in int [0, inf)
+    state: m = 0
+    step:
+        m <- uniform(seed)
+        θ <- θ - 0*lr*m*g
+"""
+NORMAL = UNIFORM.replace("uniform(", "normal(")
+REDUCING = """
+optimizer Reducing:
+    hyper: lr = 1.0 in [0, inf); seed = 0 in int [0, inf)
+    state: m = 0; n = 0 per tensor; k = 0 per model
+    step:
+        u = uniform(seed)
+        n <- sum(u)
+        m <- u/n
+        k <- total(sum(u*u))
+        if ndim >= 2: r = rowmax(u)
+        else: r = 0
+        θ <- θ - 0*lr*g*m*r*k
+"""
+BACKENDS = ["torch", "native", "triton"]
+SHAPES = [(5, 7), (3,), (), (0, 4), (2, 3, 5), (131,)]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def parameters(shapes: list[tuple[int, ...]], dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in shapes]
+
+
+def step(optimizer: Optimizer, present: list[torch.nn.Parameter]) -> None:
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p) if any(p is q for q in present) else None
+    optimizer.step()
+
+
+def states(optimizer: Optimizer, params: list[torch.nn.Parameter], key: str = "m") -> list[Array]:
+    return [optimizer.state[p][key].double().numpy().copy() for p in params]
+
+
+def made(text: str, params: list[torch.nn.Parameter], backend: str, seed: int = 5, **options: Any) -> Optimizer:
+    cls: Any = optc.compile(text)
+    optimizer: Optimizer = cls([{"params": params[:2]}, {"params": params[2:]}], seed=seed, backend=backend, **options)
+    return optimizer
+
+
+def same(found: list[Array], expected: list[Array]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("seed", [5, 2**40 + 3])
+def test_uniform_numbers_are_equal_to_the_bit(backend: str, dtype: torch.dtype, seed: int) -> None:
+    params = parameters(SHAPES, dtype)
+    optimizer = made(UNIFORM, params, backend, seed)
+    for t in (1, 2):
+        step(optimizer, params)
+        assert same(states(optimizer, params), [uniforms(seed, t, s, number)[0] for number, s in enumerate(SHAPES)])
+
+
+@every_backend
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 2e-15)])
+def test_normal_numbers_are_equal_but_for_rounding(backend: str, dtype: torch.dtype, tolerance: float) -> None:
+    params = parameters(SHAPES, dtype)
+    optimizer = made(NORMAL, params, backend)
+    step(optimizer, params)
+    for number, (m, shape) in enumerate(zip(states(optimizer, params), SHAPES, strict=True)):
+        assert np.abs(m - normals(5, 1, shape, number)).max(initial=0.0) <= tolerance
+
+
+@every_backend
+def test_numbers_are_those_of_the_element_wherever_it_lies(backend: str) -> None:
+    shapes = [(6, 4), (4, 5), (3, 2)]
+    layouts = ["transposed", "gaps", "contiguous"]
+    params = [torch.nn.Parameter(laid_out(torch.zeros(s), how)) for s, how in zip(shapes, layouts, strict=True)]
+    optimizer = made(UNIFORM, params, backend)
+    step(optimizer, params)
+    assert same(states(optimizer, params), [uniforms(5, 1, s, number)[0] for number, s in enumerate(shapes)])
+
+
+@every_backend
+def test_numbers_do_not_depend_on_who_else_takes_part(backend: str) -> None:
+    params = parameters(SHAPES)
+    optimizer, t = made(UNIFORM, params, backend), [0] * len(params)
+    for present in ([0, 1, 2, 3, 4, 5], [1, 4], [0, 2, 4, 5], [5], [0, 1, 2, 3, 4, 5]):
+        step(optimizer, [params[i] for i in present])
+        for i in present:
+            t[i] += 1
+            assert np.array_equal(states(optimizer, [params[i]])[0], uniforms(5, t[i], SHAPES[i], i)[0])
+
+
+@every_backend
+def test_a_resumed_run_draws_what_the_other_would_have(backend: str) -> None:
+    params, others = parameters(SHAPES), parameters(SHAPES)
+    one, other = made(NORMAL, params, backend), made(NORMAL, others, backend, seed=99)
+    step(one, params)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    step(one, params)
+    step(other, others)
+    assert same(states(one, params), states(other, others)) and other.param_groups[1]["seed"] == 5
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_neither_threads_nor_chunks_change_a_number(backend: str) -> None:
+    shape, found = (3, 50_021), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        params = parameters([shape, (7,)])
+        optimizer = made(NORMAL, params, backend)
+        step(optimizer, params)
+        found.append(states(optimizer, params))
+    assert same(*found)
+    ends = np.r_[0:20, 150_043:150_063]
+    at = made(UNIFORM, params, backend)
+    step(at, params)
+    words = philox(np.array(ends, dtype=np.uint64) + np.uint64(ELEMENTS), 1, 0, 5, 0)
+    assert np.array_equal(states(at, params)[0].reshape(-1)[ends], (words[0] >> np.uint64(8)) / 2.0**24)
+
+
+def test_numbers_go_on_beyond_32_bits() -> None:
+    """The upper half of an element's number changes within a chunk, and within a vector."""
+    first, count = 3 * 2**32 - 37, 200
+    kernel = optc.compile(UNIFORM).schema.procedures[0].kernels[0]
+    words = philox(np.arange(count, dtype=np.uint64) + np.uint64(first), 9, 0, 5, 0)
+    expected = (words[0] >> np.uint64(8)) / 2.0**24
+    tensors = {"theta": [torch.zeros(count)], "m": [torch.zeros(count)]}
+    (launcher,) = NATIVE.prepare([kernel], [Residents(tensors, torch.float32, {}, [torch.Size([count])], [first])])
+    given = {"lr": 1.0, "seed_low": 5.0, "seed_high": 0.0, "t_low": 9.0, "t_high": 0.0}
+    launcher.launch({"g": [torch.ones(count)]}, [given.get(name, 0.0) for name in kernel.scalars], [], 1.0)
+    assert np.array_equal(tensors["m"][0].double().numpy(), expected)
+    torch_words = Elements(first, (count,), torch.float64, torch.device("cpu")).philox(9, 0, 5, 0)
+    assert all(np.array_equal(a.numpy().astype(np.uint64), b) for a, b in zip(torch_words, words, strict=True))
+
+
+@every_backend
+def test_passes_draw_the_same_numbers_again(backend: str) -> None:
+    """A draw is computed anew in every pass that needs it; nothing of it is kept in memory."""
+    params = parameters(SHAPES, torch.float64)
+    optimizer = made(REDUCING, params, backend)
+    step(optimizer, params)
+    expected = [uniforms(5, 1, shape, number)[0] for number, shape in enumerate(SHAPES)]
+    assert np.allclose(states(optimizer, params, "n"), [u.sum() for u in expected], rtol=1e-12)
+    for m, u in zip(states(optimizer, params), expected, strict=True):
+        np.testing.assert_allclose(m, u / u.sum() if u.size else u, rtol=1e-12)
+    assert float(optimizer.param_groups[0]["k"]) == pytest.approx(sum((u * u).sum() for u in expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"capturable": True}, {"amp": True}])
+def test_numbers_are_the_same_when_steps_are_counted_on_the_device(options: dict[str, bool]) -> None:
+    params = parameters(SHAPES)
+    optimizer = made(UNIFORM, params, "triton", 2**40 + 3, **options)
+    for t in (1, 2, 3):
+        step(optimizer, params)
+        assert same(states(optimizer, params), [uniforms(2**40 + 3, t, s, number)[0] for number, s in enumerate(SHAPES)])
+
+
+@every_backend
+def test_maximize_turns_the_gradient_and_not_the_noise(backend: str) -> None:
+    params, others = parameters(SHAPES), parameters(SHAPES)
+    one, other = made(NORMAL, params, backend), made(NORMAL, others, backend, maximize=True)
+    step(one, params)
+    step(other, others)
+    assert same(states(one, params), states(other, others))
+
+
+def test_the_plan_counts_no_bytes_for_drawn_numbers() -> None:
+    for text, passes, moved in ((UNIFORM, 1, 16), (NORMAL, 1, 16)):
+        _, plan = plan_program(check_source(Source("<test>", text)))
+        cost = traffic(plan.procedures[0], {}, PRECISIONS[0])
+        assert (cost.passes, cost.total) == (passes, moved)  # θ and m are written, θ and g read
+
+
+def test_a_pass_that_only_draws_moves_nothing() -> None:
+    _, plan = plan_program(check_source(Source("<test>", REDUCING)))
+    kernel = plan.procedures[0].kernels[0]
+    assert [s.name for s in kernel.passes[0].streams] == ["theta", "element"]
+    assert not any(read or written for name, _, read, written in streams_in(kernel.passes[0], {}) if name == "theta")

@@ -44,7 +44,10 @@ class Traffic:
 
 
 def step_passes(schema: Schema, hypers: Mapping[str, object], precision: Precision) -> tuple[Traffic, ...]:
-    """What each pass of `step` reads and writes, in the variant that `hypers` (by key, over the defaults) select."""
+    """What each pass of `step` reads and writes, in the variant that `hypers` (by key, over the defaults) select.
+
+    Raises ValueError where only some elements are picked: streams do not tell which of them are read at these alone.
+    """
     values: dict[str, object] = {"ndim": 2, "numel": 1 << 20}
     for hyper in schema.hypers:
         chosen = hypers.get(hyper.key, hyper.defaults if hyper.is_tuple else hyper.defaults[0])
@@ -53,12 +56,14 @@ def step_passes(schema: Schema, hypers: Mapping[str, object], precision: Precisi
     def holds(condition: Condition | None) -> bool:
         return condition is None or condition.holds(values)
 
+    if schema.pick is not None and values[schema.pick] != 1:
+        raise ValueError(f"bytes are counted with {schema.pick} = 1")
     absent = {state.name for state in schema.states if not holds(state.exists)}
     variant = {name: holds(condition) for name, condition in schema.flags}
     passes = []
     for kernel in schema.procedure("step").kernels:
         for streams in kernel.sweeps(variant):
-            present = [s for s in streams if s.name not in absent and s.extent == "elem"]
+            present = [s for s in streams if s.name not in absent and s.per_element and s.role != "element"]
             read = sum(precision.size(s) for s in present if s.is_read(variant))
             passes.append(Traffic(read, sum(precision.size(s) for s in present if s.writes)))
     return tuple(passes)

@@ -192,7 +192,7 @@ def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[st
         elif name == "gradient_factor" and request.in_memory:
             signature[name] = "*fp64"
         else:
-            signature[name] = "i32" if name in _INTEGERS else "fp32"
+            signature[name] = "i64" if name == "stride" else "i32" if name in _INTEGERS else "fp32"
     return signature, constants
 
 

@@ -65,6 +65,8 @@ def _operation(operation: str, arguments: tuple[Expression, ...]) -> str | None:
             return f"{first}_{operation}_{second}"
         case "where":
             return None
+        case "pick":
+            return first
     if operation in _COMPARE:
         return f"{first}_{_COMPARE[operation]}_{second}"
     return "_".join([operation, *(str(p) for p in parts)])

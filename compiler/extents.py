@@ -9,6 +9,7 @@ from optc.compiler.ir import reads
 from optc.dsl.kinds import IN_MATRICES, Extent
 from optc.dsl.program import (
     GATHERING,
+    PICK,
     REDUCTIONS,
     TOTAL,
     Apply,
@@ -43,7 +44,7 @@ class Extents:
             case Read(symbol=symbol, type=kind):
                 extent = kind.extent if symbol.role in _GIVEN else self._named(symbol)
                 return Extent.TENSOR if extent is Extent.GROUP else extent
-            case Apply(operation=operation, type=kind) if operation in GATHERING:
+            case Apply(operation=operation, type=kind) if operation in GATHERING or operation == PICK:
                 return kind.extent
             case Apply(arguments=arguments):
                 extent = Extent.MODEL
@@ -55,7 +56,7 @@ class Extents:
     def line(self, statement: Let | Store) -> Extent:
         """Where a line runs: once for the model, per tensor, …, per element. Elements are reduced where they are."""
         if is_measure(statement):
-            return Extent.ELEM
+            return Extent.PICK if of_picked(statement) else Extent.ELEM
         if statement.target.role is Role.STATISTIC:
             return self.of(statement.value)
         return Extent.MODEL if statement.target.role is Role.SCALAR else self._named(statement.target)
@@ -103,6 +104,14 @@ def is_measure(statement: Statement) -> bool:
     if not isinstance(statement, Let) or not isinstance(statement.value, Apply) or statement.value.operation not in REDUCTIONS:
         return False
     return statement.value.arguments[0].type.extent not in IN_MATRICES
+
+
+def of_picked(statement: Statement) -> bool:
+    """Whether a line reduces a value of picked elements."""
+    match statement:
+        case Let(value=Apply(arguments=(value, *_))) if is_measure(statement):
+            return value.type.extent is Extent.PICK
+    return False
 
 
 def is_total(statement: Statement) -> bool:

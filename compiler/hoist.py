@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from optc.compiler.describe import describe
 from optc.compiler.ir import UpdateProcedure, expressions, reads, statements, value_number, walk
+from optc.compiler.picking import is_one, period, picks
 from optc.compiler.plan import Flag, HostProgram
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.program import (
@@ -48,9 +49,12 @@ class Hoisted:
 def static_flags(program: Program, bodies: tuple[tuple[Statement, ...], ...]) -> tuple[Flag, ...]:
     """The atoms of all static conditions that select element code or states, each with its name."""
     atoms: dict[Expression, None] = {}
+    p = period(program)
     for condition in (s.exists for s in program.states):
         atoms.update(dict.fromkeys(_static_atoms(condition)))
     for body in bodies:
+        if p is not None and picks(body, program):
+            atoms[is_one(p)] = None
         for expression in expressions(body):
             for node in walk(expression):
                 if node.type.sort is Sort.BOOL and node.type.static:
@@ -97,6 +101,9 @@ class _Hoister:
     def run(self) -> Hoisted:
         for name in self._reserved():
             self.names[name] = name
+        p = period(self.program)
+        if p is not None and picks(self.procedure.body, self.program):  # passes ask for it, even if no line does
+            self.scalars[self._number(p, p.symbol.name, self.host)[0]] = True
         body = self._block(self.procedure.body, self.host)
         nan = Constant(math.nan, _HOST_REAL)
         false = Constant(False, _HOST_BOOL)

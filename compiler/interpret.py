@@ -169,6 +169,7 @@ class _Run:
         self._locals: dict[str, Value] = {}
         self._model = dict(param.model)
         self._shape = program.view(param.theta.shape)
+        self._p = 1 if program.pick is None else int(hypers[program.pick] or 1)
         self._new: set[str] = set()
         for name, value in self._tensors.items():
             if value.shape != param.theta.shape:
@@ -180,7 +181,7 @@ class _Run:
         Yields this parameter's part of each total, and is sent the total.
         """
         due = self._due()
-        values = {s.name: self._shaped(s, evaluate(s.initial, self._read, self._shape)) for s in due}
+        values = {s.name: self._shaped(s, evaluate(s.initial, self._read, self._shape, self._p)) for s in due}
         for state in due:
             self._states_of(state.extent)[state.name] = values[state.name]
         yield from self._block(self._procedure.body)
@@ -228,18 +229,18 @@ class _Run:
     def _value(self, expression: Expression) -> _Steps[Value]:
         """The value of an expression; totals in it, innermost first, are waited for."""
         while (waited := self._next_total(expression)) is not None:
-            total = yield evaluate(waited.arguments[0], self._read, self._shape)
+            total = yield evaluate(waited.arguments[0], self._read, self._shape, self._p)
             expression = _replaced(expression, waited, Constant(total, waited.type))
-        return evaluate(expression, self._read, self._shape)
+        return evaluate(expression, self._read, self._shape, self._p)
 
     def _next_total(self, expression: Expression) -> Apply | None:
         """The first total that is evaluated: a static condition selects one side."""
         match expression:
             case Apply(operation="where", arguments=(condition, then, otherwise)) if condition.type.static:
-                chosen = evaluate(condition, self._read, self._shape)
+                chosen = evaluate(condition, self._read, self._shape, self._p)
                 return self._next_total(then if chosen else otherwise)
             case Apply(operation="and" | "or" as operation, arguments=(left, right)) if left.type.static:
-                settled = bool(evaluate(left, self._read, self._shape))
+                settled = bool(evaluate(left, self._read, self._shape, self._p))
                 return None if settled == (operation == "or") else self._next_total(right)
             case Apply(operation=operation, arguments=arguments):
                 inner = next((t for a in arguments if (t := self._next_total(a)) is not None), None)
@@ -255,6 +256,8 @@ class _Run:
             case Role.STATE:
                 extent = self._program.state(symbol.name).extent
                 value = self._states_of(extent)[symbol.name]
+                if extent is Extent.PICK and value.shape != extent.shape(self._shape, self._p):
+                    raise OptcError(f"`{symbol.name}` was made with another `{self._program.pick}`, which never changes")
                 return value.reshape(self._shape) if extent is Extent.ELEM else value
             case Role.GRADIENT | Role.INPUT:
                 return self._tensors[symbol.name].reshape(self._shape)
@@ -285,7 +288,7 @@ class _Run:
             return np.float64(value)
         if state.extent is Extent.ELEM:
             return self._array(value)
-        return np.array(np.broadcast_to(value, state.extent.shape(self._shape)), dtype=np.float64)
+        return np.array(np.broadcast_to(value, state.extent.shape(self._shape, self._p)), dtype=np.float64)
 
 
 def _together(runs: Sequence[_Steps[None]]) -> None:

@@ -33,8 +33,8 @@ from optc.compiler.layout import (
 )
 from optc.compiler.module_code import condition_text, procedure_text, unless_always
 from optc.compiler.plan import Plan, ProcedurePlan
-from optc.compiler.traffic import PRECISIONS, default_variant, state_bytes, traffic
-from optc.dsl.kinds import Extent
+from optc.compiler.traffic import PRECISIONS, besides, default_variant, state_bytes, traffic
+from optc.dsl.kinds import PER_ELEMENT, Extent
 from optc.dsl.program import Hyper, HyperKind, Program, Role, Scalar
 from optc.dsl.program import State as ProgramState
 
@@ -89,6 +89,7 @@ def emit_module(plan: Plan, module: str) -> str:
         defaults=rows([f'"{h.key}": {h.key}' for h in program.hypers], 8, "{}"),
         entries=[_entry(p) for p in plan.procedures if p.name != "step"],
         matrix=program.matrix,
+        pick=program.pick,
     )
     body = without_unused_imports(without_unused_names(body))
     text = _ENVIRONMENT.get_template("module.py.j2").render(
@@ -140,12 +141,16 @@ def _cost(plan: Plan) -> list[str]:
     for procedure in plan.procedures:
         for precision in PRECISIONS:
             cost = traffic(procedure, variant, precision)
+            more = cost.picked
+            picked = f", {more.bytes_read} + {more.bytes_written} and {more.operations} for every {more.p}-th element"
             lines.append(
                 f"{procedure.name}: {cost.passes} pass{'es' if cost.passes > 1 else ''}, "
                 f"{cost.bytes_read} + {cost.bytes_written} bytes read + written and "
-                f"{cost.operations} operations per element ({precision})"
+                f"{cost.operations} operations per element{picked if more.p else ''} ({precision})"
             )
-    lines.append(f"state: {state_bytes(plan, variant, PRECISIONS[0])} bytes per parameter with the default hypers (float32)")
+    picked = besides(plan, variant) if plan.program.pick is not None else ""
+    kept = " + ".join(filter(None, (str(state_bytes(plan, variant, PRECISIONS[0])), picked)))
+    lines.append(f"state: {kept} bytes per parameter with the default hypers (float32)")
     return lines
 
 
@@ -192,7 +197,7 @@ def _state(state: ProgramState, plan: Plan) -> str:
     wanted = {r.symbol.name for r in reads(state.initial) if r.symbol.role is Role.HYPER}
     arguments = tuple(n for h in plan.program.hypers for n in h.names if n in wanted)
     namer = Namer(PYTHON | {"torch"})
-    if state.extent is Extent.ELEM:
+    if state.extent in PER_ELEMENT:
         initial = emit_initial(state.initial)
     else:
         initial = print_expression(state.initial, host.dialect(plan.program, namer))

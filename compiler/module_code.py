@@ -25,6 +25,7 @@ class _PassText:
     stage: str
     triton: str
     exists: str
+    picks: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ def _kernel(kernel: Kernel, exports: tuple[str, ...], program: Program) -> _Kern
     if any(extent is not Extent.TENSOR for extent in kernel.extents):
         rest.insert(0, f"extents={long_names(tuple(extent.value for extent in kernel.extents), 24)}")
         rest += ["matrix=True"] * program.matrix
+    if kernel.pick is not None:
+        rest.append(f'pick="{kernel.pick[0]}"')
     return _KernelText(
         kernel.name,
         [_stream(s) for s in kernel.streams],
@@ -122,10 +125,10 @@ def _kernel(kernel: Kernel, exports: tuple[str, ...], program: Program) -> _Kern
 def _pass(kernel: Kernel, index: int, program: Program) -> _PassText:
     one = kernel.passes[index]
     measures = "(" + "".join(f'("{name}", "{operation}"), ' for name, operation in one.measures).rstrip() + ")"
-    streams = [_stream(s, *unless_always("read_if", read_if(one, s.name, kernel.static_flags), program)) for s in one.streams]
+    streams = [_stream(s, *unless_always("read_if", read_if(one, s.name, kernel.static_flags), program)) for s in one.moves]
     function = f"{kernel.name}_pass_{index}_triton"
     exists = "".join(map(str, unless_always("exists", one.exists, program)))
-    return _PassText(streams, names(one.needs), measures, _stage(kernel, index), function, exists)
+    return _PassText(streams, names(one.needs), measures, _stage(kernel, index), function, exists, bool(one.picked))
 
 
 def _stage(kernel: Kernel, index: int) -> str:

@@ -5,6 +5,9 @@ from the streams. So the only choice is the pass in which each state is written.
 instead of computing it again; late, and they may still read the old one. All choices are tried, and the one that moves the
 fewest bytes is taken (of equals, the one that writes latest). θ is written in the last pass: its memory may hold less than its
 value.
+
+Code on picked elements is a second body of the same passes. It comes to an element before the other body does, so that both see
+the same memory; what it needs of code per element it computes for itself. Where every element is picked the two are one body.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ from optc.compiler.ir import InternalError, map_symbols, reads, statements
 from optc.compiler.levels import Level, Levels
 from optc.compiler.plan import Pass, Stream
 from optc.compiler.slices import Impossible, Slice
-from optc.dsl.kinds import Extent
+from optc.dsl.kinds import PER_ELEMENT, Extent
 from optc.dsl.program import Apply, Let, Program, Role, Statement, Store, Symbol
 
 StreamsOf: TypeAlias = Callable[[tuple[Statement, ...]], tuple[Stream, ...]]
+_Cost: TypeAlias = tuple[int, ...]
+"""Streams read and written at all elements, then at picked ones."""
 
 MOST_CHOICES = 4096
 """Assignments of states to passes that are tried; with more, states are written as early as they can be."""
@@ -66,7 +71,7 @@ class _Splitter:
 
     def run(self) -> tuple[Passes | None, ...]:
         stored = {e: {n: v for n, v in self._levels.stores.items() if self._stored_extent(n) is e} for e in Extent}
-        elements, of_model = stored[Extent.ELEM], stored[Extent.MODEL]
+        elements, of_model = stored[Extent.ELEM] | stored[Extent.PICK], stored[Extent.MODEL]
         numbers = {n: level for e in ON_STATISTICS for n, level in stored[e].items()}
         measured = {n: v for n, v in self._levels.measured.items() if n in self._kept}
         parts = [part for total, part in self._levels.totals.items() if total in self._kept]
@@ -92,7 +97,7 @@ class _Splitter:
             states = frozenset(n for n, k in written.items() if at[k][0] == phase) | roots
             done = frozenset(n for n, k in written.items() if at[k][0] < phase)
             results = states | set(left) | {n for n, level in measured.items() if level[0] == phase}
-            whole = self._slice({Extent.ELEM, *ON_STATISTICS}, results, done).of(self._body)
+            whole = self._slice({*PER_ELEMENT, *ON_STATISTICS}, results, done).of(self._body)
             moved = {s.name for s in self._streams_of(whole)}
             stages = tuple(replace(p, prepare=_in_registers(p.prepare, moved)) for p in prepared)
             phases.append(Passes(stages, _in_registers(finish, moved), left, _in_registers(whole, moved)))
@@ -123,14 +128,17 @@ class _Splitter:
         if math.prod(map(len, choices)) > MOST_CHOICES:
             choices = [c[:1] for c in choices]
         last = {"theta": len(at) - 1} if "theta" in stored else {}
-        best: tuple[tuple[int, tuple[int, ...]], tuple[Pass, ...], dict[str, int]] | None = None
+        best: tuple[tuple[_Cost, tuple[int, ...]], tuple[Pass, ...], dict[str, int]] | None = None
         for assignment in product(*choices):
             written = dict(zip(states, assignment, strict=True)) | last
             try:
                 passes = tuple(self._pass(k, level, written, measured) for k, level in enumerate(at))
             except Impossible:
                 continue
-            cost = sum(s.reads + s.writes for p in passes for s in p.streams if s.role is not Role.ELEMENT)
+            cost = tuple(
+                sum(s.reads + s.writes for p in passes for s in one(p) if s.role is not Role.ELEMENT)
+                for one in (_of_all, _of_picked)
+            )
             rank = cost, tuple(-a for a in assignment)
             if best is None or rank < best[0]:
                 best = rank, passes, written
@@ -142,17 +150,25 @@ class _Splitter:
         measures = tuple((n, how) for n, how in self._measures.items() if measured.get(n) == level)
         roots = {n for n, where in written.items() if where == k} | {n for n, _ in measures}
         done = frozenset(n for n, where in written.items() if where < k)
-        body = self._slice({Extent.ELEM}, roots, done).of(self._body)
+        whole = self._slice(PER_ELEMENT, roots, done).of(self._body)
+        bodies = []
+        for extent, code in ((Extent.ELEM, {Extent.ELEM}), (Extent.PICK, PER_ELEMENT)):
+            own = {s.target.name for s in statements(whole) if isinstance(s, Let | Store) and self._extents.line(s) is extent}
+            bodies.append(self._slice(code, roots & own, done).of(self._body))
         needs = dict.fromkeys(
             r.symbol.name
-            for s in statements(body)
+            for s in (*statements(bodies[0]), *statements(bodies[1]))
             if isinstance(s, Let | Store)
             for r in reads(s.value)
             if r.symbol.role is Role.STATISTIC
         )
-        streams = self._streams_of(body)
-        exists = reached_when(body, lambda line: isinstance(line, Store) or is_measure(line), self._static_flags)
-        return Pass((), tuple(needs), streams, _in_registers(body, {s.name for s in streams}), measures, exists)
+        streams, picked = map(self._streams_of, bodies)
+        together = _in_registers(whole, {s.name for s in (*streams, *picked)}) if bodies[1] else ()
+        exists = reached_when(whole, lambda line: isinstance(line, Store) or is_measure(line), self._static_flags)
+        body, of_picked = (
+            _in_registers(b, {s.name for s in moved}) for b, moved in zip(bodies, (streams, picked), strict=True)
+        )
+        return Pass((), tuple(needs), streams, body, measures, exists, of_picked, picked, together)
 
     # --- lines ----------------------------------------------------------------------------------------------------------------
 
@@ -171,6 +187,16 @@ class _Splitter:
             return line.target.name in roots and (isinstance(line, Store) or line.target.role is Role.STATISTIC)
 
         return Slice(in_scope, is_root, done)
+
+
+def _of_all(one: Pass) -> tuple[Stream, ...]:
+    return one.streams
+
+
+def _of_picked(one: Pass) -> tuple[Stream, ...]:
+    """What only picked elements move: the rest is in the cache, as the code for all elements comes there at once."""
+    known = {s.name for s in one.streams}
+    return tuple(s for s in one.picked_streams if s.name not in known)
 
 
 def _in_registers(body: tuple[Statement, ...], streams: set[str]) -> tuple[Statement, ...]:

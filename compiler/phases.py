@@ -38,7 +38,7 @@ def phases_of(
         if part is None:
             kernels.append(None)
             continue
-        lines = (part.whole, part.finish, *(p.prepare for p in part.passes), *(p.body for p in part.passes))
+        lines = (part.whole, part.finish, *(body for p in part.passes for body in (p.prepare, p.body, p.picked)))
         kernel = kernel_of(k, _named_locally(part.whole), _scalars_read(lines))
         if not _is_one_pass(part):
             kernel = replace(kernel, passes=part.passes, finish=part.finish, parts=part.parts)
@@ -64,7 +64,8 @@ def _statistic_extents(body: tuple[Statement, ...]) -> dict[str, Extent]:
 def _is_one_pass(part: Passes) -> bool:
     """Whether it is plain code per element."""
     first = part.passes[0]
-    return len(part.passes) == 1 and not (first.prepare or first.needs or first.measures or part.finish or part.parts)
+    more = first.prepare or first.needs or first.measures or first.picked or part.finish or part.parts
+    return len(part.passes) == 1 and not more
 
 
 def _scalars_read(bodies: Iterable[tuple[Statement, ...]]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from optc.compiler import picking
 from optc.compiler.describe import describe
 from optc.compiler.ir import expressions, fresh_name, map_expression, reads, statements, walk
 from optc.dsl.implication import Implication, TooManyCases, negation, static_part
@@ -40,6 +41,8 @@ from optc.dsl.program import (
 )
 from optc.dsl.scope import HAS_MATRIX
 from optc.dsl.typing_rules import joined
+
+_NUMEL = Read(Symbol(Role.SHAPE, "numel"), Type(Sort.REAL, Extent.TENSOR, host=True))
 
 
 def place(body: tuple[Statement, ...], program: Program) -> tuple[Statement, ...]:
@@ -209,10 +212,15 @@ class _Placer:
             case Read(symbol=Symbol(role=Role.STATE, name=name)):
                 state = self.program.state(name)
                 return replace(expression, type=Type(Sort.REAL, state.extent, host=state.host))
+            case Apply(operation="pick", arguments=arguments):
+                return picking.picked(*(self._argument(a, known) for a in arguments))
             case Apply(operation=operation, arguments=arguments):
                 parts = tuple(self._argument(a, known) for a in arguments)
                 if operation in REDUCTIONS:
-                    parts = (_as_wide(parts[0], arguments[0].type.extent),)
+                    parts = (_as_reduced(parts[0], arguments[0].type.extent),)
+                    p = picking.period(self.program)
+                    if operation == "mean" and arguments[0].type.extent is Extent.PICK and p is not None:
+                        return picking.mean(replace(expression, arguments=parts), self._argument(_NUMEL, known), p)
                 kind = expression.type if operation in GATHERING else joined(expression.type.sort, parts)
                 return replace(expression, arguments=parts, type=replace(kind, static=False))
         return expression
@@ -225,6 +233,13 @@ class _Placer:
 
 def _either(one: Type, other: Type) -> Type:
     return Type(one.sort, one.extent.join(other.extent), one.host and other.host)
+
+
+def _as_reduced(value: Expression, extent: Extent) -> Expression:
+    """What a reduction takes, of the extent that it goes over: one number may stand for all that are picked."""
+    if extent is Extent.PICK:
+        return replace(value, type=replace(value.type, extent=extent))
+    return _as_wide(value, extent)
 
 
 def _as_wide(value: Expression, extent: Extent) -> Expression:

@@ -18,7 +18,7 @@ The last value before text. Emitters print it and decide nothing that changes a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optc.dsl.kinds import Extent
 from optc.dsl.program import TRUE, Expression, Program, Role, Statement
@@ -40,7 +40,8 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One tensor per parameter that a kernel moves through, or one number if its extent is TENSOR.
+    """One tensor per parameter that a kernel moves through (of picked elements, if its extent is PICK), or one number if that
+    is TENSOR.
 
     `exists`: TRUE or a condition over static FLAG reads. `reads`/`writes`: whether any variant reads its old value or writes
     it.
@@ -76,6 +77,10 @@ class Pass:
     value per element measures one of `measures` (name -> `sum`, `mean`, `largest` or `smallest`); on a path without that line
     the result is that of no elements. A `Let` of a state rebinds its variable without a write to memory; another pass does
     that.
+    `picked` is a second body, for every p-th element of the flattened tensor (the kernel's `pick`): its streams
+    `picked_streams` are read there, those of extent PICK element by element, and it runs before `body` comes there. Both bodies
+    read `needs`, and each measure is one of one of them. `together` are both as one body, over the streams `moves`: what runs
+    where every element is picked.
     `exists`: TRUE or a condition over static FLAG reads; in other variants the pass has nothing to do.
     """
 
@@ -85,6 +90,18 @@ class Pass:
     body: tuple[Statement, ...]
     measures: tuple[tuple[str, str], ...]
     exists: Expression = TRUE
+    picked: tuple[Statement, ...] = ()
+    picked_streams: tuple[Stream, ...] = ()
+    together: tuple[Statement, ...] = ()
+
+    @property
+    def moves(self) -> tuple[Stream, ...]:
+        """The streams of both bodies."""
+        found: dict[str, Stream] = {}
+        for s in (*self.streams, *self.picked_streams):
+            old = found.get(s.name, s)
+            found[s.name] = replace(s, reads=s.reads or old.reads, writes=s.writes or old.writes)
+        return tuple(found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +114,8 @@ class Kernel:
     `statistics` are the values kept from one pass to the next, in all kernels of a procedure alike, and `extents` theirs: first
     what passes measure, then what they need, then `parts`. `parts` are the numbers per tensor that `finish` leaves for totals.
     `given` are statistics that kernels before have measured and `body` reads, `leaves` what later kernels, or totals, read.
+    `pick` is the SCALAR that says which elements passes pick, and the static FLAG that says that these are all; None where
+    nothing is picked.
     """
 
     name: str
@@ -112,6 +131,7 @@ class Kernel:
     parts: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    pick: tuple[str, str] | None = None
 
     @property
     def sweeps(self) -> tuple[Pass, ...]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from optc.compiler.hoist import hoist, static_flags
 from optc.compiler.ir import Update, UpdateProcedure, expressions
 from optc.compiler.phases import phases_of
+from optc.compiler.picking import is_one, period, picks
 from optc.compiler.plan import Flag, Kernel, Phase, Plan, ProcedurePlan, Stream
 from optc.compiler.separate import reduces, separate
 from optc.compiler.streams import flag_names, over_flags, streams_of
@@ -30,7 +31,7 @@ def schedule(update: Update) -> Plan:
 
 def _procedure(procedure: UpdateProcedure, program: Program, flags: tuple[Flag, ...]) -> ProcedurePlan:
     hoisted = hoist(procedure, program, flags)
-    host = hoisted.host
+    host, p = hoisted.host, period(program)
 
     def streams(body: tuple[Statement, ...]) -> tuple[Stream, ...]:
         return streams_of(body, program, procedure.inputs, flags)
@@ -40,8 +41,13 @@ def _procedure(procedure: UpdateProcedure, program: Program, flags: tuple[Flag, 
         named = {n for e in expressions(body) for n in flag_names(e)}
         named |= {n for s in moved for n in flag_names(s.exists)}
         name = procedure.name if number == 0 else f"{procedure.name}_{number + 1}"
+        pick = None
+        if p is not None and picks(body, program):
+            pick = p.symbol.name, next(f.name for f in flags if f.condition == is_one(p))
+            named.add(pick[1])
+            scalars = tuple(dict.fromkeys((*scalars, pick[0])))
         static = tuple(f.name for f in flags if f.name in named)
-        return Kernel(name, moved, scalars, static, tuple(n for n in host.flags if n in named), body)
+        return Kernel(name, moved, scalars, static, tuple(n for n in host.flags if n in named), body, pick=pick)
 
     if not reduces(hoisted.body, program):
         phases: tuple[Phase, ...] = (Phase(None, kernel(0, hoisted.body, host.scalars)),)

@@ -2,7 +2,7 @@
 
 Afterwards a body has these lines, in the order of the text:
 
-- **per element**: `Let` and `Store` of values per element, and measures: `Let STATISTIC r = reduction(value per element)`;
+- **per element**, all or picked ones: `Let` and `Store` of such values, and measures: `Let STATISTIC r = reduction(value)`;
 - **on statistics**: `Let` and `Store` of one value per tensor, matrix, row or column; a reduction of such a value is a line of
   its own. What lines per element need of them are STATISTICs, each bound by one line only;
 - **of the model**: `Let` and `Store` of one number for all tensors, and `Let STATISTIC s = total(STATISTIC part)`. What the
@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from optc.compiler.describe import describe
 from optc.compiler.extents import Extents, extents_of, is_narrow
 from optc.compiler.ir import expressions, fresh_name, map_symbols, reads, statements, value_number, walk
-from optc.dsl.kinds import IN_MATRICES, Extent, Sort, Type
+from optc.compiler.picking import picks
+from optc.dsl.kinds import IN_MATRICES, PER_ELEMENT, Extent, Sort, Type
 from optc.dsl.program import (
     GATHERING,
     LOSS,
@@ -46,12 +47,12 @@ _ONE = replace(_ZERO, value=1)
 
 
 def reduces(body: tuple[Statement, ...], program: Program) -> bool:
-    """Whether a body needs more than code per element: it reduces, reads the loss, or has states on the device unlike θ."""
+    """Whether a body needs more than code per element: it reduces, reads the loss, or has values on the device unlike θ."""
     applied = any(isinstance(e, Apply) and e.operation in GATHERING for value in expressions(body) for e in walk(value))
     used = {r.symbol for e in expressions(body) for r in reads(e)}
     used |= {s.target for s in statements(body) if isinstance(s, Store)}
     unlike = any(s.role is Role.STATE and program.state(s.name).extent is not Extent.ELEM for s in used)
-    return applied or unlike or LOSS in used
+    return applied or unlike or LOSS in used or picks(body, program)
 
 
 def separate(body: tuple[Statement, ...], program: Program, taken: frozenset[str]) -> tuple[Statement, ...]:
@@ -77,7 +78,7 @@ def _promoted(body: tuple[Statement, ...], extents: Extents) -> dict[str, Role]:
     roles: dict[str, Role] = {}
     for line in lines:
         name, extent = line.target.name, extents.locals[line.target.name]
-        if bound[name] == 1 and extent is not Extent.ELEM:
+        if bound[name] == 1 and extent not in PER_ELEMENT:
             if extent is not Extent.MODEL:
                 if extents.of(line.value) is not Extent.MODEL:
                     roles[name] = Role.STATISTIC
@@ -138,7 +139,7 @@ class _Separator:
         if gathers and target.role is Role.STATISTIC and isinstance(value, Apply):  # `n = sum(g)` is a line of its own already
             return self._gathering(value, target.name)
         extent = self.extents.of(value) if target.role is Role.STATISTIC else self.extents.line(replace(statement, value=_ZERO))
-        if extent is Extent.ELEM:
+        if extent in PER_ELEMENT:
             return self._per_element(value, target.name)
         return self._in_model(value, target.name) if extent is Extent.MODEL else self._on_statistics(value, target.name)
 
@@ -150,7 +151,7 @@ class _Separator:
         if isinstance(expression, Read) and expression.symbol.role in (*_GIVEN, Role.STATISTIC):
             return expression
         extent = self.extents.of(expression)
-        if extent is Extent.ELEM:
+        if extent in PER_ELEMENT:
             if isinstance(expression, Apply):
                 return replace(expression, arguments=tuple(self._per_element(a, name) for a in expression.arguments))
             return expression

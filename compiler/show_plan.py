@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from optc.compiler.conditions import FALSE
-from optc.compiler.plan import Kernel, ModelProgram, Plan, ProcedurePlan
+from optc.compiler.plan import Kernel, ModelProgram, Plan, ProcedurePlan, Stream
 from optc.compiler.show_program import INDENT, show_block, show_expression
 from optc.compiler.traffic import PRECISIONS, Precision, besides, default_variant, state_bytes, traffic, variants
-from optc.dsl.kinds import Extent
+from optc.dsl.kinds import PER_ELEMENT, Extent
 from optc.dsl.program import TRUE, Statement
 from optc.dsl.source import Source
 
@@ -76,7 +76,7 @@ def _kernel(kernel: Kernel, source: Source) -> Iterator[str]:
         yield from _named((f"kept per {extent.value} from pass to pass", kept))
     yield from _named(("given by kernels before", kernel.given), ("parts of totals", kernel.parts))
     for stream in kernel.streams:
-        if stream.extent is not Extent.ELEM:
+        if stream.extent not in PER_ELEMENT:
             what = "one number per tensor" if stream.extent is Extent.TENSOR else f"one number per {stream.extent.value}"
             yield f"{INDENT}{stream.name:<12} {what}"
     for index, sweep in enumerate(kernel.sweeps, 1):
@@ -87,14 +87,30 @@ def _kernel(kernel: Kernel, source: Source) -> Iterator[str]:
             yield "  no pass over memory"
             continue
         yield f"  pass {index} over memory"
-        for stream in sweep.streams:
-            does = " ".join(word for word, true in (("reads", stream.reads), ("writes", stream.writes)) if true)
-            where = "" if stream.exists == TRUE else f"  if {show_expression(stream.exists)}"
-            yield f"{INDENT}{stream.name:<12} {stream.role.value:<9} {does}{where}"
+        yield from _streams(sweep.streams)
         yield from _lines(sweep.body, source)
+        if sweep.picked and kernel.pick is not None:
+            yield f"  at every {kernel.pick[0]}-th element, before it"
+            yield from _streams(sweep.picked_streams)
+            yield from _lines(sweep.picked, source)
     if kernel.finish:
         yield "  on statistics, after the last pass, float64"
         yield from _lines(kernel.finish, source)
+
+
+def _streams(streams: Iterable[Stream]) -> Iterator[str]:
+    for stream in streams:
+        does = " ".join(word for word, true in (("reads", stream.reads), ("writes", stream.writes)) if true)
+        where = "" if stream.exists == TRUE else f"  if {show_expression(stream.exists)}"
+        picked = "  picked" if stream.extent is Extent.PICK else ""
+        yield f"{INDENT}{stream.name:<12} {stream.role.value:<9} {does}{picked}{where}"
+
+
+def _streams_json(streams: Iterable[Stream]) -> list[dict[str, object]]:
+    return [
+        {"name": s.name, "role": s.role.value, "reads": s.reads, "writes": s.writes, "exists": show_expression(s.exists)}
+        for s in streams
+    ]
 
 
 def _model_json(model: ModelProgram, source: Source) -> dict[str, object]:
@@ -120,24 +136,17 @@ def _kernel_json(kernel: Kernel, source: Source) -> dict[str, object]:
         "given": list(kernel.given),
         "leaves": list(kernel.leaves),
         "parts": list(kernel.parts),
-        "states_on_statistics": {s.name: s.extent.value for s in kernel.streams if s.extent is not Extent.ELEM},
+        "states_on_statistics": {s.name: s.extent.value for s in kernel.streams if s.extent not in PER_ELEMENT},
         "passes": [
             {
                 "prepare": list(show_block(sweep.prepare, source, typed=False)),
                 "needs": list(sweep.needs),
                 "measures": dict(sweep.measures),
                 "exists": show_expression(sweep.exists),
-                "streams": [
-                    {
-                        "name": s.name,
-                        "role": s.role.value,
-                        "reads": s.reads,
-                        "writes": s.writes,
-                        "exists": show_expression(s.exists),
-                    }
-                    for s in sweep.streams
-                ],
+                "streams": _streams_json(sweep.streams),
                 "body": list(show_block(sweep.body, source, typed=False)),
+                "picked_streams": _streams_json(sweep.picked_streams),
+                "picked": list(show_block(sweep.picked, source, typed=False)),
             }
             for sweep in kernel.sweeps
         ],
@@ -198,10 +207,11 @@ def cost_json(plan: Plan) -> list[dict[str, object]]:
                         "bytes_read": cost.bytes_read,
                         "bytes_written": cost.bytes_written,
                         "operations": cost.operations,
+                        "picked": {name: getattr(cost.picked, name) for name in ("bytes_read", "bytes_written", "operations")},
                         "passes": cost.passes,
                         "phases": len(procedure.phases),
                         "state_bytes": state_bytes(plan, variant, precision),
-                        "state_besides": besides(plan, variant),
+                        "state_besides": besides(plan, variant, precision),
                         "floor_seconds_per_billion": {name: BILLION * cost.total / speed for name, speed in BANDWIDTHS.items()},
                     }
                 )
@@ -245,8 +255,11 @@ def _cells(plan: Plan, procedure: ProcedurePlan, variant: dict[str, bool], preci
     cost = traffic(procedure, variant, precision)
     times = [1e3 * BILLION * cost.total / speed for speed in BANDWIDTHS.values()]
     floors = [f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times]
-    state = " + ".join(filter(None, (str(state_bytes(plan, variant, precision)), besides(plan, variant))))
-    numbers = [cost.passes, cost.bytes_read, cost.bytes_written, cost.operations, state]
+    state = " + ".join(filter(None, (str(state_bytes(plan, variant, precision)), besides(plan, variant, precision))))
+    moves = [
+        f"{getattr(cost, n)}{cost.picked.of(getattr(cost.picked, n))}" for n in ("bytes_read", "bytes_written", "operations")
+    ]
+    numbers = [cost.passes, *moves, state]
     return [precision.theta, precision.gradient, precision.state, *map(str, numbers), *floors]
 
 

@@ -64,6 +64,7 @@ _NUMERIC: dict[str, Any] = {
     "largest": lambda x: 7 * x + 3,
     "smallest": lambda x: 11 * x + 4,
     "total": lambda x: 13 * x + 5,
+    "pick": lambda x, p: 17 * x + 6,
     **{f"uniform_{word}": partial(_opaque_draw, word) for word in range(4)},
 }
 

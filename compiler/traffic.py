@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from itertools import product
 from typing import TypeAlias
 
 from optc.compiler.conditions import both, either, flag, opposite
 from optc.compiler.ir import expressions, statements, walk
-from optc.compiler.plan import Pass, Plan, ProcedurePlan
+from optc.compiler.plan import Pass, Plan, ProcedurePlan, Stream
 from optc.compiler.streams import decide, flag_names, left_in, over_flags, reads_first
-from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Apply, Branch, Expression, Let, Role, Statement, Store
+from optc.dsl.kinds import PER_ELEMENT, Extent
+from optc.dsl.program import PICK, TRUE, Apply, Branch, Expression, Let, Role, State, Statement, Store
 from optc.dsl.semantics import evaluate_static
 
 ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -51,24 +51,55 @@ class Traffic:
 
     What lines on statistics and of the model do is not counted: they have fewer numbers than θ has elements. Operations count
     one for each of + - * / √ min max compare select and for each transcendental function.
+    `picked` has the same for every p-th element, on top of what all elements take; it is empty where p is 1.
     """
 
     bytes_read: int
     bytes_written: int
     operations: int
     passes: int
+    picked: Picked
 
     @property
     def total(self) -> int:
-        """Bytes moved."""
+        """Bytes moved, without those of picked elements."""
         return self.bytes_read + self.bytes_written
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Per picked element, and the hyper p; nothing where `p` is empty."""
+
+    p: str = ""
+    bytes_read: int = 0
+    bytes_written: int = 0
+    operations: int = 0
+
+    def of(self, each: int) -> str:
+        """What is on top of a number per element, as text."""
+        return f" + {each}/{self.p}" if self.p and each else ""
 
 
 def streams_in(sweep: Pass, variant: dict[str, bool]) -> Iterator[tuple[str, Role, bool, bool]]:
     """(name, role, read, written) of every stream that exists in a variant; host flags take the path that moves most."""
-    read = reads_first(sweep.body, variant)
-    written = _written(sweep.body, variant)
-    for stream in sweep.streams:
+    return _moved(sweep.body, sweep.streams, variant)
+
+
+def picked_in(sweep: Pass, variant: dict[str, bool]) -> Iterator[tuple[str, Role, bool, bool]]:
+    """The same of the code on picked elements, without what the code on all elements moves in the same pass."""
+    known = {name: (read, written) for name, _, read, written in streams_in(sweep, variant)}
+    for name, role, read, written in _moved(sweep.picked, sweep.picked_streams, variant):
+        old = known.get(name, (False, False))
+        if (read and not old[0]) or (written and not old[1]):
+            yield name, role, read and not old[0], written and not old[1]
+
+
+def _moved(
+    body: tuple[Statement, ...], streams: tuple[Stream, ...], variant: dict[str, bool]
+) -> Iterator[tuple[str, Role, bool, bool]]:
+    read = reads_first(body, variant)
+    written = _written(body, variant)
+    for stream in streams:
         if decide(stream.exists, variant) is not False and stream.name in read | written:
             yield stream.name, stream.role, stream.name in read, stream.name in written
 
@@ -99,11 +130,16 @@ _Read: TypeAlias = tuple[tuple[bool, ...], frozenset[str]]
 @lru_cache(maxsize=1)  # the streams of one pass are asked for one after the other
 def _read_by_variant(sweep: Pass, static_flags: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[_Read, ...]]:
     """The static flags of a pass, and what it reads with all their values; nothing where these are too many to try."""
-    flags = tuple(sorted({n for e in expressions(sweep.body) for n in flag_names(e)} & set(static_flags)))
+    bodies = sweep.body, sweep.picked
+    flags = tuple(sorted({n for body in bodies for e in expressions(body) for n in flag_names(e)} & set(static_flags)))
     if len(flags) > MOST_FLAGS:
         return flags, ()
     each = product((False, True), repeat=len(flags))
-    return flags, tuple((v, frozenset(reads_first(sweep.body, dict(zip(flags, v, strict=True))))) for v in each)
+
+    def read(variant: dict[str, bool]) -> frozenset[str]:
+        return frozenset().union(*(reads_first(body, variant) for body in bodies))
+
+    return flags, tuple((v, read(dict(zip(flags, v, strict=True)))) for v in each)
 
 
 def _any_of(flags: list[str], cases: list[tuple[bool, ...]]) -> Expression:
@@ -114,32 +150,53 @@ def _any_of(flags: list[str], cases: list[tuple[bool, ...]]) -> Expression:
 
 def traffic(procedure: ProcedurePlan, variant: dict[str, bool], precision: Precision) -> Traffic:
     """The cost of one procedure in one variant."""
-    read = written = operations = 0
-    sweeps = [s for kernel in procedure.kernels for s in kernel.sweeps if decide(s.exists, variant) is not False]
-    for sweep in sweeps:
-        for _, role, reads, writes in streams_in(sweep, variant):
-            read += precision.size(role) * reads
-            written += precision.size(role) * writes
-        operations += _operations(left_in(sweep.body, variant))
-    return Traffic(read, written, operations, len(sweeps))
+    of_all, of_picked, passes, p = [0, 0, 0], [0, 0, 0], 0, ""
+    for kernel in procedure.kernels:
+        every = kernel.pick is None or variant[kernel.pick[1]]  # all elements are picked
+        p = p if every or kernel.pick is None else kernel.pick[0]
+        for sweep in kernel.sweeps:
+            if decide(sweep.exists, variant) is False:
+                continue
+            passes += 1
+            if sweep.picked and every:
+                sweep = replace(sweep, body=sweep.together, streams=sweep.moves, picked=(), picked_streams=())
+            for counts, streams, body in (
+                (of_all, streams_in(sweep, variant), sweep.body),
+                (of_picked, picked_in(sweep, variant), sweep.picked),
+            ):
+                for _, role, reads, writes in streams:
+                    counts[0] += precision.size(role) * reads
+                    counts[1] += precision.size(role) * writes
+                counts[2] += _operations(left_in(body, variant))
+    return Traffic(of_all[0], of_all[1], of_all[2], passes, Picked(p, *of_picked) if p else Picked())
 
 
 def state_bytes(plan: Plan, variant: dict[str, bool], precision: Precision) -> int:
     """Bytes of state per element of θ, of states that have one number for each (see `besides`)."""
-    return sum(
-        ITEM_SIZE[precision.state]
-        for s in plan.program.states
-        if s.extent is Extent.ELEM and decide(over_flags(s.exists, plan.flags), variant) is not False
-    )
+    extents = PER_ELEMENT if _picks_all(plan, variant) else {Extent.ELEM}
+    return ITEM_SIZE[precision.state] * sum(s.extent in extents for s in _states_in(plan, variant))
 
 
 _BESIDES = {Extent.ROW: "rows", Extent.COL: "columns"}
 
 
-def besides(plan: Plan, variant: dict[str, bool]) -> str:
-    """What state there is besides `state_bytes`, less than one number for each element: `rows and columns`, or nothing."""
-    there = {s.extent for s in plan.program.states if decide(over_flags(s.exists, plan.flags), variant) is not False}
-    return " and ".join(word for extent, word in _BESIDES.items() if extent in there)
+def besides(plan: Plan, variant: dict[str, bool], precision: Precision = PRECISIONS[0]) -> str:
+    """What state there is besides `state_bytes`, less than one number per element: `rows and columns`, `8/p`, or nothing."""
+    there = [s.extent for s in _states_in(plan, variant)]
+    words = [word for extent, word in _BESIDES.items() if extent in there]
+    if Extent.PICK in there and not _picks_all(plan, variant):
+        words.append(f"{there.count(Extent.PICK) * ITEM_SIZE[precision.state]}/{plan.program.pick}")
+    return " and ".join(words)
+
+
+def _states_in(plan: Plan, variant: dict[str, bool]) -> list[State]:
+    return [s for s in plan.program.states if decide(over_flags(s.exists, plan.flags), variant) is not False]
+
+
+def _picks_all(plan: Plan, variant: dict[str, bool]) -> bool:
+    """Whether every element is picked."""
+    flags = {k.pick[1] for procedure in plan.procedures for k in procedure.kernels if k.pick is not None}
+    return any(variant[flag] for flag in flags)
 
 
 def variants(plan: Plan) -> Iterator[dict[str, bool]]:
@@ -171,4 +228,4 @@ def _operations(body: tuple[Statement, ...]) -> int:
 
 
 def _count(expression: Expression) -> int:
-    return sum(isinstance(e, Apply) and e.operation not in ("and", "or", "not") for e in walk(expression))
+    return sum(isinstance(e, Apply) and e.operation not in ("and", "or", "not", PICK) for e in walk(expression))

@@ -34,7 +34,11 @@ def verify_plan(plan: Plan) -> Plan:
         verify_host(procedure.host, where)
         verify_phases(procedure, plan, where)
         for kernel in procedure.kernels:
-            for body in (kernel.body, kernel.finish, *(b for p in kernel.passes for b in (p.prepare, p.body))):
+            for body in (
+                kernel.body,
+                kernel.finish,
+                *(b for p in kernel.passes for b in (p.prepare, p.body, p.picked, p.together)),
+            ):
                 _in_matrices(body, plan, (), implied, f"{where}, kernel {kernel.name}")
         _stores_once(procedure, plan.program, where)
     return plan
@@ -82,7 +86,7 @@ def _stores_once(procedure: ProcedurePlan, program: Program, where: str) -> None
     """All that the text of a procedure stores is stored by one pass, stage or program, and θ by `step` and nothing else."""
     parts = [procedure.host.body, *(p.model.body for p in procedure.phases if p.model is not None)]
     for kernel in procedure.kernels:
-        parts += [b for p in kernel.sweeps for b in (p.prepare, p.body)] + [kernel.finish]
+        parts += [b for p in kernel.sweeps for b in (p.prepare, p.body, p.picked)] + [kernel.finish]
     stored = Counter(name for part in parts for name in {s.target.name for s in statements(part) if isinstance(s, Store)})
     if twice := sorted(n for n, places in stored.items() if places > 1):
         raise InternalError(f"{where}: {twice} are stored in more than one place")

@@ -5,15 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from optc.compiler.conditions import FALSE
-from optc.compiler.extents import ON_STATISTICS, is_measure, is_total
+from optc.compiler.extents import ON_STATISTICS, is_measure, is_total, of_picked
 from optc.compiler.ir import InternalError, expressions, reads, statements, walk
 from optc.compiler.plan import HostProgram, Kernel, ModelProgram, Plan, ProcedurePlan, Stream
 from optc.compiler.streams import STREAMED
-from optc.dsl.kinds import Extent
-from optc.dsl.program import BINARY, DRAWS, GATHERING, LOSS, TERNARY, UNARY, Apply, Branch, Let, Read, Role, Statement, Store
+from optc.dsl.kinds import PER_ELEMENT, Extent
+from optc.dsl.program import (
+    BINARY,
+    DRAWS,
+    GATHERING,
+    LOSS,
+    PICK,
+    TERNARY,
+    UNARY,
+    Apply,
+    Branch,
+    Let,
+    Read,
+    Role,
+    Statement,
+    Store,
+)
 
 _ARITY = {
-    operation: count for count, group in ((1, UNARY | GATHERING), (2, BINARY), (3, TERNARY), (5, DRAWS)) for operation in group
+    operation: count
+    for count, group in ((1, UNARY | GATHERING), (2, BINARY | {PICK}), (3, TERNARY), (5, DRAWS))
+    for operation in group
 }
 _ON_HOST = (Role.HYPER, Role.STEP, Role.SHAPE, Role.NEW, Role.LOCAL, Role.STATE)
 
@@ -119,9 +136,13 @@ def _kernel(
     if wrong := {n for n in kernel.parts if extents.get(n) is not Extent.TENSOR} | set(kernel.parts) - set(kernel.leaves):
         raise InternalError(f"{where}: {sorted(wrong)} are no numbers per tensor that it leaves")
     _body(kernel.body, kernel.streams, kernel, set(), where, also=kernel.given)
-    numbers = tuple(s for s in kernel.streams if s.extent is not Extent.ELEM)
-    if not kernel.passes and numbers:
-        raise InternalError(f"{where}: code per element moves through {numbers[0].name!r}, per {numbers[0].extent.value}")
+    numbers = tuple(s for s in kernel.streams if s.extent not in PER_ELEMENT)
+    if not kernel.passes and (other := [s for s in kernel.streams if s.extent is not Extent.ELEM]):
+        raise InternalError(f"{where}: code per element moves through {other[0].name!r}, per {other[0].extent.value}")
+    if kernel.pick is None and (any(p.picked for p in kernel.passes) or any(s.extent is Extent.PICK for s in kernel.streams)):
+        raise InternalError(f"{where}: it picks elements, and is not told which")
+    if kernel.pick is not None and (kernel.pick[0] not in kernel.scalars or kernel.pick[1] not in kernel.static_flags):
+        raise InternalError(f"{where}: it is not given {kernel.pick}")
     measured = {name for name, by_a_pass in left.items() if by_a_pass}
     for index in range(len(kernel.passes)):
         measured |= _pass(kernel, index, numbers, measured, f"{where}, pass {index}")
@@ -142,13 +163,31 @@ def _pass(kernel: Kernel, index: int, numbers: tuple[Stream, ...], measured: set
         raise InternalError(f"{where}: {sorted(unkept)} are no statistics of the kernel")
     if wide := [s for s in one.streams if s.extent is not Extent.ELEM]:
         raise InternalError(f"{where}: code per element moves through {wide[0].name!r}, per {wide[0].extent.value}")
-    if one.exists == FALSE and any(isinstance(s, Store) or is_measure(s) for s in statements(one.body)):
-        raise InternalError(f"{where}: it never runs, yet stores or measures")
-    _body(one.body, one.streams, kernel, set(one.needs), where)
-    lines = {s.target.name for s in statements(one.body) if isinstance(s, Let) and is_measure(s)}
-    if lines != {name for name, _ in one.measures} or lines & measured:
-        raise InternalError(f"{where}: it measures {sorted(lines)}")
-    return lines
+    if wide := [s for s in one.picked_streams if s.extent not in PER_ELEMENT or (s.writes and s.extent is not Extent.PICK)]:
+        raise InternalError(f"{where}: code on picked elements moves through {wide[0].name!r}, per {wide[0].extent.value}")
+    bodies = (one.body, one.streams), (one.picked, one.picked_streams)
+    _body(one.together, one.moves, kernel, set(one.needs), where)
+    found: set[str] = set()
+    for body, streams in bodies:
+        if one.exists == FALSE and any(isinstance(s, Store) or is_measure(s) for s in statements(body)):
+            raise InternalError(f"{where}: it never runs, yet stores or measures")
+        _body(body, streams, kernel, set(one.needs), where)
+        lines = {s.target.name for s in statements(body) if isinstance(s, Let) and is_measure(s)}
+        if wrong := [s for s in statements(body) if is_measure(s) and of_picked(s) is not (body is one.picked)]:
+            raise InternalError(f"{where}: {wrong[0]} stands in the code on other elements")
+        if lines & (measured | found):
+            raise InternalError(f"{where}: it measures {sorted(lines)}")
+        found |= lines
+    stored = [
+        {s.target.name for s in statements(body) if isinstance(s, Store)} for body in (one.body, one.picked, one.together)
+    ]
+    both = found | stored[0] | stored[1]
+    done = {s.target.name for s in statements(one.together) if is_measure(s) and isinstance(s, Let)} | stored[2]
+    if one.picked and both != done:
+        raise InternalError(f"{where}: with all elements picked it does {sorted(done)}, otherwise {sorted(both)}")
+    if found != {name for name, _ in one.measures}:
+        raise InternalError(f"{where}: it measures {sorted(found)}")
+    return found
 
 
 def _body(
@@ -199,7 +238,11 @@ def _branches(body: tuple[Statement, ...], where: str) -> None:
 
 def _writes(kernel: Kernel, where: str) -> None:
     """The passes and stages write what the kernel writes as one program."""
-    parts = [one.body for one in kernel.passes] + [one.prepare for one in kernel.passes] + [kernel.finish]
+    parts = (
+        [body for one in kernel.passes for body in (one.body, one.picked)]
+        + [one.prepare for one in kernel.passes]
+        + [kernel.finish]
+    )
     written = {s.target.name for part in parts for s in statements(part) if isinstance(s, Store)}
     if written != {s.name for s in kernel.streams if s.writes}:
         raise InternalError(f"{where}: its passes write {sorted(written)}")

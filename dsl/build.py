@@ -24,7 +24,7 @@ _BINARY: dict[str, nodes.BinaryOperator] = {
     "and": "and", "∧": "and", "or": "or", "∨": "or",
 }  # fmt: skip
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "".join(SUBSCRIPT_DIGITS.values()))
-_NOT_YET_EXTENTS = ("axis", "chunk", "pick")
+_NOT_YET_EXTENTS = ("axis", "chunk")
 
 
 class Builder(CompositionRules):
@@ -200,7 +200,8 @@ class Builder(CompositionRules):
 
     def on_state(self, parts: list[Any], span: Span) -> nodes.State:
         given = self.clauses(parts[2:])
-        return nodes.State(parts[0].id, parts[1], given.get("as"), given.get("per"), span=span)
+        extent, period = given.get("per", (None, None))
+        return nodes.State(parts[0].id, parts[1], given.get("as"), extent, period, span=span)
 
     def extent(self, name: nodes.Name) -> str:
         if name.id in _NOT_YET_EXTENTS:
@@ -208,7 +209,7 @@ class Builder(CompositionRules):
         return name.id
 
     def on_per(self, parts: list[Any], span: Span) -> Clause:
-        return Clause("per", self.extent(parts[0]), span)
+        return Clause("per", (self.extent(parts[0]), parts[1] if len(parts) > 1 else None), span)
 
     def on_state_body(self, parts: list[Any], span: Span) -> tuple[Any, ...]:
         return tuple(part for part in parts if isinstance(part, nodes.Node))

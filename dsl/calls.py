@@ -12,7 +12,8 @@ from optc.dsl.functions import BUILTINS, REDUCING_ALONE
 from optc.dsl.implication import is_constant, negation
 from optc.dsl.kinds import SCALARS, Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES
-from optc.dsl.program import Apply, Expression, Let, Read, Role, Symbol
+from optc.dsl.picking import picked
+from optc.dsl.program import PICK, Apply, Expression, Let, Read, Role, Symbol
 from optc.dsl.reducing import reduced, total_in, waits_for_all
 from optc.dsl.scope import MAX_DEPTH, MAX_INLINED, DefineEntry, Env, Local, Place, all_of, place_of, walk
 from optc.dsl.typing_rules import joined, varying
@@ -56,6 +57,11 @@ def call(inference: Inference, node: nodes.Call, env: Env) -> Expression | None:
     known = tuple(a for a in arguments if a is not None)
     if len(known) < len(arguments) or builtin.operation is None:
         return None
+    if builtin.operation == PICK:
+        kind = picked(context, *known)
+        if kind is None:
+            return None
+        return inference.apply(PICK, known, kind, env.inlined_at or node.span)
     kind = joined(Sort.REAL, known)
     if builtin.reduces is not None:
         extent = reduced(inference, node, builtin.reduces, known[0], env)

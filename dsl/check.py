@@ -10,6 +10,7 @@ from optc.dsl.errors import SpecError
 from optc.dsl.implication import Implication, static_part
 from optc.dsl.infer import Inference
 from optc.dsl.names import PYTHON_KEYWORDS
+from optc.dsl.picking import not_with_rows
 from optc.dsl.program import Let, Procedure, Program, Require, Statement
 from optc.dsl.scope import DEFINE, ENTRY, FILE_DEFINE, REQUIRE, STEP, Context, Env, walk
 from optc.dsl.source import Source, Span
@@ -111,6 +112,7 @@ class _Checker:
         context.required = tuple(static_part(r.condition) for r in requires)
         states = StateChecker(self._inference).check(node.states)
         procedures = (self._step(), *self._entries())
+        not_with_rows(context)
         self._unused()
         if node.name in PYTHON_KEYWORDS:
             context.error("python-keyword", f"`{node.name}` cannot be a name in Python", node.span, "choose another name")
@@ -125,6 +127,7 @@ class _Checker:
             procedures,
             context.source,
             node.shape == "matrix",
+            None if context.pick is None else context.pick[0],
         )
 
     def _requires(self) -> tuple[Require, ...]:

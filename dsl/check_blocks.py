@@ -10,6 +10,7 @@ from optc.dsl.implication import negation
 from optc.dsl.infer import Inference
 from optc.dsl.kinds import SCALARS, Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES
+from optc.dsl.picking import combine
 from optc.dsl.program import (
     GRADIENT,
     STEP,
@@ -27,15 +28,10 @@ from optc.dsl.program import (
     Store,
     Symbol,
 )
+from optc.dsl.reducing import NARROWER
 from optc.dsl.scope import MAX_DEPTH, Env, Local
 from optc.dsl.source import Span
 from optc.dsl.typing_rules import constant, joined, varying
-
-_REDUCED = {
-    Extent.ROW: "`rowmean(x)`, `rowsum(x)`",
-    Extent.COL: "`colmean(x)`, `colsum(x)`",
-    Extent.MATRIX: "`colmean(rowmean(x))`, `colsum(rowsum(x))`",
-}
 
 
 class ProcedureChecker:
@@ -47,6 +43,7 @@ class ProcedureChecker:
         self.theta_writes: list[Span] = []
         self.writes = False
         self._first: dict[str, Span] = {}  # where each local is bound first
+        self._extents: dict[str, Extent] = {}  # the widest that each local has had
         self._may_have_stopped = False  # at a `stop` that only the tensors decide on
 
     def check(self, body: tuple[nodes.Statement, ...], env: Env) -> tuple[Statement, ...]:
@@ -147,9 +144,11 @@ class ProcedureChecker:
             raise RuntimeError("statements are only bound inside a block")
         name = target.id
         if name == "g":
-            if value is not None and self._is_number(value):
+            if value is not None and self._is_number(value) and self._alike(name, value, Extent.ELEM):
                 env.emit.append(Let(GRADIENT, value, span))
             return
+        if value is not None and not self._alike(name, value, self._extents.setdefault(name, value.type.extent)):
+            value = None
         self._first.setdefault(name, target.span)
         env.partial.pop(name, None)
         if value is None or value.type.static:
@@ -166,6 +165,16 @@ class ProcedureChecker:
         symbol = Symbol(Role.LOCAL, self._context.fresh(f"{name}_next"))
         env.emit.append(Let(symbol, value, span))
         return Read(symbol, value.type, value.span)
+
+    def _alike(self, name: str, value: Expression, extent: Extent) -> bool:
+        """Whether a name can have the value, which is of `extent` elsewhere: none holds picked elements by turns."""
+        if extent in SCALARS:
+            self._extents[name] = value.type.extent
+        if extent.combines(value.type.extent):
+            return True
+        message = f"`{name}` is per {extent.value} elsewhere, this is per {value.type.extent.value}"
+        self._context.error("wrong-extent", message, varying(value).span, "give the value another name")
+        return False
 
     def _is_number(self, value: Expression) -> bool:
         if value.type.sort is Sort.REAL:
@@ -234,14 +243,16 @@ class ProcedureChecker:
         state = self._context.states.get(target.id)
         if state is not None and state.extent is Extent.MODEL and not self._for_all(target, value, env):
             return False
-        if state is None or value.type.extent.within(state.extent):
+        extent = Extent.ELEM if state is None else state.extent
+        if value.type.extent.within(extent):
             measured = env.measured or self._may_have_stopped or not value.type.host
             if state is not None and state.extent is Extent.TENSOR and measured:
                 self._context.found_on_device.add(target.id)
             return True
-        message = f"`{target.id}` is per {state.extent.value}, this is per {value.type.extent.value}"
-        reduce = _REDUCED.get(state.extent, "`norm(x)`, `mean(x)`, `sum(x)`")
-        hint = f"take `per {state.extent.value}` off `{target.id}`, or reduce the value: {reduce}, …"
+        message = f"`{target.id}` is per {extent.value}, this is per {value.type.extent.value}"
+        reduce = NARROWER.get(extent, "`norm(x)`, `mean(x)`, `sum(x)`")
+        off = f"take `per {extent.value}` off `{target.id}`, or " if extent is not Extent.ELEM else ""
+        hint = f"{off}reduce the value: {reduce}, …"
         self._context.error("wrong-extent", message, varying(value).span, hint)
         return False
 
@@ -331,6 +342,8 @@ class ProcedureChecker:
             message = f"`{name}` is not the same kind of value in both branches"
             hint = "a number in both, or a condition in both"
             self._context.error("branches-differ", message, span, hint)
+            return None
+        if not combine(self._context, (then, otherwise)):
             return None
         kind = joined(sort, (condition, then, otherwise))
         if kind.static and sort is Sort.BOOL:

@@ -6,15 +6,17 @@ from optc.dsl import nodes
 from optc.dsl.check_hypers import check_outside, declare_name
 from optc.dsl.implication import conjunction, negation
 from optc.dsl.infer import Inference
-from optc.dsl.kinds import IN_MATRICES, Extent
+from optc.dsl.kinds import IN_MATRICES, PER_ELEMENT, Extent
+from optc.dsl.picking import period_of_state
 from optc.dsl.program import GRADIENT, TRUE, Expression, State
 from optc.dsl.scope import CONDITION, INITIAL, MAX_DEPTH, NUMBER_INITIAL, Env, StateEntry, nearest
 from optc.dsl.semantics import reads
 from optc.dsl.source import Span
+from optc.dsl.typing_rules import varying
 
 _EXTENTS = {e.value: e for e in Extent if e is not Extent.GROUP}
 _LATER_EXTENTS = ("group", "axis", "chunk")
-_KNOWN = "a state is like θ, or `per row`, `per col`, `per matrix`, `per tensor` or `per model`"
+_KNOWN = "a state is like θ, or `per row`, `per col`, `per matrix`, `per pick(p)`, `per tensor` or `per model`"
 
 
 class StateChecker:
@@ -62,7 +64,7 @@ class StateChecker:
             return
         check_outside(context, node, self._keys)
         host = extent is Extent.TENSOR and node.name not in context.on_device
-        place = INITIAL if extent in (Extent.ELEM, None) else NUMBER_INITIAL
+        place = INITIAL if extent in (*PER_ELEMENT, None) else NUMBER_INITIAL
         initial = self._inference.number(node.initial, Env(place, path=() if exists is None else (exists,)))
         if extent is not None and exists is not None and not self._fits(node, extent, initial, exists):
             extent = None
@@ -74,6 +76,13 @@ class StateChecker:
     def _fits(self, node: nodes.State, extent: Extent, initial: Expression | None, exists: Expression) -> bool:
         """Whether the state can exist as it is declared, for every parameter or the whole model."""
         context, span = self._context, self._context.after(node, "per")
+        if initial is not None and extent in PER_ELEMENT and not initial.type.extent.within(extent):
+            message = f"`{node.name}` is per {extent.value}, this is per {initial.type.extent.value}"
+            hint = None if context.pick is None or extent is Extent.ELEM else f"pick from it: `pick(x, {context.pick[0]})`"
+            context.error("wrong-extent", message, varying(initial).span, hint)
+            return False
+        if extent in IN_MATRICES:
+            context.rows = context.rows or span
         if extent in IN_MATRICES and not context.has_matrix(Env(CONDITION, path=(exists,)), span):
             hint = "declare it under `if ndim >= 2:`, and what takes its place under `else:`"
             context.error("needs-matrix", f"only tensors of two dimensions or more have a {extent.value}", span, hint)
@@ -88,10 +97,15 @@ class StateChecker:
 
     def _extent(self, node: nodes.State) -> Extent | None:
         word = node.extent or "elem"
-        if word in _EXTENTS:
-            return _EXTENTS[word]
         context = self._context
         span = context.after(node, "per")
+        if word == "pick":
+            return Extent.PICK if period_of_state(self._inference, node, span) else None
+        if node.period is not None:
+            context.error("unknown-extent", f"only `per pick` takes a number in brackets, not `per {word}`", span)
+            return None
+        if word in _EXTENTS:
+            return _EXTENTS[word]
         if word in _LATER_EXTENTS:
             message = f"states `per {word}` are not part of this version of the language"
             context.error("unsupported", message, span, _KNOWN)

@@ -89,6 +89,7 @@ _PRIMITIVES = (
 _SPECIAL = (
     Builtin("where", ("c", "a", "b"), "a where c holds, else b; both are evaluated unless c is static"),
     Builtin("new", ("state",), "whether the state was created in this very step"),
+    Builtin("pick", ("x", "p"), "every p-th element of x, flattened, from the first one on", operation="pick"),
     Builtin("uniform", ("seed",), "a random number from [0, 1) for each element, another one at every step and call"),
 )
 
@@ -135,7 +136,7 @@ _RANDOM = (
         "a random number for each element, normally distributed with mean 0 and variance 1 (Box and Muller's transform)",
     ),
 )
-_MATRIX = ("gram", "mode", "inverse_root", "eigh_down", "qr", "diag", "permute", "columns", "top", "pick")
+_MATRIX = ("gram", "mode", "inverse_root", "eigh_down", "qr", "diag", "permute", "columns", "top")
 _OTHER = {
     "push": "ring windows are",
     "initial": "initial hyper values are",

@@ -9,9 +9,11 @@ from optc.dsl import calls, nodes, reducing
 from optc.dsl.implication import is_constant, negation
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES
+from optc.dsl.picking import combine
 from optc.dsl.program import (
     GRADIENT,
     LOSS,
+    PICK,
     STEP,
     THETA,
     Apply,
@@ -70,7 +72,9 @@ class Inference:
         return self._sorted(self.infer(node, env), Sort.BOOL)
 
     def apply(self, operation: str, arguments: tuple[Expression, ...], kind: Type, span: Span) -> Expression | None:
-        """An operation, if it is not too large."""
+        """An operation, if its arguments combine and it is not too large."""
+        if operation != PICK and not combine(self.context, arguments):
+            return None
         result = Apply(operation, arguments, kind, span)
         measures = [self._measure(a) for a in arguments]
         size, depth = 1 + sum(m[0] for m in measures), 1 + max(m[1] for m in measures)

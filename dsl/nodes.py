@@ -187,12 +187,13 @@ class Require(Node):
 
 @dataclass(frozen=True, slots=True)
 class State(Node):
-    """`name = initial as outside per extent`; `extent` is None where the text says none (like θ)."""
+    """`name = initial as outside per extent`; `extent` is None where the text says none. `per pick(p)` has a period."""
 
     name: str
     initial: Expression
     outside: str | None = None
     extent: str | None = None
+    period: Expression | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ BINARY = COMPARISONS | {"add", "sub", "mul", "div", "mod", "pow", "min", "max", 
 TERNARY = frozenset({"where"})
 DRAWS = tuple(f"uniform_{word}" for word in range(4))
 REDUCTIONS = frozenset({"sum", "mean", "largest", "smallest"})
+PICK = "pick"
 TOTAL = "total"
 GATHERING = REDUCTIONS | {TOTAL}
 LOGIC = frozenset({"and", "or", "not"})
@@ -67,6 +68,7 @@ LOGIC = frozenset({"and", "or", "not"})
 A reduction takes a value to the narrower extent of its type: over all its entries, those of each row, or of each column. Over
 no entries the sum is 0, the mean NaN, the largest -inf and the smallest inf; NaN passes through all four.
 `total` is the sum of a value of extent `tensor` or less over all parameters that take part in the step.
+`pick(x, p)` is every p-th element of x, flattened, from the first one; p is a hyper, the same in the whole program.
 `uniform_0` … `uniform_3` take the number of the element, the two words of the seed, the step and the block to a number from
 [0, 1), a multiple of 2^-24: a function of these five and of nothing else (see `dsl/draws.py`)."""
 
@@ -197,9 +199,9 @@ class State:
     """What is kept per parameter under `key`.
 
     `initial` reads hypers, θ and g (values before the step that creates it). States `per row`, `per col` and `per matrix` are
-    shaped like θ with the dimensions of length 1 that they do not vary along. States `per tensor` are float64 numbers; those
-    written from host values only are `host` states and stay on the host. States `per model` are float64 numbers that all
-    parameters share. `exists` is a static condition (TRUE without one).
+    shaped like θ with the dimensions of length 1 that they do not vary along, those `per pick` have one dimension. States
+    `per tensor` are float64 numbers; those written from host values only are `host` states and stay on the host. States
+    `per model` are float64 numbers that all parameters share. `exists` is a static condition (TRUE without one).
     """
 
     name: str
@@ -226,6 +228,7 @@ class Program:
     """A checked optimizer. `procedures[0]` is `step`.
 
     `matrix`: rows and columns are those of θ seen as (first dimension, all others), else those of its last two dimensions.
+    `pick`: the hyper p of values and states of extent `pick`, if there are any.
     """
 
     name: str
@@ -238,6 +241,7 @@ class Program:
     procedures: tuple[Procedure, ...]
     source: Source = field(compare=False, repr=False)
     matrix: bool = False
+    pick: str | None = None
 
     def view(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in which the program sees a parameter of shape `shape`."""

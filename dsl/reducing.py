@@ -18,6 +18,13 @@ _ALONG = {
     "columns": {Extent.ELEM: Extent.COL, Extent.ROW: Extent.MATRIX},
 }
 """What is left of a value when the entries of each row (of each column) become one."""
+NARROWER = {
+    Extent.ROW: "`rowmean(x)`, `rowsum(x)`",
+    Extent.COL: "`colmean(x)`, `colsum(x)`",
+    Extent.MATRIX: "`colmean(rowmean(x))`, `colsum(rowsum(x))`",
+    Extent.PICK: "`pick(x, p)`",
+}
+"""What to write where a value varies over more than its place has room for."""
 
 
 def reduced(
@@ -48,6 +55,8 @@ def reduced(
         hint = "put the line under `if ndim >= 2:`, and what takes its place under `else:`"
         context.error("needs-matrix", message, place, hint)
         return None
+    if target in IN_MATRICES:
+        context.rows = context.rows or place
     return target
 
 

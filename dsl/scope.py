@@ -157,6 +157,8 @@ class Context:
     unknown: set[str] = field(default_factory=set)
     on_device: frozenset[str] = frozenset()  # states `per tensor` that are written from what is in tensors
     found_on_device: set[str] = field(default_factory=set)  # those that turned out to be
+    pick: tuple[str, Span] | None = None  # the hyper p of picked elements, and where it is named first
+    rows: Span | None = None  # where rows, columns or matrices are named first
 
     def error(self, code: str, message: str, span: Span, hint: str | None = None) -> None:
         """Notes a mistake."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from optc.dsl.kinds import Extent
 from optc.dsl.philox import drawn
-from optc.dsl.program import DRAWS, REDUCTIONS, Apply, Constant, Expression, Read, Role, Scalar, Symbol
+from optc.dsl.program import DRAWS, PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role, Scalar, Symbol
 
 Value: TypeAlias = Any
 """A float64 or bool numpy scalar or array; a text or None where the type's sort is CHOICE."""
@@ -61,39 +61,41 @@ _REDUCTIONS: dict[str, Callable[..., Value]] = {
 }
 
 
-def evaluate(expression: Expression, read: Callable[[Symbol], Value], shape: tuple[int, ...] = ()) -> Value:
-    """The value of an expression; `read` gives the present value of a name, `shape` is that of θ.
+def evaluate(expression: Expression, read: Callable[[Symbol], Value], shape: tuple[int, ...] = (), p: int = 1) -> Value:
+    """The value of an expression; `read` gives the present value of a name, `shape` is that of θ, `p` that of picked elements.
 
     A static condition selects code: `where` on one evaluates the selected side only, and `and`/`or` after one stop there if it
     settles the result. So the other side may read states that do not exist and hypers that are none.
     """
     with np.errstate(all="ignore"):
-        return _evaluate(expression, read, shape)
+        return _evaluate(expression, read, shape, p)
 
 
-def _evaluate(expression: Expression, read: Callable[[Symbol], Value], shape: tuple[int, ...]) -> Value:
+def _evaluate(expression: Expression, read: Callable[[Symbol], Value], shape: tuple[int, ...], p: int) -> Value:
     match expression:
         case Constant(value=value):
             return number(value)
         case Read(symbol=symbol):
             return number(read(symbol))
         case Apply(operation="where", arguments=(condition, then, otherwise)) if condition.type.static:
-            return _evaluate(then if _evaluate(condition, read, shape) else otherwise, read, shape)
+            return _evaluate(then if _evaluate(condition, read, shape, p) else otherwise, read, shape, p)
         case Apply(operation="and" | "or" as operation, arguments=(left, right)) if left.type.static:
-            settled = bool(_evaluate(left, read, shape))
-            return np.bool_(settled) if settled == (operation == "or") else _evaluate(right, read, shape)
+            settled = bool(_evaluate(left, read, shape, p))
+            return np.bool_(settled) if settled == (operation == "or") else _evaluate(right, read, shape, p)
         case Apply(operation=operation, arguments=arguments):
-            values = [_evaluate(a, read, shape) for a in arguments]
+            values = [_evaluate(a, read, shape, p) for a in arguments]
             if any(v is None or isinstance(v, str) for v in values):  # texts and none: only ever tested for equality
                 return np.bool_((values[0] == values[1]) == (operation == "eq"))
             if operation in REDUCTIONS:
-                return _reduce(operation, values[0], arguments[0].type.extent, expression.type.extent, shape)
+                return _reduce(operation, values[0], arguments[0].type.extent, expression.type.extent, shape, p)
+            if operation == PICK:
+                return np.broadcast_to(values[0], shape).reshape(-1)[:: int(values[1])]
             return OPERATIONS[operation](*values)
     raise TypeError(f"not an expression: {expression!r}")
 
 
-def _reduce(operation: str, value: Value, source: Extent, target: Extent, shape: tuple[int, ...]) -> Value:
-    entries = np.broadcast_to(value, source.shape(shape))  # one number may stand for all: `sum(where(flag, 1, g))`
+def _reduce(operation: str, value: Value, source: Extent, target: Extent, shape: tuple[int, ...], p: int) -> Value:
+    entries = np.broadcast_to(value, source.shape(shape, p))  # one number may stand for all: `sum(where(flag, 1, g))`
     if target is Extent.TENSOR:
         return _REDUCTIONS[operation](entries)
     dims = zip(source.varies(len(shape)), target.varies(len(shape)), strict=True)

@@ -188,6 +188,7 @@ class _Printer:
 
     def state(self, state: nodes.State, depth: int) -> Row:
         extent = f" per {state.extent}" if state.extent is not None else ""
+        extent += f"({self.expression(state.period)})" if state.period is not None else ""
         outside = f" as {state.outside}" if state.outside is not None else ""
         return Row(depth, (self.name(state.name), f"= {self.expression(state.initial)}{extent}{outside}"), state.span)
 

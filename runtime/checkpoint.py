@@ -145,10 +145,11 @@ def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, pro
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(map(repr, [states.STEP, *by_key]))}"
             problems.append(f"{label}: unknown state {key!r}{hint}")
         else:
-            tensor = _tensor(schema, state, p, entry)
+            tensor = _tensor(schema, values, state, p, entry)
             if tensor is None:
-                shape = shapes.of_extent(state.extent, p.shape, schema.matrix)
-                problems.append(f"{label}: {key!r} must be a tensor of shape {shape}, not {_shown(entry)}")
+                shape = shapes.of_state(state, schema, p.shape, values)
+                picked = f" (every {shapes.period(schema, values)}-th element)" if state.extent == "pick" else ""
+                problems.append(f"{label}: {key!r} must be a tensor of shape {shape}{picked}, not {_shown(entry)}")
             else:
                 slot[key] = tensor
     if states.STEP not in found:
@@ -162,9 +163,12 @@ def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, pro
     return slot
 
 
-def _tensor(schema: Schema, state: State, p: Tensor, entry: Any) -> Tensor | None:
-    """A copy of a state as it is kept here; None where it does not fit. Rows and columns may lack dimensions of length 1."""
-    shape = shapes.of_extent(state.extent, p.shape, schema.matrix)
+def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any) -> Tensor | None:
+    """A copy of a state as it is kept here; None where it does not fit.
+
+    Rows and columns may lack dimensions of length 1; where every element is picked, these may be in the parameter's shape.
+    """
+    shape = shapes.of_state(state, schema, p.shape, values)
     if not isinstance(entry, Tensor):
         return None
     if state.extent == "elem":
@@ -172,7 +176,8 @@ def _tensor(schema: Schema, state: State, p: Tensor, entry: Any) -> Tensor | Non
             return None
         like = p if layout.is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
         return torch.empty_like(like, dtype=arithmetic_dtype(p.dtype), requires_grad=False).copy_(entry.detach())
-    if [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]:
+    all_picked = state.extent == "pick" and entry.shape == p.shape and shape == (p.numel(),)
+    if not all_picked and [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]:
         return None
     kept = torch.empty(shape, dtype=arithmetic_dtype(p.dtype), device=p.device)
     return kept.copy_(entry.detach().reshape(shape))

@@ -7,7 +7,7 @@ They are a function of the seed, the parameter, the step, the element and the pl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,17 +40,26 @@ def first_element(parameter: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """The elements of a parameter, numbered from `first` on; random numbers for them have this shape, dtype and device."""
+    """Every `stride`-th element of a parameter, numbered from `first` on; random numbers for them have this shape, dtype and
+    device.
+    """
 
     first: int
     shape: Sequence[int]
     dtype: torch.dtype
     device: torch.device
+    stride: int = 1
+
+    def picked(self, p: float) -> Elements:
+        """Every p-th of them, flattened, from the first one on; `p` is whole, at least 1."""
+        size = torch.Size(self.shape).numel()
+        stride = min(int(p), max(1, size))
+        return replace(self, shape=(-(-size // stride),), stride=self.stride * stride)
 
     def philox(self, third: int, fourth: int, *key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The four words of 32 bits for each element, as 64-bit integers."""
         size = torch.Size(self.shape).numel()
-        numbers = torch.arange(self.first, self.first + size, device=self.device).view(torch.Size(self.shape))
+        numbers = (torch.arange(size, device=self.device) * self.stride + self.first).view(torch.Size(self.shape))
         a, b = numbers & _LOW, numbers >> 32
         c, d = torch.full_like(numbers, third), torch.full_like(numbers, fourth)
         for turn in range(_ROUNDS):

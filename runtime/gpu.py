@@ -28,6 +28,12 @@ def read_scalar(
 
 
 @triton_kernel
+def read_flag(place: tl.tensor) -> tl.tensor:
+    """A flag in memory, 1 or 0; `&`, as Triton's interpreter takes a comparison of numbers for one when it spreads it."""
+    return tl.full((), True, tl.int1) & (tl.load(place) != 0)
+
+
+@triton_kernel
 def div(a: tl.tensor, b: tl.tensor) -> tl.tensor:
     """a/b, correctly rounded."""
     if a.dtype == tl.float64:

@@ -134,6 +134,7 @@ class Plan:
 
         Gradients found by the survey stay alive until `release`.
         """
+        self._pick_the_same(values)
         fits = values is self.values or self.statics(values) == self.static
         if fits:
             self.values = values
@@ -153,6 +154,16 @@ class Plan:
             return taking, None
         self._survey_anew(group)
         return taking, found
+
+    def _pick_the_same(self, values: Values) -> None:
+        """Raises ValueError where other elements would be picked than those that states were made of."""
+        name = self.schema.pick
+        if name is not None and values[name] != self.values[name] and self.cast.parameters:
+            key = next(hyper.key for hyper in self.schema.hypers if name in hyper.names)
+            raise ValueError(
+                f"{key} was {self.values[name]:g} when the states of picked elements were made, and cannot become "
+                f"{values[name]:g}: change it before the first step, or delete the entries in `state`"
+            )
 
     def _survey_anew(self, group: Sequence[Tensor]) -> None:
         """What stopped the survey may last: another order of the group, a frozen parameter moved. Tried ever more rarely.
@@ -218,7 +229,7 @@ def build(request: Request, edits: states.Edits) -> Plan:
     schema, procedure, values, taking = request.schema, request.procedure, request.values, request.taking
     wanted = states.needed(schema, procedure)
     takes_part = set(map(id, taking.parameters))
-    in_order = shapes.has_rows(schema) or draws(procedure)
+    in_order = shapes.needs_order(schema) or draws(procedure)
     fits = Tensor.is_contiguous if in_order else layout.is_dense  # kernels can work on it where it lies
     roster = _roster(request, wanted, takes_part, edits, fits)
     thetas: list[Tensor] = []
@@ -277,9 +288,8 @@ def _has_state(request: Request, p: Tensor, wanted: Sequence[State], slots: stat
     slot, schema = slots.get(p), request.schema
     if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN:
         return False
-    dtype = arithmetic_dtype(p.dtype)
     present = [(slot.get(state.key), state) for state in wanted if states.exists(state, request.values, p)]
-    return all(isinstance(entry, Tensor) and states.fits(entry, schema, state, p, dtype) for entry, state in present)
+    return all(isinstance(entry, Tensor) and states.fits(entry, schema, state, p, request.values) for entry, state in present)
 
 
 @dataclass(slots=True)
@@ -336,6 +346,7 @@ def _statics(schema: Schema, parameters: Sequence[Tensor]) -> Callable[[Values],
         sizes = {(p.ndim, p.numel()) for p in parameters}
     ordered = sorted(sizes)
     choices = [name for hyper in schema.hypers if hyper.kind == "choice" for name in hyper.names]
+    choices += [] if schema.pick is None else [schema.pick]
 
     def result(values: Values) -> object:
         return [values[name] for name in choices], [holds(c, values, *shape) for shape in ordered for c in conditions]

@@ -109,9 +109,11 @@ struct Chunk {
     void* const* table;
     int64_t tensors, tensor, offset, size;
 
-    template <class T> T* row(int64_t stream) const {
+    template <class T> T* row(int64_t stream) const { return picked<T>(stream, true); }
+    // A stream of picked elements from the first of the chunk on, where all are picked, else from the first of the tensor.
+    template <class T> T* picked(int64_t stream, bool all) const {
         T* const base = static_cast<T*>(table[stream * tensors + tensor]);
-        return base == nullptr ? nullptr : base + offset;
+        return base == nullptr || !all ? base : base + offset;
     }
     // The number of the first element, where a row holds such numbers and not pointers.
     uint64_t number(int64_t stream) const { return uint64_t(table[stream * tensors + tensor]) + uint64_t(offset); }

@@ -127,6 +127,10 @@ template <class Operation> class Reduction {
         seen += size;
         if (seen >= BLOCK) close();
     }
+    // Ends a block of which only some elements count, `picked` of them: it is a leaf of the tree whatever their number.
+    OPTC_CALLED void end_block(int64_t picked) {
+        if (picked == 0) tree.add(Operation::none); else if (seen > 0) close();
+    }
     OPTC_CALLED double total() {
         if (seen > 0) close();
         return tree.total();
@@ -147,6 +151,13 @@ template <class Operation> class Reduction {
 using Sum = Reduction<Add>;
 using Largest = Reduction<Larger>;
 using Smallest = Reduction<Smaller>;
+
+// --- picked elements -----------------------------------------------------------------------------------------------------
+
+// Every how many elements one is picked: a whole number from 1 on, in double.
+OPTC_INLINE int64_t stride_of(double p) { return p < 0x1p62 ? int64_t(p) : int64_t(1) << 62; }
+// How many of a tensor's elements before `element` are picked, and so the first picked one from there on.
+OPTC_INLINE int64_t first_pick(int64_t element, int64_t stride) { return element / stride + (element % stride != 0); }
 
 // --- code per tensor -----------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 Value: TypeAlias = float | int | bool | str | None
-Extent: TypeAlias = Literal["elem", "row", "col", "matrix", "tensor", "model"]
-"""Where a value varies."""
+Extent: TypeAlias = Literal["elem", "row", "col", "matrix", "pick", "tensor", "model"]
+"""Where a value varies; "pick": over every p-th element of the flattened parameter, p being the hyper `Schema.pick`."""
+PER_ELEMENT: tuple[Extent, ...] = ("elem", "pick")
+"""Extents of what lies in memory as elements do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,11 @@ class State:
     """What is kept per parameter under `key`.
 
     `initial(theta, g, *hypers)` gets θ and g in the arithmetic dtype (g with its sign and scale already applied; both None for
-    anything but a state per element) and the hypers named in `arguments`, and returns a float or a new tensor shaped like θ.
-    `host`: a carried scalar, float64 on the host. `extent` "tensor": one number per tensor, 0-dim float64 on the parameter's
-    device; "model": one for all parameters, kept in the groups; "row", "col" and "matrix": a tensor with the dimensions of θ as
-    the program sees it, of length 1 where it does not vary. `exists` is None for a state that is always there.
+    anything but a state per element or picked element) and the hypers named in `arguments`, and returns a float or a new tensor
+    of the state's shape. `host`: a carried scalar, float64 on the host. `extent` "tensor": one number per tensor, 0-dim float64
+    on the parameter's device; "model": one for all parameters, kept in the groups; "row", "col" and "matrix": a tensor with the
+    dimensions of θ as the program sees it, of length 1 where it does not vary; "pick": a tensor of one dimension. `exists` is
+    None for a state that is always there.
     """
 
     name: str
@@ -85,9 +88,9 @@ class Stream:
 
     `element` is none in memory: the numbers of the elements, by which random numbers are drawn.
 
-    Passes move through those of extent "elem"; code on statistics reads and writes the others ("tensor": 0-dim float64).
-    `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that compilers leave
-    the reads out; None where it always has.
+    Passes move through those of extent "elem" and "pick"; code on statistics reads and writes the others ("tensor": 0-dim
+    float64). `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that
+    compilers leave the reads out; None where it always has.
     """
 
     name: str
@@ -101,6 +104,11 @@ class Stream:
     def number(self) -> bool:
         """Whether it is one number per tensor."""
         return self.extent == "tensor"
+
+    @property
+    def per_element(self) -> bool:
+        """Whether passes move through it, in the dtype of elements."""
+        return self.extent in PER_ELEMENT
 
     @property
     def stays(self) -> bool:
@@ -120,6 +128,7 @@ class Pass:
     or `smallest`). `stage` is the Triton function that runs before it, once per tensor (None where there is nothing to do): it
     combines what the pass before measured, then runs code per tensor. `triton` is the pass. `exists` is a condition on static
     flags; in other variants the pass has nothing to do and may be left out (its measures are then those of no elements).
+    `picks`: it does something at every p-th element, p being the scalar `Kernel.pick`.
     """
 
     streams: tuple[Stream, ...]
@@ -128,6 +137,7 @@ class Pass:
     stage: Any
     triton: Any
     exists: Condition | None = None
+    picks: bool = False
 
     def runs(self, variant: Mapping[str, bool]) -> bool:
         """Whether it has something to do in a variant."""
@@ -147,7 +157,8 @@ class Kernel:
     A kernel that reduces has `passes`, no `triton` function, and `statistics`: what is kept from pass to pass in float64, one
     value for each tensor, matrix, row or column as `extents` say, first those that the passes measure, in order. All kernels of
     a procedure have the same ones. `finish` is its last stage; it leaves `parts`, numbers per tensor that are added up over the
-    model. `matrix`: rows and columns are those of θ seen as (first dimension, all others).
+    model. `matrix`: rows and columns are those of θ seen as (first dimension, all others). `pick`: the scalar p of passes that
+    pick elements.
     """
 
     name: str
@@ -166,6 +177,7 @@ class Kernel:
     given: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
     matrix: bool = False
+    pick: str | None = None
 
     def measured(self, one: Pass, extent: Extent) -> int:
         """Of how many statistics of an extent a pass leaves measures."""
@@ -246,6 +258,7 @@ class Schema:
     """An optimizer. `flags` are its static flags, by name, in the order of every variant tuple.
 
     `matrix`: rows and columns are those of θ seen as (first dimension, all others), else those of its last two dimensions.
+    `pick`: the inside name of the hyper p for what is kept of every p-th element; it stays as it is once that is there.
     """
 
     name: str
@@ -256,6 +269,7 @@ class Schema:
     flags: tuple[tuple[str, Condition], ...]
     procedures: tuple[Procedure, ...]
     matrix: bool = False
+    pick: str | None = None
 
     @property
     def reads_loss(self) -> bool:

@@ -1,11 +1,12 @@
-"""Rows, columns and matrices of a parameter, and the shapes of what is kept for them."""
+"""Rows, columns, matrices and picked elements of a parameter, and the shapes of what is kept for them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from optc.runtime.schema import Extent, Kernel, Schema
+from optc.runtime.hypers import Values
+from optc.runtime.schema import Extent, Kernel, Schema, State
 
 IN_MATRICES: dict[Extent, tuple[bool, bool]] = {"matrix": (False, False), "row": (True, False), "col": (False, True)}
 """Whether a value varies along the last two dimensions: rows lie along the last."""
@@ -22,20 +23,28 @@ def matrices(shape: Sequence[int], matrix: bool) -> tuple[int, int, int]:
     return math.prod(stack), rows, columns
 
 
-def of_extent(extent: Extent, shape: Sequence[int], matrix: bool) -> tuple[int, ...]:
-    """The shape of a value of this extent for a parameter of this shape (of two dimensions or more for rows and columns)."""
-    if extent == "elem":
+def of_state(state: State, schema: Schema, shape: Sequence[int], values: Values) -> tuple[int, ...]:
+    """The shape of a state for a parameter of this shape (of two dimensions or more for rows and columns)."""
+    if state.extent == "elem":
         return tuple(shape)
-    if extent not in IN_MATRICES:
+    if state.extent == "pick":
+        return (-(-math.prod(shape) // period(schema, values)),)
+    if state.extent not in IN_MATRICES:
         return ()
-    seen = view(shape, matrix)
-    last = tuple(size if varies else 1 for size, varies in zip(seen[-2:], IN_MATRICES[extent], strict=True))
+    seen = view(shape, schema.matrix)
+    last = tuple(size if varies else 1 for size, varies in zip(seen[-2:], IN_MATRICES[state.extent], strict=True))
     return (*seen[:-2], *last)
 
 
-def has_rows(schema: Schema) -> bool:
-    """Whether the program looks at rows, columns or matrices: then its tensors lie in memory row by row."""
-    return any(keeps_rows(kernel) for procedure in schema.procedures for kernel in procedure.kernels)
+def period(schema: Schema, values: Values) -> int:
+    """Every how many elements one is picked; 1 where none are."""
+    p = None if schema.pick is None else values[schema.pick]
+    return int(p) if isinstance(p, float | int) else 1
+
+
+def needs_order(schema: Schema) -> bool:
+    """Whether the program looks at rows, columns, matrices or picked elements: then memory has the order of the indices."""
+    return schema.pick is not None or any(keeps_rows(kernel) for procedure in schema.procedures for kernel in procedure.kernels)
 
 
 def keeps_rows(kernel: Kernel) -> bool:

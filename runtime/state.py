@@ -12,7 +12,7 @@ from torch import Tensor
 from optc.runtime import layout, shapes
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.hypers import Values, holds
-from optc.runtime.schema import Procedure, Schema, State
+from optc.runtime.schema import PER_ELEMENT, Procedure, Schema, State
 
 STEP = "step"
 """The key of the step count, as in torch."""
@@ -118,11 +118,12 @@ def prepare(
         elif state.number:
             edits.put(p, state.key, _as_number(entry, state, theta))
         elif not state.host:
-            shape = shapes.of_extent(state.extent, p.shape, schema.matrix)
+            shape = shapes.of_state(state, schema, p.shape, values)
             if entry.shape != shape:
+                picked = f" (every {shapes.period(schema, values)}-th element)" if state.extent == "pick" else ""
                 raise ValueError(
                     f"state {state.key!r} has shape {tuple(entry.shape)}, for its parameter {tuple(p.shape)} it must have "
-                    f"{tuple(shape)}: after changing a parameter's shape, delete its entry in `state`"
+                    f"{tuple(shape)}{picked}: after changing a parameter's shape, delete its entry in `state`"
                 )
             edits.put(p, state.key, layout.arranged(entry, _like(state, shape, theta), dtype))
     return frozenset(created)
@@ -133,15 +134,16 @@ def _like(state: State, shape: tuple[int, ...], theta: Tensor) -> Tensor:
     return theta if state.extent == "elem" else theta.new_empty(shape)
 
 
-def fits(entry: Tensor, schema: Schema, state: State, p: Tensor, dtype: torch.dtype) -> bool:
-    """Whether kernels can take an entry of a dense parameter's state as it is; `dtype` is that of states shaped like it."""
+def fits(entry: Tensor, schema: Schema, state: State, p: Tensor, values: Values) -> bool:
+    """Whether kernels can take an entry of a dense parameter's state as it is."""
+    dtype = arithmetic_dtype(p.dtype)
     if state.host:
         return True
     if state.number:
         return _is_number(entry, p)
     if state.extent == "elem":
         return entry.shape == p.shape and layout.arranged(entry, p, dtype) is entry
-    fitting = entry.shape == shapes.of_extent(state.extent, p.shape, schema.matrix) and entry.is_contiguous()
+    fitting = entry.shape == shapes.of_state(state, schema, p.shape, values) and entry.is_contiguous()
     return fitting and entry.dtype == dtype and entry.device == p.device
 
 
@@ -172,10 +174,10 @@ def _initial(
     hypers = [values[name] for name in state.arguments]
     if state.host or state.number:
         return scalar(float(state.initial(None, None, *hypers)), theta.device if state.number else None)
-    if state.extent != "elem":
-        shape = shapes.of_extent(state.extent, theta.shape, schema.matrix)
+    shape = shapes.of_state(state, schema, theta.shape, values)
+    if state.extent not in PER_ELEMENT:
         return torch.full(shape, float(state.initial(None, None, *hypers)), dtype=dtype, device=theta.device)
-    tensor = torch.empty_like(theta, dtype=dtype, requires_grad=False)
+    tensor = torch.empty_like(_like(state, shape, theta), dtype=dtype, requires_grad=False)
     g = gradient()
     try:
         value = state.initial(theta.detach().to(dtype), g, *hypers)

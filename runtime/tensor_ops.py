@@ -26,6 +26,11 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x == x, torch.sign(x), x)
 
 
+def pick(x: Tensor, p: float) -> Tensor:
+    """Every p-th element of x, flattened, from the first one on: a view of contiguous memory. `p` is whole, at least 1."""
+    return x.flatten()[:: min(int(p), max(1, x.numel()))]
+
+
 def cospi(x: Tensor) -> Tensor:
     """cos πx by element; whole turns are taken off before the product with π, so that large x are as good as small ones."""
     return (x - 2 * torch.floor(x / 2 + 0.5)).mul_(math.pi).cos_()

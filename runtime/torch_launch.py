@@ -70,7 +70,7 @@ class TorchLauncher:
     def _dtypes(self, columns: Sequence[Sequence[Tensor] | None]) -> list[torch.dtype]:
         """The arithmetic dtype for each parameter: that of what it keeps per element, if this kernel moves that."""
         streams = [s for s in self.kernel.streams if s.role != "element"]
-        found = [(s, c) for s, c in zip(streams, columns, strict=True) if c is not None and s.extent == "elem"]
+        found = [(s, c) for s, c in zip(streams, columns, strict=True) if c is not None and s.per_element]
         found.sort(key=lambda each: each[0].role not in ("theta", "state"))
         return [arithmetic_dtype(x.dtype) for x in found[0][1]] if found else [torch.float64] * len(self.statistics)
 
@@ -82,7 +82,7 @@ class TorchLauncher:
 
     def _seen(self, x: Tensor, stream: Stream, dtype: torch.dtype, gradient_factor: float) -> Tensor:
         """`x` as the kernel sees it; `x` itself or a view of it where nothing differs, so that writes reach it."""
-        if stream.extent != "elem":
+        if not stream.per_element:
             return x.to(torch.float64)
         if self.kernel.matrix and x.ndim > 2:
             x = x.reshape(shapes.view(x.shape, True))

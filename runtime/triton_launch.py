@@ -229,7 +229,7 @@ class TritonBackend:
 
 def _first(kernel: Kernel, residents: Residents) -> Sequence[Tensor]:
     """The first tensors per element that are there; θ, if it is."""
-    names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.extent == "elem"]
+    names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.per_element]
     return next((residents.tensors[name] for name in names if residents.tensors.get(name)), ())
 
 

@@ -36,6 +36,8 @@ from optc.runtime.triton_tables import Chunks, VaryingTable, choose_chunk, in_me
 
 LEAF = 8192
 """Elements of a leaf: a multiple of every block. It is part of what a sum means to the last bit."""
+LONGEST_STRIDE = 1 << 62
+"""Stands for all longer ones: products with the number of a picked element fit into 64 bits."""
 PARTIALS_PER_TURN = 256
 """Partials that a stage joins at a time; a power of two."""
 
@@ -198,6 +200,7 @@ class ReducingLauncher:
         if matrices is None:
             one.triton.jit[(chunks.count,)](
                 *first,
+                *self._stride(one, given),
                 *((kept.statistics,) if one.needs else ()),
                 *((kept.partials, kept.each, kept.first) if one.measures else ()),
                 *constants,
@@ -228,6 +231,12 @@ class ReducingLauncher:
             levels(matrices.tall // PANEL),
             num_warps=WARPS,
         )
+
+    def _stride(self, one: Pass, given: tuple[Sequence[float], Sequence[bool]] | None) -> tuple[int, ...]:
+        """Every how many elements one is picked; not looked at where scalars are in memory."""
+        if self.kernel.pick is None or not one.picks:
+            return ()
+        return (1 if given is None else min(int(given[0][self.kernel.scalars.index(self.kernel.pick)]), LONGEST_STRIDE),)
 
     def _stage(
         self,
@@ -333,8 +342,8 @@ def _shapes(kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[t
 def _bound(
     kernel: Kernel, residents: Residents, sizes: Sequence[int], real: torch.dtype, device: torch.device, kept: Reductions
 ) -> ReducingLauncher:
-    present = [s for s in kernel.streams if s.stays and s.extent == "elem"]
-    others = [residents.tensors.get(s.name) for s in kernel.streams if s.stays and s.extent != "elem"]
+    present = [s for s in kernel.streams if s.stays and s.per_element]
+    others = [residents.tensors.get(s.name) for s in kernel.streams if s.stays and not s.per_element]
     varying = [s.name for s in kernel.streams if not s.stays]
     dtypes = {s.name: column[0].dtype for s in present if (column := residents.tensors.get(s.name))}
     dtypes |= dict.fromkeys(varying, residents.gradient_dtype)

@@ -30,6 +30,8 @@ Reference: TypeAlias = Callable[[Hypers, "Problem"], "Trace"]
 Runner: TypeAlias = Callable[[str, Hypers, "Problem"], "Trace"]
 
 TOLERANCE = 1e-12
+_OF_PICKED = {"s", "p0"}
+"""Prodigy's states have one dimension, be it of a single entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ def library_states(optimizer: torch.optim.Optimizer, parameter: torch.nn.Paramet
     """The states of a parameter in float64, without the count of steps. One number per tensor has the shape ()."""
     states = {key: value for key, value in optimizer.state[parameter].items() if key != "step" and value is not None}
     found = {key: torch.as_tensor(value).detach().to(torch.float64).numpy().copy() for key, value in states.items()}
-    return {key: value.reshape(()) if value.shape == (1,) != parameter.shape else value for key, value in found.items()}
+    numbers = {key for key, value in found.items() if value.shape == (1,) != parameter.shape} - _OF_PICKED
+    return {key: value.reshape(()) if key in numbers else value for key, value in found.items()}
 
 
 def case(spec: str, factory: Callable[..., Any], library: Hypers | None = None, /, **hypers: Any) -> Case:

@@ -136,11 +136,12 @@ def _sums(slots: list[Slot], model: Numbers, shared: Slot, beta2: float, correct
     d = model["d"]
     model["d_numerator"] *= beta3
     for p in slots:
-        p.zeros("s")
-        p.first("p0", p.theta)
+        theta, g = (x.reshape(-1)[:: p.get("slice_p", 1)] for x in (p.theta, p.g))
+        p.first("s", np.zeros_like(theta))
+        p.first("p0", theta)
         size = p.lr * d * correction
-        model["d_numerator"] += d / d0 * size * _inner(p.g, p.state["p0"] - p.theta)
-        p.state["s"] = beta3 * p.state["s"] + d / d0 * (d if p.get("safeguard_warmup", False) else size) * p.g
+        model["d_numerator"] += d / d0 * size * _inner(g, p.state["p0"] - theta)
+        p.state["s"] = beta3 * p.state["s"] + d / d0 * (d if p.get("safeguard_warmup", False) else size) * g
 
 
 def prodigy(slots: list[Slot], model: Numbers) -> None:
@@ -174,7 +175,7 @@ def prodigy(slots: list[Slot], model: Numbers) -> None:
 
 
 def lion_prodigy(slots: list[Slot], model: Numbers) -> None:
-    """Lion_Prodigy_adv of adv_optm with slice_p = 1, which rounds gradients to float32 on the way to d."""
+    """Lion_Prodigy_adv of adv_optm, which rounds gradients to float32 on the way to d."""
     shared = slots[0]
     beta1, beta2 = shared.get("betas", (0.9, 0.99))
     if not model:

@@ -1,4 +1,7 @@
-"""Cases of specs with numbers of the whole model, compared with pytorch_optimizer and adv_optm where these compute them."""
+"""Cases of specs with numbers of the whole model, compared with libraries where these compute them.
+
+Libraries are pytorch_optimizer, adv_optm and prodigyopt, which is by Prodigy's authors.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import adv_optm
+import prodigyopt
 import pytorch_optimizer as po
 import torch
 
@@ -53,25 +57,40 @@ class DAdaptLion(ShowingTheModel, po.DAdaptLion):
     numbers = ("d", "numerator_weighted")
 
 
+class ShowingPicked(ShowingTheModel):
+    """Prodigy: `s` and `p0` have one dimension; a `p0` of zeros may be a single one."""
+
+    numbers = ("d", "d_max", "d_numerator")
+
+    def shown(self, parameter: torch.Tensor, state: dict[str, Any]) -> dict[str, Any]:
+        return {**super().shown(parameter, state), "p0": torch.broadcast_to(state["p0"], state["s"].shape)}
+
+
 class Prodigy(ShowingTheModel, po.Prodigy):
     numbers = ("d", "d_max", "d_numerator")
 
+    def step(self, closure: Any = None) -> Any:
+        for parameter, state in self.state.items():
+            state.update({key: state[key].reshape(parameter.shape) for key in ("s", "p0") if key in state})
+        return super().step(closure)
 
-class LionProdigy(ShowingTheModel, adv_optm.Lion_Prodigy_adv):  # type: ignore[misc]  # adv_optm has no types
-    """With all entries of a tensor, and a new lr in force at once. It keeps `s` and `p0` flat, and a `p0` of zeros as one."""
+    def shown(self, parameter: torch.Tensor, state: dict[str, Any]) -> dict[str, Any]:
+        return {**super().shown(parameter, state), **{key: state[key].flatten() for key in ("s", "p0")}}
 
-    numbers = ("d", "d_max", "d_numerator")
+
+class AuthorsProdigy(ShowingPicked, prodigyopt.Prodigy):  # type: ignore[misc]  # prodigyopt has no types
+    def __init__(self, params: Any, **arguments: Any) -> None:
+        names = {"decoupled_weight_decay": "decouple", "bias_correction": "use_bias_correction"}
+        super().__init__(params, **{names.get(key, key): value for key, value in arguments.items()})
+
+
+class LionProdigy(ShowingPicked, adv_optm.Lion_Prodigy_adv):  # type: ignore[misc]  # adv_optm has no types
+    """With all entries of a tensor by default, and a new lr in force at once."""
 
     def __init__(self, params: Any, **arguments: Any) -> None:
         super().__init__(params, **{"slice_p": 1, **arguments})
 
-    def shown(self, parameter: torch.Tensor, state: dict[str, Any]) -> dict[str, Any]:
-        flat = {key: torch.broadcast_to(state[key], (parameter.numel(),)).reshape(parameter.shape) for key in ("s", "p0")}
-        return {**super().shown(parameter, state), **flat}
-
     def step(self, closure: Any = None) -> Any:
-        for state in self.state.values():
-            state.update({key: state[key].flatten() for key in ("s", "p0") if key in state})
         self.dlr = self.d * self.param_groups[0]["lr"]
         return super().step(closure)
 
@@ -133,6 +152,16 @@ CASES: tuple[Case, ...] = (
     case(f"{FREE}/prodigy", Prodigy, lr=0.5, betas=B, beta3=0.9, bias_correction=True, safeguard_warmup=True, d0=0.1),
     loop(f"{FREE}/prodigy", prodigy, lr=0.5, betas=B, weight_decay=0.3, decoupled_weight_decay=False, d0=0.01),
     loop(f"{FREE}/prodigy", prodigy, lr=0.5, betas=B, eps=0.1, weight_decay=0.1, bias_correction=True, d0=0.01, d_coef=0.5),
+    case(f"{FREE}/prodigy", AuthorsProdigy, lr=1.0, d0=0.05, growth_rate=1.2, slice_p=11),
+    case(f"{FREE}/prodigy", AuthorsProdigy, lr=0.5, betas=B, eps=1e-3, d0=0.01, growth_rate=1.1, slice_p=2),
+    case(
+        f"{FREE}/prodigy",
+        AuthorsProdigy,
+        lr=0.5, betas=B, beta3=0.9, weight_decay=0.3, decoupled_weight_decay=False, bias_correction=True, safeguard_warmup=True,
+        d0=0.1, slice_p=3,
+    ),
+    case(f"{FREE}/prodigy", AuthorsProdigy, lr=0.5, betas=B, d0=0.01, slice_p=1000),
+    loop(f"{FREE}/prodigy", prodigy, lr=0.5, betas=B, eps=0.1, weight_decay=0.1, bias_correction=True, d0=0.01, slice_p=5),
     loop(f"{FREE}/lion_prodigy", lion_prodigy, lr=1.0),
     loop(f"{FREE}/lion_prodigy", lion_prodigy, lr=0.5, betas=B, weight_decay=0.3, d0=0.01, d_coef=2.0, growth_rate=1.1),
     case(
@@ -140,6 +169,9 @@ CASES: tuple[Case, ...] = (
         LionProdigy,
         lr=0.5, betas=B, beta3=0.9, safeguard_warmup=True, d0=0.1, d_limiter=False,
     ),
+    loop(f"{FREE}/lion_prodigy", lion_prodigy, lr=0.5, betas=B, weight_decay=0.3, d0=0.01, slice_p=3),
+    case(f"{FREE}/lion_prodigy", LionProdigy, lr=0.5, betas=B, d0=0.01, d_limiter=False, slice_p=11),
+    case(f"{FREE}/lion_prodigy", LionProdigy, lr=0.5, d0=0.01, d_coef=2.0, d_limiter=False, slice_p=2),
     loop(f"{FREE}/dog", dog, lr=1.0),
     loop(f"{FREE}/dog", dog, lr=0.5, reps_rel=0.1, eps=0.5, weight_decay=0.3),
     loop(f"{FREE}/adgd", adgd, lr=0.5, first=0.1, damping=0.2),

@@ -13,7 +13,17 @@ from optc.compiler.plan import Pass, Plan, ProcedurePlan
 from optc.compiler.show_program import show_expression
 from optc.compiler.site.equations import formula, symbol
 from optc.compiler.streams import decide, left_in
-from optc.compiler.traffic import PRECISIONS, Precision, besides, default_variant, state_bytes, streams_in, traffic, variants
+from optc.compiler.traffic import (
+    PRECISIONS,
+    Precision,
+    besides,
+    default_variant,
+    picked_in,
+    state_bytes,
+    streams_in,
+    traffic,
+    variants,
+)
 from optc.dsl import nodes
 from optc.dsl.kinds import Extent
 from optc.dsl.names import pretty
@@ -210,7 +220,7 @@ def _passes(procedure: ProcedurePlan, variant: dict[str, bool]) -> Iterator[Pass
     for phase in procedure.phases:
         totals = totals or (phase.model is not None and bool(phase.model.totals))
         for sweep in phase.kernel.sweeps if phase.kernel is not None else ():
-            moved = list(streams_in(sweep, variant))
+            moved = [*streams_in(sweep, variant), *picked_in(sweep, variant)]
             if moved and decide(sweep.exists, variant) is not False:
                 number += 1
                 reads = tuple(pretty(name) for name, _, read, _ in moved if read)
@@ -221,7 +231,7 @@ def _passes(procedure: ProcedurePlan, variant: dict[str, bool]) -> Iterator[Pass
 
 def _measured(sweep: Pass, variant: dict[str, bool]) -> Iterator[str]:
     """What a pass measures in a variant, in words."""
-    for line in statements(left_in(sweep.body, variant)):
+    for line in statements(left_in((*sweep.picked, *sweep.body), variant)):
         if isinstance(line, Let) and is_measure(line) and isinstance(line.value, Apply):
             yield _MEASURES[line.value.operation] + _ALONG.get(line.value.type.extent, "")
 
@@ -243,7 +253,7 @@ def cost_rows(plan: Plan) -> tuple[CostRow, ...]:
                     cost.bytes_written,
                     cost.operations,
                     kept,
-                    besides(plan, variant),
+                    besides(plan, variant, precision),
                 )
             )
     return tuple(rows)

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from optc.compiler.plan import Kernel, ModelProgram, Plan, Stream
+from optc.compiler.ir import map_expression
+from optc.compiler.plan import Kernel, ModelProgram, Pass, Plan, Stream
 from optc.compiler.streams import decide
-from optc.dsl.kinds import Extent
-from optc.dsl.program import Branch, Let, Role, Statement, Store, Symbol
+from optc.dsl.kinds import PER_ELEMENT, Extent
+from optc.dsl.philox import numbers_of_elements
+from optc.dsl.program import PICK, Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
 from optc.dsl.semantics import evaluate, evaluate_static
 
 OF_NONE = {"sum": 0.0, "mean": np.nan, "largest": -np.inf, "smallest": np.inf}
@@ -22,11 +24,12 @@ OF_NONE = {"sum": 0.0, "mean": np.nan, "largest": -np.inf, "smallest": np.inf}
 class Held:
     """A parameter as the program sees it: its memory, and what is known of it during a step.
 
-    `table`: the statistics kept from pass to pass. `ndim` is that of θ itself.
+    `table`: the statistics kept from pass to pass. `ndim` is that of θ itself, `number` says which parameter it is.
     """
 
     memory: dict[str, Any]
     ndim: int
+    number: int = 0
     t: int = 0
     host: dict[str, Any] = field(default_factory=dict)
     table: dict[str, Any] = field(default_factory=dict)
@@ -45,8 +48,9 @@ class Machine:
 
     def __init__(self, plan: Plan, thetas: Iterable[Any], hypers: Mapping[str, Any], whole: bool = False) -> None:
         self.plan, self.hypers, self.whole = plan, dict(hypers), whole
+        self.p = 1 if plan.program.pick is None else int(self.hypers[plan.program.pick])
         view = plan.program.view
-        self.params = [Held({"theta": np.array(t).reshape(view(np.shape(t)))}, np.ndim(t)) for t in thetas]
+        self.params = [Held({"theta": np.array(t).reshape(view(np.shape(t)))}, np.ndim(t), k) for k, t in enumerate(thetas)]
         self.model: dict[str, Any] = {}
 
     def step(self, gradients: Sequence[Any | None], loss: float = np.nan) -> None:
@@ -83,8 +87,8 @@ class Machine:
             if state.name in memory or not evaluate_static(state.exists, self.hypers, param.ndim, theta.size):
                 continue
             new.add(state.name)
-            value = evaluate(state.initial, lambda symbol: start[symbol.name])
-            memory[state.name] = np.broadcast_to(value, state.extent.shape(param.shape)).copy()
+            value = evaluate(state.initial, lambda symbol: start[symbol.name], param.shape, self.p)
+            memory[state.name] = np.broadcast_to(value, state.extent.shape(param.shape, self.p)).copy()
         procedure = self.plan.procedures[0]
         host = {"t": param.t, "numel": theta.size, "ndim": param.ndim, **self.hypers}
         host |= {f"new_{s.name}": s.name in new for s in program.states}
@@ -120,7 +124,7 @@ class Machine:
             | {n: param.table[n] for n in kernel.given}
             | self.streams(kernel.streams, param, given, g)
         )
-        self.keep(param, kernel.streams, values, run(kernel.body, values, param.shape))
+        self.keep(param, kernel.streams, values, run(kernel.body, values, param.shape, self.p))
         none = {n: OF_NONE[how] for p in kernel.passes for n, how in p.measures}
         param.table |= {n: values.get(n, none.get(n, np.nan)) for n in kernel.leaves}
 
@@ -131,54 +135,86 @@ class Machine:
             needed = self.stage(kernel, sweep.prepare, param, given, measured)
             values = given | {n: (measured | needed)[n] for n in sweep.needs if n in measured or n in needed}
             moved = self.streams(sweep.streams, param, given, g)
+            picked = self.picked(kernel, sweep, param, given, g)
             measures = {n: OF_NONE[how] for n, how in sweep.measures}
             if decide(sweep.exists, given) is not False:
                 values |= moved
                 assert all(np.shape(v) == np.shape(param.theta) for v in moved.values())
-                stored = run(sweep.body, values, param.shape)
+                if self.p == 1 and sweep.picked:  # both bodies as one, of flat values
+                    values |= {n: np.reshape(v, -1) for n, v in (moved | picked).items()}
+                    self.keep(param, sweep.moves, values, run(sweep.together, values, (param.theta.size,), picked=True))
+                    measured |= {n: values.get(n, none) for n, none in measures.items()}
+                    continue
+                of_picked = picked | {n: v for n, v in values.items() if n not in moved}
+                self.keep(
+                    param, sweep.picked_streams, of_picked, run(sweep.picked, of_picked, param.shape, self.p, picked=True)
+                )
+                stored = run(sweep.body, values, param.shape, self.p)
                 self.keep(param, sweep.streams, values, stored)
-                measures = {n: values.get(n, none) for n, none in measures.items()}
+                measures = {n: values.get(n, of_picked.get(n, none)) for n, none in measures.items()}
             assert measures.keys().isdisjoint(measured)
             measured |= measures
         left = self.stage(kernel, kernel.finish, param, given, measured)
         measured |= {n: left.get(n, measured.get(n, np.nan)) for n in kernel.parts}
 
+    def picked(self, kernel: Kernel, sweep: Pass, param: Held, given: dict[str, Any], g: Any) -> dict[str, Any]:
+        """The old values of streams at picked elements."""
+        if kernel.pick is None:
+            assert not sweep.picked
+            return {}
+        assert self.p == given[kernel.pick[0]] and (self.p == 1) == given[kernel.pick[1]]
+        whole = {s.name: s.extent is Extent.ELEM for s in sweep.picked_streams}
+        read = self.streams(sweep.picked_streams, param, given, g)
+        found = {n: np.reshape(v, -1)[:: self.p] if whole[n] else v for n, v in read.items()}
+        assert all(np.shape(v) == Extent.PICK.shape(param.shape, self.p) for v in found.values())
+        return found
+
     def stage(
         self, kernel: Kernel, body: tuple[Statement, ...], param: Held, given: dict[str, Any], measured: dict[str, Any]
     ) -> dict[str, Any]:
         """Lines on statistics; what they bind."""
-        numbers = tuple(s for s in kernel.streams if s.extent is not Extent.ELEM)
+        numbers = tuple(s for s in kernel.streams if s.extent not in PER_ELEMENT)
         values = given | {"numel": param.theta.size} | measured | self.streams(numbers, param, given, None)
-        self.keep(param, numbers, values, run(body, values, param.shape))
+        self.keep(param, numbers, values, run(body, values, param.shape, self.p))
         return {n: values[n] for n in kernel.statistics if n in values}
 
     def streams(self, streams: Iterable[Stream], param: Held, given: dict[str, Any], g: Any) -> dict[str, Any]:
         """The old values of streams that are read."""
         read = [s for s in streams if s.reads and decide(s.exists, given) is not False]
-        return {s.name: g if s.name == "g" else np.copy(param.memory[s.name]) for s in read}
+        known = {"g": g, "element": numbers_of_elements(param.number, param.shape)}
+        return {s.name: known[s.name] if s.name in known else np.copy(param.memory[s.name]) for s in read}
 
     def keep(self, param: Held, streams: Iterable[Stream], values: Mapping[str, Any], stored: set[str]) -> None:
         """Writes what was stored."""
         written = {s.name for s in streams if s.writes}
         assert stored <= written
         for name in stored:
-            param.memory[name] = np.broadcast_to(values[name], np.shape(param.memory[name])).copy()
+            kept, value = param.memory[name], values[name]
+            shaped = np.reshape(value, np.shape(kept)) if np.size(value) == np.size(kept) else value
+            param.memory[name] = np.broadcast_to(shaped, np.shape(kept)).copy()
 
 
-def run(body: tuple[Statement, ...], values: dict[str, Any], shape: tuple[int, ...]) -> set[str]:
-    """Runs lines over `values`; the names that were stored."""
+def run(
+    body: tuple[Statement, ...], values: dict[str, Any], shape: tuple[int, ...], p: int = 1, picked: bool = False
+) -> set[str]:
+    """Runs lines over `values`; the names that were stored. `picked`: values per element are those of picked ones already."""
     stored: set[str] = set()
 
     def read(symbol: Symbol) -> Any:
         return values[f"new_{symbol.name}" if symbol.role is Role.NEW else symbol.name]
 
+    def here(expression: Expression) -> Any:
+        if picked and isinstance(expression, Apply) and expression.operation == PICK:
+            return expression.arguments[0]
+        return expression
+
     for statement in body:
         match statement:
             case Let(target=target, value=value):
-                values[target.name] = evaluate(value, read, shape)
+                values[target.name] = evaluate(map_expression(value, here), read, shape, p)
             case Store(target=target, value=value):
-                values[target.name] = evaluate(value, read, shape)
+                values[target.name] = evaluate(map_expression(value, here), read, shape, p)
                 stored.add(target.name)
             case Branch(condition=condition, then=then, otherwise=otherwise):
-                stored |= run(then if evaluate(condition, read) else otherwise, values, shape)
+                stored |= run(then if evaluate(condition, read) else otherwise, values, shape, p, picked)
     return stored

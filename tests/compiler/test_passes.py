@@ -85,6 +85,8 @@ KINDS: dict[str, tuple[dict[str, bool], tuple[tuple[int, ...], ...], int]] = {
     "numbers per tensor": ({"reducing": True}, MATRIX, 40),
     "numbers of the model": ({"model": True}, ((3, 5), (4,), ()), 50),
     "rows and columns": ({"rows": True}, ((3, 5), (4,), (2, 3, 4)), 35),
+    "picked elements": ({"picking": True, "reducing": True}, ((3, 5), (4,), (), (2, 3, 4)), 40),
+    "picked elements of the model": ({"picking": True, "model": True}, ((3, 5), (4,), ()), 30),
     "all of them": ({"model": True, "rows": True}, ((3, 5), (4,), (2, 3, 4)), 25),
 }
 
@@ -97,6 +99,7 @@ def run_random(kind: str, times: int) -> None:
     def run(text: str, flag: bool, shared_flag: bool, seed: int) -> None:
         program = check_source(Source("<text>", text))
         hypers = {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag, "h3": 0.3 + 0.2 * (seed % 2), "shared_flag": shared_flag}
+        hypers["p"] = (1, 2, 3, 7, 100)[seed % 5]
         given_hypers = {k: v for k, v in hypers.items() if any(h.key == k for h in program.hypers)}
         compare(program, plan_program(program)[1], given_hypers, seed, shapes)
 

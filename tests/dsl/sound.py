@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from optc.dsl.kinds import IN_MATRICES, SCALARS, Extent
 from optc.dsl.program import (
+    PICK,
     REDUCTIONS,
     TOTAL,
     Apply,
@@ -19,6 +20,7 @@ from optc.dsl.program import (
     Statement,
     Stop,
     Store,
+    Symbol,
 )
 
 
@@ -70,9 +72,13 @@ def check_types(program: Program) -> None:
                 case Apply(operation=operation, arguments=(value,)) if operation in REDUCTIONS:
                     assert extent.within(value.type.extent) and extent is not value.type.extent
                     assert extent is Extent.TENSOR or extent in IN_MATRICES
+                case Apply(operation=operation, arguments=(value, Read(symbol=symbol))) if operation == PICK:
+                    assert extent is Extent.PICK and value.type.extent is Extent.ELEM
+                    assert symbol == Symbol(Role.HYPER, program.pick or "")
                 case Apply(arguments=arguments):
                     joined = Extent.MODEL
                     for argument in arguments:
+                        assert joined.combines(argument.type.extent)
                         joined = joined.join(argument.type.extent)
                     assert extent is joined
         _check_stores(program, procedure.body)

@@ -16,6 +16,7 @@ from optc.dsl.program import (
     BINARY,
     DRAWS,
     GRADIENT,
+    PICK,
     REDUCTIONS,
     TERNARY,
     THETA,
@@ -317,6 +318,6 @@ def _check_invariants(statements: tuple[Statement, ...]) -> None:
             if expression.type.static:
                 assert {s.role for s in reads(expression)} <= {Role.HYPER, Role.SHAPE}
             if isinstance(expression, Apply):
-                assert expression.operation in set(OPERATIONS) | REDUCTIONS | {TOTAL}
+                assert expression.operation in set(OPERATIONS) | REDUCTIONS | {TOTAL, PICK}
                 host = expression.operation != TOTAL and all(a.type.host for a in expression.arguments)
                 assert expression.type.host == host

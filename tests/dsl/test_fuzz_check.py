@@ -81,11 +81,15 @@ def run_with(program: Program, hypers: dict[str, Any]) -> None:
                 oracle.enter(entry.name, p, {name: np.ones(p.theta.shape) for name in entry.inputs})
     assert tuple(p.theta.shape for p in parameters) == SHAPES
     assert [p.t for p in parameters] == [3, 2, 3, 3]
+    picking = next((h for h in program.hypers if program.pick in h.names), None)
+    period = 1 if picking is None else int(hypers.get(picking.key) or picking.defaults[0] or 1)
     for p in parameters:
         for state in program.states:
             kept = p.model if state.extent is Extent.MODEL else p.states
             if state.name in kept:
-                shape = p.theta.shape if state.extent is Extent.ELEM else state.extent.shape(program.view(p.theta.shape))
+                shape = (
+                    p.theta.shape if state.extent is Extent.ELEM else state.extent.shape(program.view(p.theta.shape), period)
+                )
                 assert np.shape(kept[state.name]) == shape
 
 

@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
+from tests.matrix import random_picks, random_rows
+
 HOST_LEAVES = ("h1", "h2", "t", "0.5", "2", "1.25")
 COMPARISONS = ("<", "<=", ">", ">=")
 
 
 @dataclass
-class _Writer:
+class Writer:
+    """A spec in the making: what its lines may read, and the lines."""
+
     draw: st.DrawFn
     states: list[str] = field(default_factory=list)
     carried: bool = False
@@ -28,6 +32,8 @@ class _Writer:
     rows: bool = False
     matrix: bool = False  # only tensors with rows and columns come here
     vectors: dict[str, list[str]] = field(default_factory=lambda: {"row": [], "col": [], "matrix": []})
+    picking: bool = False
+    chosen: list[str] = field(default_factory=list)  # names of values of picked elements
 
     def pick(self, options: tuple[str, ...] | list[str]) -> str:
         return self.draw(st.sampled_from(options))
@@ -213,46 +219,12 @@ class _Writer:
         options += [f"{along}mean({x}²)"]
         return self.pick([*options, f"{v}/(1 + abs({m}))", f"ema({v}, {along}mean({x}), h1)"])
 
-    def matrices(self, indent: str, depth: int) -> None:
-        """A branch on whether there are rows and columns."""
-        inside = indent + "    "
-        self.lines.append(f"{indent}if ndim >= 2{self.pick(['', '', ' and h2 > 0' if self.matrix else ''])}:")
-        narrow, matrix, self.narrow, self.matrix = self.narrow, self.matrix, True, True
-        names = {k: len(v) for k, v in self.vectors.items()}
-        for _ in range(self.draw(st.integers(1, 3))):
-            extent = self.pick(["row", "col", "matrix"])
-            if (kind := self.draw(st.integers(0, 2))) == 0:
-                self.lines.append(f"{inside}{extent[0].upper()} <- tanh({self.vector(1, extent)})")
-            elif kind == 1 and depth == 0:
-                name = f"r{sum(map(len, self.vectors.values()))}"
-                self.lines.append(f"{inside}{name} = {self.vector(2, extent)}")
-                self.vectors[extent].append(name)
-            else:
-                self.lines.append(f"{inside}{self.pick(self.states)} <- tanh({self.element(2)})")
-        number, element = (self.number(1), self.element(2)) if depth == 0 else ("", "")
-        extent = self.pick(["row", "col", "matrix"])
-        vector = self.vector(1, extent)
-        for extent_, count in names.items():
-            element += "".join(f" + 0.1*{name}" for name in self.vectors[extent_][count:])
-            del self.vectors[extent_][count:]
-        self.matrix = matrix
-        if depth == 0:
-            same, other, mixed = f"n{len(self.numbers)}", f"x{len(self.locals)}", f"y{len(self.mixed())}"
-            self.lines += [f"{inside}{same} = {number}", f"{inside}{other} = {element}", f"{inside}{mixed} = {vector}"]
-            self.lines += [f"{indent}else:", f"{inside}V <- tanh({self.element(1)} + V)", f"{inside}{same} = {self.number(1)}"]
-            alone = self.pick([self.number(0), self.host(1)])
-            self.lines += [f"{inside}{other} = V*{self.element(1)}", f"{inside}{mixed} = {alone}"]
-            self.numbers.append(same)
-            self.locals.append(other)
-            self.vectors[extent].append(mixed)
-        self.narrow = narrow
-
     # --- lines ----------------------------------------------------------------------------------------------------------------
 
     def special(self, kind: str, indent: str, depth: int) -> bool:
         """Writes a line of the model, or about rows and columns; False if it cannot stand here."""
         if kind == "matrices" and depth < 2:
-            self.matrices(indent, depth)
+            random_rows.matrices(self, indent, depth)
         elif self.narrow:
             changed = [n for n in self.shared if n.startswith("q")]
             if kind != "whole" or not changed:
@@ -290,7 +262,11 @@ class _Writer:
             kinds = ["local", "local", "state", "state", "host", "carried", "branch", "rebind"]
             kinds += ["number", "number", "measured", "measured branch"] if self.reducing else []
             kinds += ["whole", "whole state", "whole branch", "whole stop"] if self.model else []
+            kinds += ["picked"] * 3 if self.picking else []
             kind = self.pick([*kinds, "matrices", "matrices"] if self.rows else kinds)
+            if kind == "picked":
+                random_picks.line(self, indent, depth)
+                continue
             if self.special(kind, indent, depth):
                 continue
             if kind == "local" and depth == 0:
@@ -323,19 +299,22 @@ class _Writer:
 
 
 @st.composite
-def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False) -> str:
+def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bool = False, picking: bool = False) -> str:
     """The text of a random optimizer `Random`, with hypers lr, h1, h2 and perhaps flag.
 
     `reducing`: it measures tensors. `model`: it has numbers of the whole model as well, the loss perhaps, and hypers h3 and
-    shared_flag; `rows`: values per row, column and matrix, too.
+    shared_flag; `rows`: values per row, column and matrix, too. `picking`: values of every p-th element, and the hyper p; not
+    with `rows`.
     """
     reducing = reducing or model or rows
-    writer = _Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)
+    writer = Writer(draw, states=["a", "b"], carried=draw(st.booleans()), flag=draw(st.booleans()), reducing=reducing)
     writer.numbers, writer.model, writer.rows = ["s"] if reducing else [], model, rows
+    writer.picking, writer.chosen = picking, ["e"] if picking else []
     writer.shared = ["w", "z"] if model else []
     writer.random = draw(st.booleans())
     writer.vectors = {"row": ["R"], "col": ["C"], "matrix": ["M"]}
     initial = {"a": draw(st.sampled_from(["0", "0.5", "h1"])), "b": draw(st.sampled_from(["0", "θ", "g", "g² + h2"]))}
+    chosen = draw(st.sampled_from(random_picks.INITIAL)) if picking else ""
     if draw(st.booleans()):
         writer.lines.append(f"        g = g + {writer.host(1)}*θ/(1 + h2)")
     if not model and draw(st.booleans()):
@@ -355,9 +334,11 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
             )
             writer.narrow = True
     if rows:
-        writer.matrices("        ", 0)
+        random_rows.matrices(writer, "        ", 0)
         writer.lines.append("        if ndim >= 2: rest = 0.1*R + 0.1*C*M")
         writer.lines.append("        else: rest = 0.1*V")
+    if picking:
+        random_picks.last_lines(writer)
     # every name is read, so that no line is dead
     sums = " + ".join(f"0.1*{n}" for n in [*writer.locals, *writer.states, *writer.mixed(), *(["rest"] if rows else [])])
     sums += "".join(f" + 0.01*tanh({n})" for n in [*writer.numbers, *writer.shared, *(["h3"] if model else [])])
@@ -377,11 +358,13 @@ def specs(draw: st.DrawFn, reducing: bool = False, model: bool = False, rows: bo
             "        h2 = 0.5 in [0, inf)",
             *(["        seed = 3 in int [0, inf)"] if writer.random else []),
             *(["        flag = false"] if writer.flag else []),
+            *(["        p = 3 in int [1, inf)"] if picking else []),
             *(["        h3 = 0.6 shared in [0, 1)", "        shared_flag = true shared"] if model else []),
             "    state:",
             *(f"        {name} = {value}" for name, value in initial.items()),
             *(["        k = h1 per tensor"] if writer.carried else []),
             *(["        s = h2 per tensor"] if reducing else []),
+            *([f"        e = {chosen} per pick(p)"] if picking else []),
             *(["        w = 0.5 per model", "        z = h3 per model"] if model else []),
             *(
                 ["        if ndim >= 2: R = 0 per row; C = 0.5 per col; M = 1 per matrix", "        else: V = 0.5"]

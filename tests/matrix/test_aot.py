@@ -27,7 +27,7 @@ from optc.compiler.ir import expressions, reads, walk
 from optc.compiler.pipeline import plan_program
 from optc.compiler.plan import Kernel, Pass, Plan
 from optc.compiler.streams import decide
-from optc.compiler.traffic import PRECISIONS, Precision, default_variant, streams_in, variants
+from optc.compiler.traffic import PRECISIONS, Precision, default_variant, picked_in, streams_in, variants
 from optc.dsl.kinds import IN_MATRICES, Extent
 from optc.dsl.program import Apply, Branch, Let, Role, Statement, Store
 from optc.dsl.source import Source
@@ -96,7 +96,7 @@ class Job:
         if self.sweep is None:
             return Request(name, self.target, flags=self.variant, found_inf=True, real=real)
         of_role = {Role.THETA: self.precision.theta, Role.STATE: self.precision.state}
-        streams = streams_in(self.sweep, self.variant)
+        streams = [*streams_in(self.sweep, self.variant), *picked_in(self.sweep, self.variant)]
         dtypes = {name: of_role.get(role, self.precision.gradient) for name, role, _, _ in streams}
         in_memory = self.in_memory or double
         return Request(name, self.target, dtypes, self.variant, in_memory, self.in_memory, real, self.reducing, self.levels)
@@ -112,6 +112,9 @@ def passes_of(
 ) -> Iterator[Job]:
     extents = extents_of(kernel)
     for index, sweep in enumerate(kernel.sweeps):
+        if kernel.pick is not None and variant[kernel.pick[1]]:  # every element is picked: one loop for both bodies
+            body = sweep.together if sweep.picked else sweep.body
+            sweep = replace(sweep, body=body, streams=sweep.moves, picked=(), picked_streams=())
         name, rows = f"{kernel.name}_pass_{index}_triton" if kernel.passes else f"{kernel.name}_triton", (0, 0)
         if in_panels(sweep, extents) and has_matrices(kernel, variant):
             name = f"{kernel.name}_pass_{index}_panels_triton"
@@ -222,6 +225,8 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
     most = MOST_OVER_PANELS if panels else MOST_WITH_POWERS if powers or job.precision is FLOAT64 else MOST_REGISTERS
     if report.registers > most + MORE_ON_AMD * (job.target == "gfx942"):
         yield f"{label}: {report.registers} registers"
+    if job.sweep.picked:  # every p-th element: accesses in masked loops, of one element each
+        return
     flags = job.variant if job.request().in_memory else job.variant | dict.fromkeys(job.host_flags, False)
     moved = list(streams_in(job.sweep, flags)) if has_effect(job.sweep.body, flags) else []
     planned = tuple(sum(job.precision.size(role) for _, role, *used in moved if used[side]) for side in (0, 1))

@@ -62,6 +62,7 @@ def run_both(
 
 def compare(text: str, backend: str, flag: bool, seed: int, shapes: tuple[tuple[int, ...], ...] = ONE) -> None:
     hypers = {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag, "h3": 0.3 + 0.2 * (seed % 2), "shared_flag": seed % 3 > 0}
+    hypers["p"] = (1, 2, 3, 7, 100)[seed % 5]
     for expected, found in run_both(text, backend, hypers, seed, shapes):
         assert expected.keys() == found.keys()
         for name, value in expected.items():
@@ -154,9 +155,9 @@ def test_triton_that_reduces(text: str, flag: bool, seed: int) -> None:
 
 
 @pytest.mark.parametrize(("backend", "examples"), [("torch", 20), ("native", 8), ("triton", 4)])
-@pytest.mark.parametrize("kind", ["model", "rows"])
-def test_model_and_rows(kind: str, backend: str, examples: int) -> None:
-    run_many(backend, {kind: True}, examples, SEVERAL)
+@pytest.mark.parametrize("kinds", ["model", "rows", "picking", "picking reducing", "picking model"])
+def test_model_rows_and_picked_elements(kinds: str, backend: str, examples: int) -> None:
+    run_many(backend, dict.fromkeys(kinds.split(), True), examples, SEVERAL)
 
 
 def run_many(backend: str, options: dict[str, bool], examples: int, shapes: tuple[tuple[int, ...], ...]) -> None:
@@ -169,10 +170,11 @@ def run_many(backend: str, options: dict[str, bool], examples: int, shapes: tupl
 
 
 MANY: tuple[dict[str, bool], ...] = ({}, {"reducing": True}, {"model": True}, {"rows": True}, {"model": True, "rows": True})
+MANY += ({"picking": True}, {"picking": True, "reducing": True}, {"picking": True, "model": True})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", MANY, ids=lambda options: " and ".join(options) or "elementwise")
 @pytest.mark.parametrize("backend", ["torch", "native", "triton"])
 def test_many(backend: str, options: dict[str, bool]) -> None:
-    run_many(backend, options, 1000, SEVERAL if {"model", "rows"} & options.keys() else ONE)
+    run_many(backend, options, 1000, SEVERAL if {"model", "rows", "picking"} & options.keys() else ONE)

@@ -198,7 +198,16 @@ ROWS = (
         {"lr": 1.0},
         {"lr": 0.3, "decoupled_weight_decay": False},
     ),
+    Row(f"{FREE}/prodigy", library(libraries.AuthorsProdigy), {"lr": 1.0, "d0": 0.01}, {"eps": 1e-6}, {"slice_p": 2}),
+    Row(
+        f"{FREE}/prodigy",
+        library(libraries.AuthorsProdigy),
+        {"lr": 0.5, "betas": B, "d0": 0.01, "growth_rate": 1.3},
+        {"slice_p": 5, "weight_decay": 0.1},
+        {"slice_p": 11},
+    ),
     Row(f"{FREE}/lion_prodigy", library(libraries.LionProdigy), {"lr": 1.0, "d0": 0.01}, {}, {"weight_decay": 0.1}),
+    Row(f"{FREE}/lion_prodigy", library(libraries.LionProdigy), {"lr": 1.0, "d0": 0.01}, {"slice_p": 3}, {"slice_p": 11}),
     Row(f"{FREE}/lion_prodigy", loop(loops.lion_prodigy), {"d_limiter": False, "d0": 0.01}, {"lr": 1.0}, {"lr": 0.3}),
     Row(
         f"{FREE}/lion_prodigy",
@@ -242,11 +251,15 @@ def test_every_spec_with_numbers_of_the_model_is_here() -> None:
 
 OF_TENSORS = {"adam/adagc"}
 """They have numbers per tensor as well: how a model is cut into parameters matters."""
+ONE_VECTOR = [case for case in CASES if case.spec not in OF_TENSORS and case.hypers.get("slice_p", 1) == 1]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.spec not in OF_TENSORS], ids=lambda case: case.label)
+@pytest.mark.parametrize("case", ONE_VECTOR, ids=lambda case: case.label)
 def test_model_is_one_long_vector(case: Case) -> None:
-    """Two parameters do what their concatenation does: how a model is cut into parameters means nothing."""
+    """Two parameters do what their concatenation does: how a model is cut into parameters means nothing.
+
+    Where elements are picked it means something: the first one of every parameter is.
+    """
     rng = np.random.default_rng(3)
     theta, grads, cut = rng.normal(size=7), gradients(rng, (7,), STEPS, 0.2), 3
     grads = tuple(g + 1 for g in grads)

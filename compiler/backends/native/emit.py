@@ -18,6 +18,7 @@ from optc.compiler.backends.native.loop import Instances, Streams, flag_constant
 from optc.compiler.backends.native.matrices import MatrixEmitter, knows_matrices
 from optc.compiler.backends.native.passes import Emitter, emit_passes
 from optc.compiler.layout import WIDTH
+from optc.compiler.picking import looked_up
 from optc.compiler.plan import Kernel, Stream
 from optc.dsl.program import Role, Symbol
 from optc.dsl.source import Source
@@ -42,6 +43,7 @@ _ENVIRONMENT = jinja2.Environment(
 
 def emit_kernel(kernel: Kernel, source: Source) -> str:
     """The C++ text of one kernel of a plan; `source` is the spec that its line numbers refer to."""
+    kernel = looked_up(kernel)
     title = textwrap.wrap(f"Kernel `{kernel.name}`: {_streams_in_words(kernel.streams)}.", WIDTH - len("// "))
     if kernel.passes:
         template = _ENVIRONMENT.get_template("passes.cpp.j2")

@@ -21,7 +21,7 @@ class Streams:
     """The streams of some code, by their rows in the table of pointers, and the code, whose names are `names`.
 
     Numbers (one float64 per tensor) are loaded and stored by code per tensor alone, everything else by code per element.
-    `place` is the present element.
+    `place` is the present element; that of picked ones is `i`, and `all_picked` says whether these are all.
     """
 
     names: Names
@@ -29,6 +29,7 @@ class Streams:
     rows: Mapping[int, Stream]
     body: tuple[Statement, ...]
     place: str = "i"
+    all_picked: str = ""
 
     def pointers(self) -> list[str]:
         """A constant or variable row per stream."""
@@ -51,7 +52,8 @@ class Streams:
         if stream.role is Role.ELEMENT:
             return f"const uint64_t {name} = chunk.number({row});"
         kind = _ROW_TYPES[stream.role]
-        return f"{const}{kind}* __restrict {name} = chunk.row<{kind}>({row});"
+        where = f"picked<{kind}>({row}, {self.all_picked})" if stream.extent is Extent.PICK else f"row<{kind}>({row})"
+        return f"{const}{kind}* __restrict {name} = chunk.{where};"
 
     def _load(self, stream: Stream, written: Expression) -> str:
         """A written stream is loaded too where it may be read first or keep its value."""
@@ -59,7 +61,9 @@ class Streams:
         at = self.names.beside(stream.name, "at")
         if stream.role is Role.ELEMENT:
             return f"const uint64_t {name} = {at} + uint64_t({self.place});"
-        real, value = ("double", f"*{at}") if stream.extent is Extent.TENSOR else ("math_t", f"load({at}[{self.place}])")
+        real, value = ("math_t", f"load({at}[{self._place(stream)}])")
+        if stream.extent is Extent.TENSOR:
+            real, value = ("double", f"*{at}")
         if not stream.reads and written == TRUE:
             return f"{real} {name};"
         if stream.role is Role.GRADIENT:
@@ -69,11 +73,14 @@ class Streams:
         const = "" if written != FALSE or bound_in(self.body, stream.name) else "const "
         return f"{const}{real} {name} = {value};"
 
+    def _place(self, stream: Stream) -> str:
+        return "i" if stream.extent is Extent.PICK else self.place
+
     def _store(self, stream: Stream, written: Expression) -> str:
         if written == FALSE:
             return ""
         at, name = self.names.beside(stream.name, "at"), self.names(Symbol(stream.role, stream.name))
-        call = f"*{at} = {name};" if stream.extent is Extent.TENSOR else f"store({at}[{self.place}], {name});"
+        call = f"*{at} = {name};" if stream.extent is Extent.TENSOR else f"store({at}[{self._place(stream)}], {name});"
         guard = both(stream.exists, written)
         return call if guard == TRUE else f"if ({self.lines.expression(guard)}) {call}"
 

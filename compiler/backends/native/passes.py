@@ -8,10 +8,10 @@ that know rows and columns need more, which is in `matrices.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optc.compiler.backends.native.flow import locals_bound, names_in, reads_in, shared_terms
+from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in, reads_in, shared_terms
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.loop import Instances, Streams, flag_constants, scalar_constants, static_flags
 from optc.compiler.conditions import FALSE, bound_when, reached_when
@@ -24,7 +24,8 @@ from optc.dsl.source import Source
 
 _REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor AllMatrices Part Pass Stage Share per_tensor
 Four FourBits four chosen total_of Lanes LANES TERMS BLOCK run_all run_share optc_run_passes share
-statistics partials tensor first end"""
+statistics partials tensor first end
+first_pick stride_of stride block block_end picked_first picked_end"""
 REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
 """What `reductions.hpp` and the text of several passes mean something else by."""
 
@@ -75,7 +76,7 @@ class Emitter:
         self._kernel = kernel
         self._source = source
         self._taken = taken
-        reads_ = [r for p in kernel.passes for r in reads_in((*p.prepare, *p.body))] + [*reads_in(kernel.finish)]
+        reads_ = [r for p in kernel.passes for r in reads_in((*p.prepare, *p.body, *p.picked))] + [*reads_in(kernel.finish)]
         self._sorts = {r.symbol: r.type.sort for r in reads_ if r.symbol.role is Role.STATISTIC}
         self._row = {s.name: row for row, s in enumerate(kernel.streams)}
 
@@ -109,31 +110,37 @@ class Emitter:
     def _runs(self, one: Pass) -> Expression:
         """When a pass stores or measures anything: a condition over flags, those of a call included."""
         flags = frozenset((*self._kernel.static_flags, *self._kernel.host_flags))
-        return reached_when(one.body, lambda line: isinstance(line, Store) or is_measure(line), flags)
+        return reached_when((*one.picked, *one.body), lambda line: isinstance(line, Store) or is_measure(line), flags)
 
     def pass_over_elements(self, k: int) -> dict[str, Any]:
         """The function of pass `k`, and how it is chosen for a call's flags."""
         one, kernel = self._kernel.passes[k], self._kernel
         names = self.names()
         lines = self._lines_of_elements(one, names)
-        used = used_in(one.body)
+        both = (*one.picked, *one.body)
+        used = used_in(both)
         scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
         needs = [n for n in kernel.statistics if n in one.needs]
         flags = [f for f in kernel.host_flags if Symbol(Role.FLAG, f) in used]
-        instances = Instances.of(one.body, flags)
+        instances = Instances.of(both, flags)
         constants = flag_constants(kernel, names, flags[len(instances.flags) :])
         constants += scalar_constants(kernel, names, scalars, exponents=instances.exponents)
         constants += [self._statistic(names, lines, name, "math_t") for name in needs if not self._is_vector(name)]
-        if any(s.role is Role.GRADIENT for s in one.streams):
+        if any(s.role is Role.GRADIENT for s in one.moves):
             constants.append("const math_t gradient_factor = math_t(factor);")
-        streams = Streams(names, lines, {self._row[s.name]: s for s in one.streams}, one.body, self._place)
+        rows = self._row
+        streams = Streams(names, lines, {rows[s.name]: s for s in one.streams}, one.body, self._place)
+        all_picked = names.flag(kernel.pick[1]) if kernel.pick is not None else ""
+        together = Streams(names, lines, {rows[s.name]: s for s in one.moves}, one.together, self._place, all_picked)
         return {
             "elements": True,
             "index": k,
             "template": instances.template(names),
             "constants": constants,
-            "pointers": streams.pointers(),
+            "pointers": replace(together, body=both).pointers(),
             "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
+            "picked": self._picked(one, names, lines) if one.picked else {},
+            "together": _paragraphs(together.loads(), lines.block(one.together), together.stores()) if one.picked else [],
             **self._pieces(needs, names),
             **self._measured(one, names, lines),
             "selection": instances.selection(kernel, f"pass_{k}", "Pass") if instances else [],
@@ -141,7 +148,7 @@ class Emitter:
         }
 
     def _lines_of_elements(self, one: Pass, names: Names) -> Lines:
-        return Lines(names, self._source, shared=shared_terms(one.body))
+        return Lines(names, self._source, shared=_shared(one))
 
     def _is_vector(self, name: str) -> bool:
         """Whether a statistic is more than a number."""
@@ -151,19 +158,34 @@ class Emitter:
         """What else the function of a pass needs."""
         return {}
 
+    def _picked(self, one: Pass, names: Names, lines: Lines) -> dict[str, Any]:
+        """What the function of a pass does at every p-th element, before it comes there with its other lines."""
+        kernel = self._kernel
+        p, all_picked = kernel.pick or ("", "")
+        streams = {self._row[s.name]: s for s in one.picked_streams}
+        moved = Streams(names, lines, streams, one.picked, "i*stride - chunk.offset")
+        return {
+            "all": names.flag(all_picked),
+            "stride": f"const int64_t stride = stride_of(scalars[{kernel.scalars.index(p)}]);",
+            "lines": _paragraphs(moved.loads(), lines.block(one.picked), moved.stores()),
+        }
+
     def _measured(self, one: Pass, names: Names, lines: Lines) -> dict[str, list[str]]:
         """Accumulators, the terms of a piece, how they are joined, and what the chunk leaves."""
-        found: dict[str, list[str]] = {"accumulators": [], "terms": [], "joins": [], "partials": []}
-        shared = shared_terms(one.body)
+        kinds = "accumulators", "terms", "joins", "partials", "picked_terms", "picked_joins", "ends"
+        found: dict[str, list[str]] = {kind: [] for kind in kinds}
+        shared = _shared(one)
         for at, (name, operation) in enumerate(one.measures):
             symbol = Symbol(Role.STATISTIC, name)
+            picked = "picked_" if bound_in(one.picked, name) else ""
             variable, terms = names(symbol), names.beside(shared.get(name, name), "terms")
             found["accumulators"].append(f"{KINDS[operation]} {variable};")
             if name not in shared:
-                found["terms"].append(f"alignas(64) math_t {terms}[TERMS];")
-            when = bound_when(one.body, symbol)
+                found[f"{picked}terms"].append(f"alignas(64) math_t {terms}[TERMS];")
+            when = bound_when((*one.picked, *one.body), symbol)
             guard = "" if when in (TRUE, FALSE) else f"if ({lines.expression(when)}) "
-            found["joins"].append(f"{guard}{variable}.add({terms}, end - first);")
+            found[f"{picked}joins"].append(f"{guard}{variable}.add({terms}, end - first);")
+            found["ends"] += [f"{variable}.end_block(picked_end - picked_first);"] * bool(picked)
             found["partials"].append(f"partials[{at}] = {variable}.total();")
         return found
 
@@ -227,7 +249,7 @@ class Emitter:
         for at, (name, operation) in enumerate(numbers):
             symbol = Symbol(Role.STATISTIC, name)
             value = f"tensor.{operation}({at})"
-            when = bound_when(before.body, symbol)
+            when = bound_when((*before.picked, *before.body), symbol)
             left_out = self._runs(before) != TRUE  # then no chunk leaves anything
             if (operation == "mean" or left_out) and when not in (TRUE, FALSE):
                 value = f"{lines.expression(when, 11)} ? {value} : {OF_NOTHING[operation]}"
@@ -252,6 +274,11 @@ def _paragraphs(*parts: list[str]) -> list[str]:
     for part in parts:
         lines += ["", *part] if lines and part else part
     return lines
+
+
+def _shared(one: Pass) -> dict[str, str]:
+    """Measures whose terms another one has: of picked elements, or of all."""
+    return shared_terms(one.picked) | shared_terms(one.body)
 
 
 def _statistics(symbols: set[Symbol]) -> set[str]:

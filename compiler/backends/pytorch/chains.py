@@ -16,7 +16,7 @@ from enum import IntEnum
 from optc.compiler.backends.exprs import python_number
 from optc.compiler.backends.pytorch import reductions
 from optc.dsl.kinds import Extent, Sort
-from optc.dsl.program import COMPARISONS, DRAWS, LOGIC, REDUCTIONS, Apply, Constant, Expression, Read, Role
+from optc.dsl.program import COMPARISONS, DRAWS, LOGIC, PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role
 
 _SYMBOL = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "add": "+", "sub": "-", "mul": "*", "div": "/"}
 _METHOD = {"neg", "sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "floor"}
@@ -56,7 +56,13 @@ class Kind(IntEnum):
         return Kind.TENSOR < self < Kind.ELEM
 
 
-_KINDS = {Extent.MATRIX: Kind.MATRIX, Extent.ROW: Kind.ROW, Extent.COL: Kind.COL, Extent.ELEM: Kind.ELEM}
+_KINDS = {
+    Extent.MATRIX: Kind.MATRIX,
+    Extent.ROW: Kind.ROW,
+    Extent.COL: Kind.COL,
+    Extent.PICK: Kind.ELEM,
+    Extent.ELEM: Kind.ELEM,
+}
 _SHAPES = {Kind.MATRIX: "*{0}.shape[:-2], 1, 1", Kind.ROW: "*{0}.shape[:-1], 1", Kind.COL: "*{0}.shape[:-2], 1, {0}.shape[-1]"}
 
 
@@ -102,7 +108,8 @@ class Printer:
     `like`: a stream with the shape, dtype and device of values per element. `numbers`: locals that hold Python numbers or
     bools. `whole`: a value per element must have memory, or a view, of that shape, since reductions count its elements.
     `tensors`: scalars that are 0-dim tensors. `rounded`: locals per matrix, row or column that have the dtype of elements.
-    `size`: the number of elements, where no stream tells it.
+    `size`: the number of elements, where no stream tells it. `picking`: values per element are those of picked ones, whose
+    shape, dtype and device `picked` has.
     """
 
     name: Callable[[str], str]
@@ -113,6 +120,13 @@ class Printer:
     tensors: frozenset[str] = field(default=frozenset())
     rounded: frozenset[str] = field(default=frozenset())
     size: str = ""
+    picked: str = ""
+    picking: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """The text of a value with the shape, dtype and device of values per element."""
+        return self.picked if self.picking else self.name(self.like)
 
     def kind(self, value: Expression) -> Kind:
         """What the value is when it is printed."""
@@ -157,11 +171,11 @@ class Printer:
     def full(self, number: str, kind: Kind, sort: Sort) -> str:
         """A 0-dim tensor of the dtype of a kind; without a stream it has no device of its own."""
         dtype = ", dtype=torch.bool" if sort is Sort.BOOL else "" if kind is Kind.ELEM else ", dtype=torch.float64"
-        return f"{self.name(self.like)}.new_full((), {number}{dtype})" if self.like else f"torch.tensor({number}{dtype})"
+        return f"{self.pattern}.new_full((), {number}{dtype})" if self.like else f"torch.tensor({number}{dtype})"
 
     def _expanded(self, piece: Piece, kind: Kind) -> Piece:
         """A view of the shape of a greater kind."""
-        like = self.name(self.like)
+        like = self.pattern
         if kind is Kind.TENSOR:
             return replace(piece, kind=kind)
         text = f"expand_as({like})" if kind is Kind.ELEM else f"expand({_SHAPES[kind].format(like)})"
@@ -186,6 +200,10 @@ class Printer:
         reduced = reductions.recognised(value)
         if reduced is not None:
             return self._reduced(reduced)
+        if operation == PICK and isinstance(arguments[0], Read) and arguments[0].symbol.role is Role.ELEMENT:
+            return Piece(f"{self.piece(arguments[0]).atom}.picked({self.piece(arguments[1]).text})")
+        if operation == PICK:
+            return Piece(f"pick({', '.join(self.piece(a).text for a in arguments)})")
         if operation in ("add", "sub"):
             scaled = self._scaled_sum(operation, arguments[0], arguments[1])
             if scaled is not None:
@@ -219,7 +237,11 @@ class Printer:
         return self._function({"mod": "remainder"}.get(operation, operation), pieces)
 
     def _reduced(self, reduced: reductions.Reduced) -> Piece:
+        if reduced.value.type.extent is Extent.PICK and not self.picking:
+            return replace(self, picking=True)._reduced(reduced)
         piece = self.piece(reduced.value)
+        if self.picking:
+            piece = self.widened(piece, Kind.ELEM, reduced.value.type.sort)
         if reduced.source is not None:
             piece = self.widened(piece, Kind.of(reduced.source), reduced.value.type.sort)
         text = reduced.template.format(piece.text, numel=f"{self.name(self.like)}.numel()")
@@ -321,7 +343,8 @@ class Printer:
     def _where(self, sort: Sort, condition: Piece, yes: Piece, no: Piece) -> Piece:
         if not condition.tensor:
             kind = Kind.joined((yes.kind, no.kind))  # both sides must answer to tensor methods
-            yes, no = self.widened(yes, kind, sort), self.widened(no, kind, sort)
+            whole = replace(self, whole=self.whole or kind is Kind.ELEM)  # what follows may write to what it makes of the side
+            yes, no = whole.widened(yes, kind, sort), whole.widened(no, kind, sort)
             return Piece(f"({yes.text} if {condition.text} else {no.text})", kind=kind)
         kind = _widest((condition, yes, no))
         if not yes.tensor and not no.tensor:

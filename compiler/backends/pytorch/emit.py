@@ -39,7 +39,11 @@ def emit_kernel(kernel: Kernel, source: Source, tensors: frozenset[str] = frozen
     printer = Printer(namer, like=_like(kernel), numbers=numbers, whole=reduces, tensors=tensors)
     told = all(s.role is Role.STATE for s in kernel.streams)
     printer = replace(printer, rounded=_rounded(kernel, printer), size=namer("numel") if told else "")
-    emitter = Emitter(printer, source, _read_once(kernel.body), kernel.leaves)
+    of_picked = _names_of_picked(kernel)
+    if kernel.pick is not None:
+        like = namer(printer.like)
+        printer = replace(printer, picked=like if printer.like in of_picked else f"pick({like}, {namer(kernel.pick[0])})")
+    emitter = Emitter(printer, source, _read_once(kernel.body), kernel.leaves, of_picked=of_picked)
     lines = [f"{INDENT}{namer(n)} = {namer(n)}.to({namer(printer.like)}.dtype)" for n in kernel.given if n in printer.rounded]
     unsure = [n for n in kernel.leaves if n not in _always_bound(kernel.body)]
     lines += [f"{INDENT}{namer(n)} = {_of_none(n, kernel, printer)}" for n in unsure]
@@ -53,6 +57,12 @@ def emit_kernel(kernel: Kernel, source: Source, tensors: frozenset[str] = frozen
     result = "tuple[Tensor, ...]" if kernel.leaves else "None"
     head = [f"def {kernel.name}_torch(", *(f"{INDENT}{p}," for p in parameters), f") -> {result}:"]
     return "\n".join([*head, *lines])
+
+
+def _names_of_picked(kernel: Kernel) -> frozenset[str]:
+    """The names that hold values of picked elements."""
+    lines = (s for s in statements(kernel.body) if isinstance(s, Let) and s.value.type.extent is Extent.PICK)
+    return frozenset((*(s.target.name for s in lines), *(s.name for s in kernel.streams if s.extent is Extent.PICK)))
 
 
 def _as_bound(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
@@ -150,7 +160,8 @@ class Emitter:
     """Prints lines in order.
 
     `read_once`: locals whose memory is free for their only reader. `leaves`: names that are returned. `kept`: names whose
-    memory gets another value later on, elsewhere. `owned`: locals with memory of their own.
+    memory gets another value later on, elsewhere. `owned`: locals with memory of their own. `of_picked`: names
+    of values of picked elements.
     """
 
     printer: Printer
@@ -159,6 +170,7 @@ class Emitter:
     leaves: Collection[str] = ()
     kept: set[str] = field(default_factory=set)
     owned: set[str] = field(default_factory=set)
+    of_picked: Collection[str] = ()
 
     def block(self, body: tuple[Statement, ...], rest: tuple[Statement, ...], indent: str) -> Iterator[str]:
         """`rest`: every statement that may still run, to know what will be overwritten later."""
@@ -169,11 +181,12 @@ class Emitter:
             comment = line_comment(statement, self.source)
             match statement:
                 case Let():
-                    yield f"{indent}{self.printer.name(statement.target.name)} = {self._bound(statement, later)}{comment}"
+                    bound = self._at(statement)._bound(statement, later)
+                    yield f"{indent}{self.printer.name(statement.target.name)} = {bound}{comment}"
                     if indent == INDENT:
                         self.kept.discard(statement.target.name)  # it names something new on every path
                 case Store():
-                    yield f"{indent}{self._store(statement)}{comment}"
+                    yield f"{indent}{self._at(statement)._store(statement)}{comment}"
                 case Branch():
                     condition = self.printer.piece(statement.condition).text
                     yield f"{indent}if {_unbracketed(condition)}:{comment}"
@@ -182,13 +195,18 @@ class Emitter:
                         yield f"{indent}else:"
                         yield from self.block(statement.otherwise, later, indent + INDENT)
 
+    def _at(self, line: Let | Store) -> Emitter:
+        """What prints a line: its name may hold values of picked elements."""
+        picking = line.target.name in self.of_picked
+        return replace(self, printer=replace(self.printer, picking=True)) if picking else self
+
     def _bound(self, statement: Let, later: tuple[Statement, ...]) -> str:
         piece, sort, name = self._piece(statement.value, None), statement.value.type.sort, statement.target.name
         kind, widened = self._kind(statement, piece.kind, later), False
         if kind is not piece.kind:
             if kind is Kind.ELEM and not piece.tensor:
                 dtype = ", dtype=torch.bool" if sort is Sort.BOOL else ""
-                return f"torch.full_like({self.printer.name(self.printer.like)}, {piece.text}{dtype})"
+                return f"torch.full_like({self.printer.pattern}, {piece.text}{dtype})"
             widened = piece.fresh or not piece.tensor
             piece = self.printer.widened(piece, kind, sort)
         if name in self.printer.rounded:

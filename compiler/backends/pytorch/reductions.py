@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from optc.dsl.kinds import IN_MATRICES, Extent
 from optc.dsl.program import REDUCTIONS, Apply, Constant, Expression
 
-FUNCTIONS = frozenset({"total", "mean", "norm", "count", "largest", "smallest", "largest_magnitude"})
+FUNCTIONS = frozenset({"total", "mean", "norm", "count", "largest", "smallest", "largest_magnitude", "pick"})
 """The functions that generated code calls by their names."""
 
 _DIMENSION = {Extent.ROW: -1, Extent.COL: -2}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from optc.compiler.ir import statements
 from optc.compiler.plan import Kernel
-from optc.dsl.kinds import Extent, Sort
+from optc.dsl.kinds import PER_ELEMENT, Sort
 from optc.dsl.program import Let, Role, Symbol
 
 STAYING = (Role.THETA, Role.STATE, Role.ELEMENT)
@@ -25,9 +25,9 @@ class TableColumns:
 
     @staticmethod
     def of(kernel: Kernel) -> TableColumns:
-        """θ, states and numbers of elements, then states that are not like θ; the gradient and inputs."""
+        """θ, states of elements and picked ones, numbers of elements, then other states; the gradient and inputs."""
         stays = [s for s in kernel.streams if s.role in STAYING]
-        numbers = [s.name for s in stays if s.extent is not Extent.ELEM]
+        numbers = [s.name for s in stays if s.extent not in PER_ELEMENT]
         resident = (*(s.name for s in stays if s.name not in numbers), *numbers)
         return TableColumns(resident, tuple(s.name for s in kernel.streams if s.role not in STAYING))
 
@@ -35,6 +35,6 @@ class TableColumns:
 def sort_of(statistic: str, kernel: Kernel) -> Sort:
     """Whether a statistic is a number or a condition, which the table keeps as 1 or 0."""
     symbol = Symbol(Role.STATISTIC, statistic)
-    bodies = [body for one in kernel.passes for body in (one.prepare, one.body)]
+    bodies = [body for one in kernel.passes for body in (one.prepare, one.body, one.picked)]
     lines = (s for body in (*bodies, kernel.finish) for s in statements(body))
     return next((s.value.type.sort for s in lines if isinstance(s, Let) and s.target == symbol), Sort.REAL)

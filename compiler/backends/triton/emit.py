@@ -14,6 +14,7 @@ launches over rows, columns and matrices of a stage (`steps.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from optc.compiler.backends.triton.environment import ENVIRONMENT
 from optc.compiler.backends.triton.lines import NEUTRAL
@@ -21,14 +22,15 @@ from optc.compiler.backends.triton.panels import emit_panels
 from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.backends.triton.stage import emit_stage
 from optc.compiler.backends.triton.steps import emit_steps
-from optc.compiler.backends.triton.sweep import GEOMETRY, MEASURING, NEEDING, TABLES, TREE, Sweep
+from optc.compiler.backends.triton.sweep import GEOMETRY, MEASURING, NEEDING, PICKING, TABLES, TREE, Sweep
 from optc.compiler.backends.triton.trees import trees_of
 from optc.compiler.backends.triton.vectors import extents_of, in_steps
+from optc.compiler.picking import looked_up
 from optc.compiler.plan import Kernel
 from optc.dsl.kinds import IN_MATRICES, Extent
 from optc.dsl.source import Source
 
-__all__ = ["GEOMETRY", "MEASURING", "NEEDING", "TABLES", "emit_kernel", "emit_scalars"]
+__all__ = ["GEOMETRY", "MEASURING", "NEEDING", "PICKING", "TABLES", "emit_kernel", "emit_scalars"]
 _CALL_INDENT = 12  # of the arguments of a call within a loop of a kernel
 
 
@@ -43,6 +45,7 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
 
 
 def _parts(kernel: Kernel, source: Source) -> Iterator[str]:
+    kernel = looked_up(kernel)
     extents = extents_of(kernel)
     if not kernel.passes:
         yield _emit_pass(Sweep(kernel.name, kernel.sweeps[0], kernel, source, extents))
@@ -61,13 +64,16 @@ def _parts(kernel: Kernel, source: Source) -> Iterator[str]:
 
 def _emit_pass(one: Sweep) -> str:
     kernel, streams, totals = one.kernel, one.streams, one.totals
+    every, picked, together = one.parts()
+    parts = {part.name: part for part in (together, picked, every) if part is not None}
     per_tensor = [s for s in one.sweep.needs if one.extents.get(s) not in IN_MATRICES]
     trees = trees_of(one, Extent.TENSOR)  # rows, columns and matrices have nothing measured here
+    end = "end" if trees else "n"
     return ENVIRONMENT.get_template("kernel.py.j2").render(
         name=one.name,
-        **one.tile(),
+        tiles=[{"name": part.name, **part.tile()} for part in parts.values()],
         parameters=[
-            *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars)),
+            *(f"{p}: tl.tensor" for p in (*TABLES, *one.scalars, *(PICKING if picked is not None else ()))),
             *(f"{p}: tl.tensor" for p in (*(NEEDING if one.needs else ()), *(MEASURING if totals else ()))),
             *(f"{one.dtype[s]}: tl.constexpr" for s in one.pointed),
             *(f"{p}: tl.constexpr" for p in (*one.static_flags, *one.host_flags)),
@@ -80,9 +86,10 @@ def _emit_pass(one: Sweep) -> str:
         flag_lines=one.flag_lines(),
         pointer_lines=one.pointer_lines(),
         aligned_lines=[one.hint(s, "base") for s in streams],
-        offset_lines=[f"{one.pointer[s]} = {one.pointer[s]} + base" for s in streams],
-        whole_call=one.call([f"{one.aligned[s]} + i" for s in streams], "None", _CALL_INDENT),
-        tail_call=one.call([f"{one.pointer[s]} + i" for s in streams], "i < end" if trees else "i < n", _CALL_INDENT),
+        # picked elements are looked up from the first of the tensor on
+        offset_lines=[f"{one.pointer[s]} = {one.pointer[s]} + base" for s in streams] if picked is None else [],
+        picked={} if picked is None or together is None else _picked(picked, together, end),
+        every={} if every is None else _calls(every, " + base" if picked is not None else "", end),
         row=f"statistics + {len(kernel.statistics)} * tensor" if per_tensor else "",
         need_lines=[_read_need(one, s) for s in one.sweep.needs],
         total_lines=[
@@ -92,6 +99,35 @@ def _emit_pass(one: Sweep) -> str:
         push_lines=[tree.pushed("start // LEAF", 8) for tree in trees],
         partial_lines=[f"tl.store(place + {i} * partials_each, {tree.folded()})" for i, tree in enumerate(trees)],
     )
+
+
+def _calls(part: Sweep, offset: str, end: str) -> dict[str, Any]:
+    """The calls of a tile for whole blocks, and for what is left before `end`; `offset`: from a stream to the chunk."""
+    return {
+        "tile": part.name,
+        "results": _results(part),
+        "whole_call": part.call([f"{part.aligned[s]} + i" for s in part.streams], "None", _CALL_INDENT),
+        "tail_call": part.call([f"{part.pointer[s]}{offset} + i" for s in part.streams], f"i < {end}", _CALL_INDENT),
+    }
+
+
+def _results(part: Sweep) -> str:
+    return ", ".join(part.totals) + " = " if part.totals else ""
+
+
+def _picked(part: Sweep, together: Sweep, end: str) -> dict[str, Any]:
+    """What a kernel does at every `stride`-th element, and what instead where all are picked."""
+    kernel, of_picked = part.kernel, {s.name for s in part.sweep.streams if s.extent is Extent.PICK}
+    p, all_picked = kernel.pick or ("", "")
+    places = [f"{part.pointer[s]} + {'at' if s in of_picked else 'at * stride'}" for s in part.streams]
+    return {
+        "flag": part.value(all_picked),
+        "column": kernel.scalars.index(p),
+        "together": _calls(together, " + base", end),
+        "tile": part.name,
+        "results": _results(part),
+        "call": part.call(places, "i < many", _CALL_INDENT),
+    }
 
 
 def _read_need(one: Sweep, statistic: str) -> str:

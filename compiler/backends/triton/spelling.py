@@ -81,8 +81,18 @@ class Spelling:
         arguments = tuple(self._settled(a) for a in expression.arguments)
         constant = [next(reads(a), None) is None for a in arguments]
         if expression.operation in _NEED_TYPES or (expression.operation in ("where", "choose") and all(constant[1:])):
-            arguments = tuple(self._typed(a) if c else a for a, c in zip(arguments, constant, strict=True))
+            arguments = tuple(
+                self._typed(a) if c else self._with_typed_sides(a) for a, c in zip(arguments, constant, strict=True)
+            )
         return replace(expression, arguments=arguments)
+
+    def _with_typed_sides(self, expression: Expression) -> Expression:
+        """A choice of which a side is a constant may be nothing else in a variant."""
+        if not isinstance(expression, Apply) or expression.operation != "choose":
+            return expression
+        condition, *sides = expression.arguments
+        typed = (self._typed(s) if next(reads(s), None) is None else self._with_typed_sides(s) for s in sides)
+        return replace(expression, arguments=(condition, *typed))
 
     def _typed(self, expression: Expression) -> Expression:
         kind = "tl.int1" if expression.type.sort is Sort.BOOL else self._real

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from optc.compiler.backends.names import Namer
@@ -11,17 +12,19 @@ from optc.compiler.backends.triton.columns import TableColumns, sort_of
 from optc.compiler.backends.triton.spelling import RESERVED, Spelling
 from optc.compiler.backends.triton.tile import Tile
 from optc.compiler.backends.triton.vectors import in_panels
-from optc.compiler.ir import reads
+from optc.compiler.ir import reads, statements
 from optc.compiler.layout import Call, filled, laid_out
 from optc.compiler.plan import Kernel, Pass
 from optc.dsl.kinds import Extent, Sort
-from optc.dsl.program import Expression, Role
+from optc.dsl.program import Expression, Let, Role
 from optc.dsl.source import Source
 
 TABLES = (
     "residents", "varying", "chunk_tensors", "first_chunks", "chunk", "gradient_factor", "found_inf", "scalars", "scalar_rows",
 )  # fmt: skip
 """The first parameters of every pass, before its scalars; the programs of tensor i begin at `first_chunks[i]`."""
+PICKING = ("stride",)
+"""The next one of a pass that picks elements: every how many one is picked; not looked at with scalars in memory."""
 NEEDING = ("statistics",)
 """The next ones of a pass that reads statistics: float64 [tensors][statistics]."""
 MEASURING = ("partials", "partials_each", "first_partials")
@@ -49,16 +52,30 @@ LOCALS_OF_PANELS = frozenset(
 
 
 class Sweep:
-    """A pass with the spelling of its names. `name` is the prefix of its functions."""
+    """A pass with the spelling of its names. `name` is the prefix of its functions.
 
-    def __init__(self, name: str, sweep: Pass, kernel: Kernel, source: Source, extents: Mapping[str, Extent]) -> None:
+    `whole` is given for a part of a pass that picks elements: the part with all elements, or with picked ones.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sweep: Pass,
+        kernel: Kernel,
+        source: Source,
+        extents: Mapping[str, Extent],
+        whole: Sweep | None = None,
+    ) -> None:
         self.name, self.sweep, self.kernel, self.source, self.extents = name, sweep, kernel, source, extents
         self.panelled = in_panels(sweep, extents)
-        self.value, self.pointer, self.aligned, self.dtype = self._names()
+        if whole is None:
+            self.value, self.pointer, self.aligned, self.dtype = self._names()
+        else:
+            self.value, self.pointer, self.aligned, self.dtype = whole.value, whole.pointer, whole.aligned, whole.dtype
         value, used = self.value, self._used()
         self.columns = TableColumns.of(kernel)
-        self.streams = [s.name for s in sweep.streams]
-        self.pointed = [s.name for s in sweep.streams if s.role is not Role.ELEMENT]
+        self.streams = [s.name for s in sweep.moves]
+        self.pointed = [s.name for s in sweep.moves if s.role is not Role.ELEMENT]
         self.scalars = [value(s) for s in kernel.scalars]
         self.static_flags = [value(f) for f in kernel.static_flags]
         self.host_flags = [value(f) for f in kernel.host_flags]
@@ -68,6 +85,22 @@ class Sweep:
         self.totals = [value(m) for m, _ in sweep.measures]
         self.needs = [value(s) for s in sweep.needs]
         self.width = len(self.scalars) + len(self.host_flags)
+
+    def parts(self) -> tuple[Sweep | None, Sweep | None, Sweep | None]:
+        """The part with all elements, that with picked ones, and both where these are all; None where there is no such part."""
+        sweep = self.sweep
+        if not sweep.picked:
+            return self, None, None
+        bound = {s.target.name for s in statements(sweep.picked) if isinstance(s, Let)}
+        measures = [tuple(m for m in sweep.measures if (m[0] in bound) is own) for own in (False, True)]
+        of_all = replace(sweep, measures=measures[0], picked=(), picked_streams=())
+        of_picked = replace(of_all, body=sweep.picked, streams=sweep.picked_streams, measures=measures[1])
+        both = replace(of_all, body=sweep.together, streams=sweep.moves, measures=sweep.measures)
+        all_, picked, together = (
+            Sweep(self.name + end, one, self.kernel, self.source, self.extents, self)
+            for end, one in (("", of_all), ("_picked", of_picked), ("_together", both))
+        )
+        return (all_, picked, together) if of_all.body else (None, picked, picked)
 
     def is_vector(self, statistic: str) -> bool:
         """Whether it differs from row to row, or from column to column."""
@@ -103,7 +136,7 @@ class Sweep:
         """Host flags that are read from the device."""
         pairs = zip(self.host_flags, self.kernel.host_flags, strict=True)
         return [
-            f"{f} = tl.load(scalars + {len(self.scalars) + i}) != 0" for i, (f, name) in enumerate(pairs) if name in self.used
+            f"{f} = gpu.read_flag(scalars + {len(self.scalars) + i})" for i, (f, name) in enumerate(pairs) if name in self.used
         ]
 
     def scalar_lines(self) -> list[str]:
@@ -134,7 +167,8 @@ class Sweep:
         kernel = self.kernel
         if not kernel.passes:
             return {*kernel.scalars, *kernel.static_flags, *kernel.host_flags}
-        return flow.count_reads(self.sweep.body).keys() | {r.symbol.name for s in self.sweep.streams for r in reads(s.exists)}
+        lines = flow.count_reads((*self.sweep.picked, *self.sweep.body)).keys()
+        return lines | {r.symbol.name for s in self.sweep.moves for r in reads(s.exists)}
 
     def _names(self) -> tuple[Namer, dict[str, str], dict[str, str], dict[str, str]]:
         """Names of values; of each stream's pointer, of the same pointer where it is aligned, of its dtype."""
@@ -142,13 +176,16 @@ class Sweep:
         taken = RESERVED | _LOCALS | set(TABLES) | set(GEOMETRY)
         if kernel.passes:
             taken |= _LOCALS_REDUCING
+        if sweep.picked:
+            taken |= {*PICKING, "before", "first", "last", "many", "at"}
         if self.panelled:
             taken |= LOCALS_OF_PANELS | set(TABLES_OF_PANELS) | set(GEOMETRY_OF_PANELS)
         value = Namer(taken)
-        spec = {*(s.name for s in sweep.streams), *kernel.scalars, *kernel.static_flags, *kernel.host_flags}
-        spec |= flow.bound_by(sweep.body)[1] | flow.count_reads(sweep.body).keys()
+        body = (*sweep.picked, *sweep.body)
+        spec = {*(s.name for s in sweep.moves), *kernel.scalars, *kernel.static_flags, *kernel.host_flags}
+        spec |= flow.bound_by(body)[1] | flow.count_reads(body).keys()
         derived = Namer({value(name) for name in sorted(spec)} | taken)
-        pointer, aligned, dtype = ({s.name: derived(s.name + end) for s in sweep.streams} for end in ("_at", "_by", "_type"))
+        pointer, aligned, dtype = ({s.name: derived(s.name + end) for s in sweep.moves} for end in ("_at", "_by", "_type"))
         self.row_in = {m: derived(f"{m}_in") for m in sweep.needs if self.is_vector(m)}
         self.row_out = {m: derived(f"{m}_out") for m, _ in sweep.measures}
         self.stack = {m: derived(f"{m}_tree") for m, _ in sweep.measures}

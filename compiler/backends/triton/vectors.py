@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from optc.compiler.ir import reads, statements
 from optc.compiler.plan import Kernel, Pass
-from optc.dsl.kinds import IN_MATRICES, Extent
+from optc.dsl.kinds import IN_MATRICES, PER_ELEMENT, Extent
 from optc.dsl.program import REDUCTIONS, Apply, Branch, Let, Statement, Store
 
 
 def extents_of(kernel: Kernel) -> dict[str, Extent]:
     """Where the statistics of a kernel, its states that are not like θ, and the names on its stages vary."""
     known = dict(zip(kernel.statistics, kernel.extents or (Extent.TENSOR,) * len(kernel.statistics), strict=True))
-    known |= {s.name: s.extent for s in kernel.streams if s.extent is not Extent.ELEM}
+    known |= {s.name: s.extent for s in kernel.streams if s.extent not in PER_ELEMENT}
     fixed = frozenset(known)
     lines = [s for body in stages_of(kernel) for s in statements(body) if isinstance(s, Let | Store)]
     while True:

@@ -78,6 +78,25 @@ def bounded(examples: int) -> settings:
     )
 
 
+MEASURED_BEFORE_ROWS = """
+optimizer Random:
+    hyper: lr = 0.1 in [0, inf)
+    state:
+        s = 0.5 per tensor
+        if ndim >= 2: R = 0 per row
+        else: V = 0.5
+    step:
+        s <- 0.5*s + 0.1*tanh(mean(g)) + 0.01*norm(g)
+        if ndim >= 2:
+            R <- 0.5*R + 0.1*s
+            y = R
+        else:
+            V <- 0.5*V + 0.1*g
+            y = V
+        θ <- θ - lr*(g*tanh(s) + y)
+"""
+"""A pass that measures tensors alone, before a stage on rows."""
+
 CARRIED_READ_IN_A_BRANCH = """
 optimizer Random:
     hyper: lr = 0.1 in [0, inf)
@@ -116,6 +135,11 @@ optimizer Random:
 @pytest.mark.parametrize("flag", [False, True])
 def test_numbers_of_the_model_that_some_groups_only_name(flag: bool, backend: str) -> None:
     compare(NAMED_BY_SOME, backend, flag, 3, SEVERAL)
+
+
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
+def test_tensors_measured_before_rows(backend: str) -> None:
+    compare(MEASURED_BEFORE_ROWS, backend, False, 0, SEVERAL)
 
 
 @given(specs(), st.booleans(), st.integers(0, 1000))

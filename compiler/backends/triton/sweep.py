@@ -67,7 +67,7 @@ class Sweep:
         whole: Sweep | None = None,
     ) -> None:
         self.name, self.sweep, self.kernel, self.source, self.extents = name, sweep, kernel, source, extents
-        self.panelled = in_panels(sweep, extents)
+        self.panelled = in_panels(sweep, kernel, extents)
         if whole is None:
             self.value, self.pointer, self.aligned, self.dtype = self._names()
         else:

@@ -52,15 +52,21 @@ def stages_of(kernel: Kernel) -> list[tuple[Statement, ...]]:
     return [*(p.prepare for p in kernel.passes), kernel.finish]
 
 
-def in_panels(sweep: Pass, extents: Mapping[str, Extent]) -> bool:
-    """Whether a pass has to know where rows and columns begin."""
-    return any(extents.get(n) in IN_MATRICES for n in (*sweep.needs, *(m for m, _ in sweep.measures)))
+def in_panels(sweep: Pass, kernel: Kernel, extents: Mapping[str, Extent]) -> bool:
+    """Whether a pass has to know where rows and columns begin, or the stage after it does and joins what panels leave."""
+    if any(extents.get(n) in IN_MATRICES for n in (*sweep.needs, *(m for m, _ in sweep.measures))):
+        return True
+    index = next((index for index, one in enumerate(kernel.passes) if one is sweep), None)
+    return index is not None and bool(sweep.measures) and _in_matrices(kernel, index + 1, extents)
 
 
 def in_steps(kernel: Kernel, index: int, extents: Mapping[str, Extent]) -> bool:
     """Whether a stage does more than code per tensor, or joins what panels have left."""
-    if index and in_panels(kernel.passes[index - 1], extents):
-        return True
+    return (index > 0 and in_panels(kernel.passes[index - 1], kernel, extents)) or _in_matrices(kernel, index, extents)
+
+
+def _in_matrices(kernel: Kernel, index: int, extents: Mapping[str, Extent]) -> bool:
+    """Whether a stage has lines on rows, columns or matrices, or what the pass before has measured of them."""
     measures = kernel.passes[index - 1].measures if index else ()
     lines = [s for s in statements(stages_of(kernel)[index]) if isinstance(s, Let | Store)]
     names = {m for m, _ in measures} | {line.target.name for line in lines}

@@ -225,7 +225,8 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
         return
     powers = any(isinstance(n, Apply) and n.operation == "pow" for e in expressions(job.sweep.body) for n in walk(e))
     trees = bool(job.sweep.measures)
-    most = MOST_OVER_PANELS if panels else MOST_WITH_TREES if trees else MOST_WITH_POWERS if powers or job.precision is FLOAT64 else MOST_REGISTERS
+    plain = MOST_WITH_POWERS if powers or job.precision is FLOAT64 else MOST_REGISTERS
+    most = MOST_OVER_PANELS if panels else MOST_WITH_TREES if trees else plain
     if report.registers > most + MORE_ON_AMD * (job.target == "gfx942"):
         yield f"{label}: {report.registers} registers"
     if job.sweep.picked:  # every p-th element: accesses in masked loops, of one element each

@@ -11,7 +11,7 @@ from optc.compiler.backends.pytorch.model import emit_model
 from optc.compiler.backends.triton.emit import emit_kernel as emit_triton
 from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.layout import Call, long_names, names
-from optc.compiler.plan import Kernel, Phase, Plan, ProcedurePlan, Stream
+from optc.compiler.plan import Kernel, Pass, Phase, Plan, ProcedurePlan, Stream
 from optc.compiler.traffic import read_if
 from optc.dsl.kinds import Extent
 from optc.dsl.program import TRUE, Expression, Program
@@ -85,6 +85,11 @@ def _stream(stream: Stream, *read_if: Call) -> str:
     return str(Call("Stream", (*parts, *read_if)))
 
 
+def _stream_of(one: Pass, stream: Stream, kernel: Kernel, program: Program) -> str:
+    """A stream of a pass, with the condition under which it is read."""
+    return _stream(stream, *unless_always("read_if", read_if(one, stream.name, kernel.static_flags), program))
+
+
 def _phase(phase: Phase, number: int, procedure: ProcedurePlan, program: Program) -> _PhaseText:
     model = phase.model
     kernel = None if phase.kernel is None else _kernel(phase.kernel, () if model is None else model.exports, program)
@@ -107,7 +112,7 @@ def _kernel(kernel: Kernel, exports: tuple[str, ...], program: Program) -> _Kern
         rest.append(f'pick="{kernel.pick[0]}"')
     return _KernelText(
         kernel.name,
-        [_stream(s) for s in kernel.streams],
+        [_stream(s) if kernel.passes else _stream_of(kernel.sweeps[0], s, kernel, program) for s in kernel.streams],
         kernel.scalars,
         names(kernel.static_flags),
         names(kernel.host_flags),
@@ -125,7 +130,7 @@ def _kernel(kernel: Kernel, exports: tuple[str, ...], program: Program) -> _Kern
 def _pass(kernel: Kernel, index: int, program: Program) -> _PassText:
     one = kernel.passes[index]
     measures = "(" + "".join(f'("{name}", "{operation}"), ' for name, operation in one.measures).rstrip() + ")"
-    streams = [_stream(s, *unless_always("read_if", read_if(one, s.name, kernel.static_flags), program)) for s in one.moves]
+    streams = [_stream_of(one, s, kernel, program) for s in one.moves]
     function = f"{kernel.name}_pass_{index}_triton"
     exists = "".join(map(str, unless_always("exists", one.exists, program)))
     return _PassText(streams, names(one.needs), measures, _stage(kernel, index), function, exists, bool(one.picked))

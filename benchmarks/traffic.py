@@ -65,7 +65,7 @@ def step_passes(schema: Schema, hypers: Mapping[str, object], precision: Precisi
         for streams in kernel.sweeps(variant):
             present = [s for s in streams if s.name not in absent and s.per_element and s.role != "element"]
             read = sum(precision.size(s) for s in present if s.is_read(variant))
-            passes.append(Traffic(read, sum(precision.size(s) for s in present if s.writes)))
+            passes.append(Traffic(read, sum(precision.size(s) for s in present if s.is_written(variant))))
     return tuple(passes)
 
 

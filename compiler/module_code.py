@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from optc.compiler.backends import host
 from optc.compiler.backends.native.emit import emit_kernel as emit_native
@@ -10,11 +11,12 @@ from optc.compiler.backends.pytorch.emit import emit_kernel as emit_pytorch
 from optc.compiler.backends.pytorch.model import emit_model
 from optc.compiler.backends.triton.emit import emit_kernel as emit_triton
 from optc.compiler.backends.triton.scalars import emit_scalars
+from optc.compiler.conditions import reached_when
 from optc.compiler.layout import Call, long_names, names
 from optc.compiler.plan import Kernel, Pass, Phase, Plan, ProcedurePlan, Stream
 from optc.compiler.traffic import read_if
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Expression, Program
+from optc.dsl.program import TRUE, Expression, Let, Program, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +81,24 @@ def unless_always(keyword: str, condition: Expression, program: Program) -> tupl
     return () if condition == TRUE else (condition_text(condition, program, f"{keyword}="),)
 
 
-def _stream(stream: Stream, *read_if: Call) -> str:
+def _stream(stream: Stream, *conditions: Call) -> str:
     parts = [f'"{stream.name}"', f'"{stream.role.value}"', str(stream.reads), str(stream.writes)]
     parts += [f'extent="{stream.extent.value}"'] if stream.extent is not Extent.ELEM else []
-    return str(Call("Stream", (*parts, *read_if)))
+    return str(Call("Stream", (*parts, *conditions)))
 
 
 def _stream_of(one: Pass, stream: Stream, kernel: Kernel, program: Program) -> str:
-    """A stream of a pass, with the condition under which it is read."""
-    return _stream(stream, *unless_always("read_if", read_if(one, stream.name, kernel.static_flags), program))
+    """A stream of a pass, with the conditions under which it is read and written."""
+    conditions = unless_always("read_if", read_if(one, stream.name, kernel.static_flags), program)
+    if stream.writes:
+        stores = partial(_stores, stream.name)
+        written = reached_when((*one.picked, *one.body), stores, frozenset(kernel.static_flags))
+        conditions += unless_always("write_if", written, program)
+    return _stream(stream, *conditions)
+
+
+def _stores(name: str, line: Let | Store) -> bool:
+    return isinstance(line, Store) and line.target.name == name
 
 
 def _phase(phase: Phase, number: int, procedure: ProcedurePlan, program: Program) -> _PhaseText:

@@ -90,7 +90,7 @@ class Stream:
 
     Passes move through those of extent "elem" and "pick"; code on statistics reads and writes the others ("tensor": 0-dim
     float64). `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that
-    compilers leave the reads out; None where it always has.
+    compilers leave the reads out; None where it always has. `write_if`: the same for writes.
     """
 
     name: str
@@ -99,6 +99,7 @@ class Stream:
     writes: bool
     extent: Extent = "elem"
     read_if: Condition | None = None
+    write_if: Condition | None = None
 
     @property
     def number(self) -> bool:
@@ -118,6 +119,10 @@ class Stream:
     def is_read(self, variant: Mapping[str, bool]) -> bool:
         """Whether its old value is read in a variant."""
         return self.reads and (self.read_if is None or self.read_if.holds(variant))
+
+    def is_written(self, variant: Mapping[str, bool]) -> bool:
+        """Whether it is written in a variant."""
+        return self.writes and (self.write_if is None or self.write_if.holds(variant))
 
 
 @dataclass(frozen=True, slots=True)

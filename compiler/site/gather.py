@@ -48,7 +48,7 @@ STAGES = {
 }
 """What a modifier does in a stage. Stages run in this order, however the modifiers are written down."""
 
-_DOCUMENTS = {"language": "Language", "modifiers": "Composing"}
+_DOCUMENTS = {"language": "Language", "modifiers": "Composing", "faults": "Faults"}
 """The texts, by the names of their files, with their titles in the navigation."""
 
 _BASES = ("AdamW", "AdamW without weight_decay", "Lion", "SGD", "Adam", "RAdam", "Yogi")

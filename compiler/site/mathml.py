@@ -25,7 +25,7 @@ _OPERATORS = {
 }  # fmt: skip
 _SIGNS = "+-=<>()[],.:;/|!*'"
 _SYMBOLS = {"infty": "∞", "top": "⊤"}
-_SCRIPT = {"L": "ℒ"}
+_SCRIPT = {"L": "ℒ", "N": "𝒩", "U": "𝒰"}
 _FENCES = {"Vert": "‖", "lfloor": "⌊", "rfloor": "⌋", "langle": "⟨", "rangle": "⟩"}
 _FENCE = {"fence": "true", "stretchy": "true", "lspace": "0", "rspace": "0"}
 _TALL = frozenset({"mfrac", "msqrt", "mtable"})
@@ -154,8 +154,6 @@ class _Reader:
                 return _leaf("mi", _SCRIPT[self.text()])
             case "mathrm" | "operatorname":
                 return _leaf("mi", self.text(), "word" if name == "mathrm" else "function")
-            case "mathcal":
-                return _leaf("mi", "".join(map(_script_capital, self.text())))
             case "text" | "textbf":
                 return self.words(bold=name == "textbf")
             case "left":
@@ -206,11 +204,6 @@ class _Reader:
         SubElement(row, "mo", _FENCE | {"form": "prefix"}).text = "{"
         row.append(table)
         return row
-
-
-def _script_capital(letter: str) -> str:
-    """`N` as 𝒩. Some letters (B, E, …) have other places in Unicode: none that the equations use."""
-    return chr(ord("𝒜") + ord(letter) - ord("A"))
 
 
 def _leaf(tag: str, text: str, kind: str = "") -> Element:

@@ -62,24 +62,6 @@ def unbounded_mars(hypers: Hypers, problem: Problem) -> Trace:
     return by_hand(set(), replace(problem, gradients=tuple(changed)), hypers["lr"])
 
 
-def rectified(hypers: Hypers, problem: Problem) -> Trace:
-    """RAdam, arXiv:1908.03265, Algorithm 2, with Adam's eps."""
-    theta, m, v, thetas = problem.theta.copy(), np.zeros_like(problem.theta), np.zeros_like(problem.theta), []
-    longest = 2 / (1 - BETAS[1]) - 1
-    for t, lr, g, _ in problem.steps(hypers["lr"]):
-        m = BETAS[0] * m + (1 - BETAS[0]) * g
-        v = BETAS[1] * v + (1 - BETAS[1]) * g * g
-        m_hat, v_hat = m / (1 - BETAS[0] ** t), v / (1 - BETAS[1] ** t)
-        length = longest - 2 * t * BETAS[1] ** t / (1 - BETAS[1] ** t)
-        if length > 5:
-            share = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-            theta = theta - lr * math.sqrt(share) * m_hat / (np.sqrt(v_hat) + EPS)
-        else:
-            theta = theta - lr * m_hat
-        thetas.append(theta.copy())
-    return Trace(tuple(thetas), {"exp_avg": m, "exp_avg_sq": v})
-
-
 def cautious_lion(hypers: Hypers, problem: Problem) -> Trace:
     """Lion whose direction loses what points against the gradient, and is scaled by the share that is kept, or not at all."""
     theta, m, thetas = problem.theta.copy(), np.zeros_like(problem.theta), []
@@ -120,7 +102,6 @@ CASES: tuple[Case, ...] = (
         hand("modifiers/cautious", {"cautious", kind}, {"lr": 0.01, "cautious_normalize": kind, "cautious_floor": 0.6})
         for kind in ("share", "none")
     ),
-    Case("modifiers/rectified", {"lr": 0.01}, rectified),
     Case("modifiers/mars", {"lr": 0.01, "mars_clip": False}, unbounded_mars),
     *(
         Case("composed/cautious_lion", {**_LION, "cautious_normalize": kind, "cautious_floor": 0.6}, cautious_lion)

@@ -1,37 +1,19 @@
-"""Modifiers that no loop of `test_compose_numbers` has: rectification, and what reads the loss."""
+"""Modifiers that no loop of `test_compose_numbers` has: what reads the loss."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import pytorch_optimizer as po
 import torch
 
 import optc
 from optc.compiler.compose.expand import expand
 from optc.dsl.check import check
 from optc.dsl.source import Source
-from tests.compiler.test_compose_numbers import NAMES, SHORT, run
+from tests.compiler.test_compose_numbers import SHORT
 from tests.matrix.runners import run_compiled
 from tests.oracle import run_oracle, run_program
-from tests.problems import PROBLEMS
-from tests.reference_cases import TOLERANCE, Problem, Trace, difference, run_library
-
-
-@pytest.mark.parametrize("problem", NAMES)
-def test_rectified_adam_is_radam(problem: str) -> None:
-    """Without eps, which RAdam adds elsewhere: 1e-30 keeps 0/0 away."""
-    betas = (0.8, 0.9)  # adaptive from the sixth step on
-    found = run("Adam(eps = 1e-30) + rectified", PROBLEMS[problem], betas=betas)
-    expected = run_library(torch.optim.RAdam, {"betas": betas, "eps": 1e-30}, {"lr": 0.01}, PROBLEMS[problem])
-    assert difference(Trace(found.thetas, {}), Trace(expected.thetas, {})) <= TOLERANCE
-    skipping = run("Adam(eps = 1e-30) + rectified(threshold = 5.5, skip = true)", PROBLEMS[problem], betas=betas)
-    library = {"betas": betas, "eps": 1e-30, "n_sma_threshold": 5.5, "degenerated_to_sgd": False}
-    expected = run_library(po.RAdam, library, {"lr": 0.01}, PROBLEMS[problem])
-    assert np.array_equal(skipping.thetas[4], PROBLEMS[problem].theta)
-    assert not np.array_equal(skipping.thetas[-2], skipping.thetas[-1])
-    assert difference(Trace(skipping.thetas, {}), Trace(expected.thetas, {})) <= TOLERANCE
-
+from tests.reference_cases import TOLERANCE, Problem, difference
 
 OF_THE_LOSS = """
 modifier polyak(most = 1.0 shared in (0, inf)):

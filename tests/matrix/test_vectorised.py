@@ -30,7 +30,18 @@ def shipped(spec: str) -> Schema:
     return found
 
 
-KERNELS = [pytest.param(k, id=f"{s} {k.name}", marks=rest(s)) for s in SPECS for p in shipped(s).procedures for k in p.kernels]
+SCALAR = {"parameter_free/alig step_2": "GCC leaves the loop without momentum scalar: open, it is bound by memory"}
+
+
+def marks(spec: str, kernel: Kernel) -> tuple[pytest.MarkDecorator, ...]:
+    """Those of the spec, and what is known not to be vectorised."""
+    reason = SCALAR.get(f"{spec} {kernel.name}")
+    return rest(spec) if reason is None else (*rest(spec), pytest.mark.xfail(reason=reason, strict=True))
+
+
+KERNELS = [
+    pytest.param(k, id=f"{s} {k.name}", marks=marks(s, k)) for s in SPECS for p in shipped(s).procedures for k in p.kernels
+]
 
 
 @cache

@@ -63,8 +63,8 @@ def run_reference(cell: Cell, given: Sequence[Problem]) -> list[Trace]:
         states = [library_states(optimizer, parameter) for parameter in parameters]
     numbers = {key: np.asarray(optimizer.param_groups[0][key]) for key in NUMBERS if key in optimizer.param_groups[0]}
     traces = []
-    for problem, kept, of_parameter in zip(given, thetas, states, strict=True):
-        shaped = {key: of_parameter[key].reshape(problem.theta.shape) for key in FLAT if key in of_parameter}
+    for kept, of_parameter in zip(thetas, states, strict=True):
+        shaped = {key: of_parameter[key].reshape(-1) for key in FLAT if key in of_parameter}
         average = cell.factor * of_parameter["exp_avg"]
         traces.append(Trace(tuple(kept), {**of_parameter, **shaped, **numbers, "exp_avg": average}))
     return traces

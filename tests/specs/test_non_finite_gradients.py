@@ -215,8 +215,16 @@ def reduces(number: int) -> bool:
     return any(isinstance(e, Apply) and e.operation in REDUCTIONS for value in expressions(body) for e in walk(value))
 
 
-every_case = pytest.mark.parametrize("number", range(len(CASES)), ids=[case.label for case in CASES])
-reducing_case = pytest.mark.parametrize("number", [n for n in range(len(CASES)) if reduces(n)], ids=lambda n: CASES[n].label)
+NOT_COMPARED = frozenset(
+    """adam/mars trust/novograd parameter_free/alig parameter_free/sps momentum/lomo adaptive/emonavi sign/emolynx
+    factored/emofact momentum/schedulefree_sgd adam/schedulefree_adamw adam/schedulefree_radam trust/scion adam/sara""".split()
+)
+"""Specs some of whose references hide NaN (Python's min and max, torch.sign, masks): not held to them here yet. The backends
+are held to the oracle for all."""
+
+compared = [n for n, case in enumerate(CASES) if case.spec not in NOT_COMPARED]
+every_case = pytest.mark.parametrize("number", compared, ids=[CASES[n].label for n in compared])
+reducing_case = pytest.mark.parametrize("number", [n for n in compared if reduces(n)], ids=lambda n: CASES[n].label)
 
 
 @every_case

@@ -17,11 +17,16 @@ def _square(slots: list[Slot]) -> float:
     return math.fsum(float(x) ** 2 for p in slots for x in np.ravel(p.g))
 
 
+def _least(a: float, b: float) -> float:
+    """The smaller one, and NaN where one of them is: Python's `min` would hide it."""
+    return float(np.minimum(a, b))
+
+
 def alig(slots: list[Slot], model: Numbers) -> None:
     """AliG, arXiv:1906.05661, Algorithm 1, and the authors' two kinds of momentum."""
     unclipped = slots[0].loss / (_square(slots) + slots[0].get("eps", 1e-5))
     for p in slots:
-        gamma, mu = min(p.lr, unclipped), p.get("momentum", 0.0)
+        gamma, mu = _least(p.lr, unclipped), p.get("momentum", 0.0)
         p.theta = p.theta - gamma * p.g
         if mu == 0:
             continue
@@ -47,16 +52,16 @@ def sps(slots: list[Slot], model: Numbers) -> None:
     gamma = above / (first.get("c", 0.5) * _square(slots) + first.get("eps", 1e-8))
     growth = first.get("smoothing", None)
     if growth is not None:
-        gamma = min(gamma, growth * model.get("step_size", first.get("eta0", 1.0)))
+        gamma = _least(gamma, growth * model.get("step_size", first.get("eta0", 1.0)))
         model["step_size"] = gamma
     for p in slots:
-        p.theta = p.theta - (min(p.lr, gamma) if growth is None else p.lr * gamma) * p.g
+        p.theta = p.theta - (_least(p.lr, gamma) if growth is None else p.lr * gamma) * p.g
 
 
 def lomo(slots: list[Slot], model: Numbers) -> None:
     """LOMO, arXiv:2306.09782: the coefficient comes from the whole gradient, the clip of values is applied first."""
     most = slots[0].get("clip_grad_norm", None)
-    coefficient = 1.0 if most is None else min(1.0, most / (math.sqrt(_square(slots)) + 1e-6))
+    coefficient = 1.0 if most is None else _least(1.0, most / (math.sqrt(_square(slots)) + 1e-6))
     for p in slots:
         value = p.get("clip_grad_value", None)
         g = p.g if value is None else np.minimum(np.maximum(p.g, -value), value)

@@ -82,7 +82,7 @@ def novograd(hypers: Hypers, problem: Problem) -> Run:
     for t, lr, g, _ in problem.steps(hypers["lr"]):
         square = float(np.sum(g * g))
         v = square if t == 1 else beta2 * v + (1 - beta2) * square
-        most = max(most, v)
+        most = float(np.maximum(most, v))  # NaN stays
         step = g / (math.sqrt(most) + eps) + (decay * theta if decay != 0 else 0.0)
         m = step if t == 1 else beta1 * m + step
         theta = theta - lr * m

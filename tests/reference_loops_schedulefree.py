@@ -94,7 +94,7 @@ def sara(hypers: Hypers, problem: Problem) -> Run:
                 continue
             m[i] = beta1 * m[i] + (1 - beta1) * g
             v[i] = beta2 * v[i] + (1 - beta2) * g * g
-            most[i] = max(most[i], v[i])
+            most[i] = float(np.maximum(most[i], v[i]))  # NaN stays
             second = most[i] if hypers.get("amsgrad", False) else v[i]
             root = (second / (1 - beta2**t)) ** 0.5 + hypers.get("eps", 1e-8)
             theta[i] = theta[i] * (1 - lr * decay) - lr * (m[i] / (1 - beta1**t)) / root

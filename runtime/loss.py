@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from optc.runtime import state as states
+from optc.runtime.devices import moved
 
 Loss: TypeAlias = float | Tensor
 
@@ -56,4 +57,4 @@ def _number(name: str, returned: Any) -> Loss:
 
 def on(loss: Loss, device: torch.device) -> Tensor:
     """The loss as a 0-dim float64 tensor on a device. Nothing is waited for unless it has to go from a device to the host."""
-    return loss.to(device, non_blocking=device.type != "cpu") if isinstance(loss, Tensor) else states.scalar(loss, device)
+    return moved(loss, device) if isinstance(loss, Tensor) else states.scalar(loss, device)

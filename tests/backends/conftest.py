@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from optc.runtime import native_build
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
@@ -15,3 +17,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fresh_kernels() -> Iterator[None]:
+    """The native kernels of a test are built from the text that it puts in place, and other tests do not get them."""
+    native_build._load_once.cache_clear()
+    yield
+    native_build._load_once.cache_clear()

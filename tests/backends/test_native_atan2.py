@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -92,15 +90,7 @@ FAULTS = {
 }
 
 
-@pytest.fixture
-def fresh() -> Iterator[None]:
-    """Kernels of this test are not those of others."""
-    native_build._load_once.cache_clear()
-    yield
-    native_build._load_once.cache_clear()
-
-
-@pytest.mark.usefixtures("fresh")
+@pytest.mark.usefixtures("fresh_kernels")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_cases_notice_faults(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_fma():

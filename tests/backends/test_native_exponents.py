@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -141,15 +140,7 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def fresh() -> Iterator[None]:
-    """Kernels of this test are not those of others."""
-    native_build._load_once.cache_clear()
-    yield
-    native_build._load_once.cache_clear()
-
-
-@pytest.mark.usefixtures("fresh")
+@pytest.mark.usefixtures("fresh_kernels")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_cases_notice_faults(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_fma():

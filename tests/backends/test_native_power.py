@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import subprocess
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -195,15 +194,7 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def fresh() -> Iterator[None]:
-    """Kernels of this test are not those of others."""
-    native_build._load_once.cache_clear()
-    yield
-    native_build._load_once.cache_clear()
-
-
-@pytest.mark.usefixtures("fresh")
+@pytest.mark.usefixtures("fresh_kernels")
 @pytest.mark.parametrize(("form_name", "fault"), [(name, fault) for name, faults in FAULTS.items() for fault in faults])
 def test_the_hard_cases_notice_faults(form_name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = FAULTS[form_name][fault]

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from tests.gpu.test_triton_gpu import give_gradients, no_waiting, parameters
+from tests.gpu.test_triton_gpu import give_gradients, launched, parameters, replay_beside
 
 pytestmark = pytest.mark.gpu
 SHAPES: list[tuple[int, ...]] = [(257, 33), (1024,), (), (0,), (7,), (300, 1000), (2, 3, 70, 5)]
@@ -49,27 +48,7 @@ def test_numbers_are_those_of_float64(name: str, capturable: bool) -> None:
 def test_a_captured_step_replays_like_eager_ones(name: str) -> None:
     captured, eager = parameters(torch.float32, SHAPES), parameters(torch.float32, SHAPES)
     ours, theirs = made(name, captured, capturable=True), made(name, eager)
-    give_gradients(captured, eager)
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            ours.step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        ours.step()
-    for _ in range(3):
-        theirs.step()
-    for _ in range(5):
-        for p, q in zip(captured, eager, strict=True):
-            fresh = torch.randn_like(q)
-            assert p.grad is not None
-            p.grad.copy_(fresh)
-            q.grad = fresh
-        graph.replay()
-        theirs.step()
-    torch.cuda.synchronize()
+    replay_beside(ours, theirs, captured, eager)
     for p, q in zip(captured, eager, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(numbers(ours), numbers(theirs), rtol=1e-6, atol=0.0)
@@ -85,12 +64,7 @@ def test_launches_do_not_grow_and_nothing_waits(name: str, capturable: bool) -> 
         for _ in range(3):
             give_gradients(mine)
             ours.step()
-        torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CUDA]) as seen, no_waiting():
-            ours.step()
-        torch.cuda.synchronize()
-        on_device = [e for e in seen.events() if e.device_type.name == "CUDA" and not e.is_user_annotation]
-        counts.append(len([e for e in on_device if not e.name.startswith(("Memcpy", "Memset"))]))
+        counts.append(len(launched(ours.step)))
     assert counts[0] == counts[1] > 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,6 +51,41 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def replay_beside(ours: Any, theirs: Any, captured: list[torch.nn.Parameter], eager: list[torch.nn.Parameter]) -> None:
+    """Eight steps of both with equal gradients: `ours` takes three eagerly and five as replays of a captured one."""
+    give_gradients(captured, eager)
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            ours.step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ours.step()
+    for _ in range(3):
+        theirs.step()
+    for _ in range(5):
+        for p, q in zip(captured, eager, strict=True):
+            fresh = torch.randn_like(q)
+            assert p.grad is not None
+            p.grad.copy_(fresh)
+            q.grad = fresh
+        graph.replay()
+        theirs.step()
+    torch.cuda.synchronize()
+
+
+def launched(step: Callable[[], Any]) -> list[str]:
+    """The kernels that a step launches, copies and fills aside; it raises where the step waits for the device."""
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen, no_waiting():
+        step()
+    torch.cuda.synchronize()
+    on_device = [e for e in seen.events() if e.device_type.name == "CUDA" and not e.is_user_annotation]
+    return [e.name for e in on_device if not e.name.startswith(("Memcpy", "Memset"))]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", REFERENCES)
 def test_numbers_are_those_of_torch_in_float64(name: str, dtype: torch.dtype) -> None:
@@ -84,27 +119,7 @@ def test_a_captured_step_replays_like_eager_ones(name: str) -> None:
     options = REFERENCES[name][1]
     captured, eager = parameters(torch.float32), parameters(torch.float32)
     ours, theirs = (optimizer(name, p, capturable=c, **options) for p, c in ((captured, True), (eager, False)))
-    give_gradients(captured, eager)
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            ours.step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        ours.step()
-    for _ in range(3):
-        theirs.step()
-    for _ in range(5):
-        for p, q in zip(captured, eager, strict=True):
-            fresh = torch.randn_like(q)
-            assert p.grad is not None
-            p.grad.copy_(fresh)
-            q.grad = fresh
-        graph.replay()
-        theirs.step()
-    torch.cuda.synchronize()
+    replay_beside(ours, theirs, captured, eager)
     for p, q in zip(captured, eager, strict=True):
         torch.testing.assert_close(p, q, rtol=3e-6, atol=3e-6)
         if p.numel():
@@ -143,13 +158,8 @@ def test_launches_do_not_grow_with_the_number_of_tensors(capturable: bool, kerne
         give_gradients(mine)
         for _ in range(3):
             ours.step()
-        torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
-            ours.step()
-            torch.cuda.synchronize()
-        on_device = [e for e in seen.events() if e.device_type.name == "CUDA" and not e.is_user_annotation]
-        launched = [e.name for e in on_device if not e.name.startswith(("Memcpy", "Memset"))]
-        assert len(launched) == kernels, launched
+        names = launched(ours.step)
+        assert len(names) == kernels, names
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,7 +6,7 @@ leaves statistics for the next passes and numbers that live on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from optc.compiler.backends.names import Namer
 from optc.compiler.backends.triton import flow
@@ -60,6 +60,13 @@ def emit_stage(kernel: Kernel, index: int, source: Source, extents: Mapping[str,
     )
 
 
+def scalar_lines(kernel: Kernel, used: Collection[str], name: Callable[[str], str]) -> list[str]:
+    """The scalars and flags of the step that are used, from memory, under the names that `name` gives them."""
+    values = {s: f"tl.load(scalars + {i}).to(tl.float64)" for i, s in enumerate(kernel.scalars)}
+    flags = {s: f"gpu.read_flag(scalars + {i})" for i, s in enumerate(kernel.host_flags, len(values))}
+    return [f"{name(s)} = {value}" for s, value in {**values, **flags}.items() if s in used]
+
+
 def _combine(total: str, operation: str, index: int) -> str:
     kind = f'"{COMBINED[operation]}"'
     leaves = f"tl.load(partials + {index} * partials_each + at, inside, other={NEUTRAL[operation]})"
@@ -109,13 +116,7 @@ class _Stage:
 
     def scalar_lines(self) -> list[str]:
         """The scalars and flags of the step that are read."""
-        kernel, used = self.kernel, self._used()
-        names = enumerate((*kernel.scalars, *kernel.host_flags))
-        return [
-            f"{self.name(s)} = tl.load(scalars + {i})" + (" != 0" if s in kernel.host_flags else ".to(tl.float64)")
-            for i, s in names
-            if s in used
-        ]
+        return scalar_lines(self.kernel, self._used(), self.name)
 
     def statistic_lines(self) -> list[str]:
         """What passes before the last one measured."""

@@ -13,7 +13,7 @@ from optc.compiler.backends.triton.environment import ENVIRONMENT
 from optc.compiler.backends.triton.lines import COMBINED, INDENT, NEUTRAL, Lines
 from optc.compiler.backends.triton.places import COUNT, SHAPE, from_shape, partial_place, value_place
 from optc.compiler.backends.triton.spelling import RESERVED, Spelling
-from optc.compiler.backends.triton.stage import MOST_LEVELS
+from optc.compiler.backends.triton.stage import MOST_LEVELS, scalar_lines
 from optc.compiler.backends.triton.vectors import reduction_of
 from optc.compiler.conditions import both, written_when
 from optc.compiler.ir import reads, statements
@@ -306,13 +306,9 @@ class _Printer:
             bound.add(name)
         yield from self._lines.printed(bound)
 
-    def _scalars(self) -> Iterator[str]:
-        kernel = self.kernel
+    def _scalars(self) -> list[str]:
         used = self._read.keys() | {r.symbol.name for s in self.states for r in reads(s.exists)}
-        for i, name in enumerate((*kernel.scalars, *kernel.host_flags)):
-            if name in used:
-                as_value = " != 0" if name in kernel.host_flags else ".to(tl.float64)"
-                yield f"{self.name(name)} = tl.load(scalars + {i}){as_value}"
+        return scalar_lines(self.kernel, used, self.name)
 
     def _loads(self, extent: Extent) -> Iterator[str]:
         """Statistics, reductions and states of an extent that the lines read, or that are results themselves."""

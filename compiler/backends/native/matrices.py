@@ -259,7 +259,8 @@ class _StageLines(Lines):
             length = _SIDE[extent]
             first = f"matrix*{length}"
         if isinstance(argument, Read):
-            value = f"fold<{join}>({self._names(argument.symbol)} + {first}, {length})".replace(" + 0,", ",")
+            values = self._names(argument.symbol) + ("" if first == "0" else f" + {first}")
+            value = f"fold<{join}>({values}, {length})"
         else:
             value = f"fold_terms<{join}>({first}, {length}, {self._term(argument, expression.type.extent)})"
         return f"{value}/double({length})" if expression.operation == "mean" else value

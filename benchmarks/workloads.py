@@ -128,7 +128,7 @@ CASES = (
 def cases() -> list[Case]:
     """All of `CASES`, and every other shipped spec with its defaults."""
     known = {case.spec for case in CASES}
-    shipped = sorted(path.stem for path in SPECS.rglob("*.opt") if path.parent.name != "modifiers")
+    shipped = sorted(path.stem for path in SPECS.rglob("*.opt") if path.parent.name not in ("modifiers", "storages"))
     return [case for case in CASES if case.spec in shipped] + [Case(name) for name in shipped if name not in known]
 
 

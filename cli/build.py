@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,33 @@ if TYPE_CHECKING:
 GENERATED = specs.SPECS.parent / "generated"
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is added to every spec that is named."""
+
+    modifiers: tuple[str, ...]
+    storing: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.modifiers or self.storing)
+
+
 @click.command(short_help="Compile specs to Python modules.")
 @click.argument("spec", nargs=-1, type=specs.SPEC)
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="The folder for the modules; made if missing.")
 @specs.with_option
+@specs.store_option
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 and list what is missing, stale or edited by hand.")
 @click.option("--force", is_flag=True, help="Build even what is up to date.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, written, unchanged (with --check: errors, stale).")
 def build(
-    spec: tuple[str, ...], folder: Path | None, modifiers: tuple[str, ...], check: bool, force: bool, as_json: bool
+    spec: tuple[str, ...],
+    folder: Path | None,
+    modifiers: tuple[str, ...],
+    storing: tuple[str, ...],
+    check: bool,
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Compile each SPEC to a module with a torch.optim.Optimizer in it; without SPEC, all shipped ones.
 
@@ -37,24 +56,26 @@ def build(
       optc build my.opt -o mypackage/  mypackage/my.py, and an __init__.py if there is none
       optc build *.opt -o optimizers/
       optc build adamw --with cautious -o .   cautious_adamw.py, with a class CautiousAdamW
+      optc build lion --store m=dynamic8 -o .   its state in eight bits: a class LionDynamic8
       optc build                       the shipped specs, into optc.generated
       optc build --check               for CI: are the generated files up to date?
     """
     target = folder or GENERATED
     if target.exists() and not target.is_dir():
         raise OptcError(f"{target}: is a file; -o takes a folder")
-    if modifiers and not spec:
-        raise click.UsageError("--with changes the specs that are named: optc build adamw --with cautious -o .")
+    changed = Changes(modifiers, storing)
+    if changed and not spec:
+        raise click.UsageError("--with and --store change the specs that are named: optc build adamw --with cautious -o .")
     sources = specs.sources(spec)
-    if folder is None and (modifiers or any(not specs.is_shipped(source) for source in sources)):
+    if folder is None and (changed or any(not specs.is_shipped(source) for source in sources)):
         raise click.UsageError("say where modules of your own go: -o FOLDER (-o . for this one)")
     if check:
-        return _check(_written_out(sources, modifiers), target, as_json)
+        return _check(_written_out(sources, changed), target, as_json)
 
     from optc.compiler.write import write_index, write_module
 
-    pending = sources if modifiers or force else [source for source in sources if not _untouched(source, target)]
-    compiled = _compile(_written_out(pending, modifiers), _names(sources, modifiers), target, force)
+    pending = sources if changed or force else [source for source in sources if not _untouched(source, target)]
+    compiled = _compile(_written_out(pending, changed), _names(sources, changed), target, force)
     written: list[Path] = []
     for compilation in compiled.values():
         path = target / f"{compilation.module_name}.py"
@@ -81,25 +102,25 @@ def _untouched(source: Source, target: Path) -> bool:
     return name is not None and up_to_date(target / f"{name}.py", source)
 
 
-def _names(sources: list[Source], modifiers: tuple[str, ...]) -> dict[str, str]:
+def _names(sources: list[Source], changed: Changes) -> dict[str, str]:
     """The files of modules by their names, as far as these come from the files. Raises OptcError where two are the same."""
     from optc.compiler.module import file_module_name
 
     by_module: dict[str, str] = {}
-    for source in sources if not modifiers else ():
+    for source in sources if not changed else ():
         name = file_module_name(source.name)
         if name is not None:
             _no_clash(by_module, name, source.name)
     return by_module
 
 
-def _written_out(sources: list[Source], modifiers: tuple[str, ...]) -> list[Expanded]:
+def _written_out(sources: list[Source], changed: Changes) -> list[Expanded]:
     """The specs with compositions written out: their texts are what modules are made of. Mistakes are raised together."""
     found: list[Expanded] = []
     errors: list[OptcError] = []
     for source in sources:
         try:
-            found.append(specs.spec_of(source, modifiers))
+            found.append(specs.spec_of(source, changed.modifiers, changed.storing))
         except OptcError as error:
             errors.append(error)
     if errors:

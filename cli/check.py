@@ -10,17 +10,17 @@ from optc.dsl.source import Source
 
 
 def _name(source: Source) -> str:
-    """The class of a spec, or the modifiers of a file that holds nothing else, after all checks that there are for them."""
-    from optc.compiler.compose.expand import check_modifier
+    """The class of a spec, or the modifiers and storages of a file that holds nothing else, after all their checks."""
+    from optc.compiler.compose.expand import check_others
     from optc.dsl import nodes
     from optc.dsl.parse import parse_file
 
     file = parse_file(source)
     if isinstance(file, nodes.Spec) or file.optimizer is not None:
         return specs.program(source).name
-    for modifier in file.modifiers:
-        check_modifier(modifier, source)
-    return "modifier " + ", ".join(modifier.name for modifier in file.modifiers)
+    check_others(file, source)
+    found = (("modifier", file.modifiers), ("storage", file.storages))
+    return "; ".join(f"{what} {', '.join(part.name for part in parts)}" for what, parts in found if parts)
 
 
 @click.command(short_help="Say whether specs are right, with every mistake at once.")

@@ -12,8 +12,9 @@ from optc.compiler.explain import STAGES
 @click.argument("spec", type=specs.SPEC)
 @click.option("-s", "--stage", type=click.Choice(list(STAGES)), default="overview", show_default=True, help="What to show.")
 @specs.with_option
+@specs.store_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, stage, and plan, cost or text.")
-def explain(spec: str, stage: str, modifiers: tuple[str, ...], as_json: bool) -> None:
+def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[str, ...], as_json: bool) -> None:
     """Show SPEC at one stage of the compiler, or what is derived from it.
 
     \b
@@ -33,10 +34,11 @@ def explain(spec: str, stage: str, modifiers: tuple[str, ...], as_json: bool) ->
       optc explain lion -s latex > lion.tex
       optc explain adam -s cost --json
       optc explain adamw --with cautious,lookahead    the composed step, and what each modifier costs
+      optc explain adamw --store m=dynamic8,v=udynamic8   states in eight bits: bytes, and how far that is off
     """
     from optc.compiler.explain import explain, explain_json
 
-    expanded = specs.spec_of(specs.source(spec), modifiers)
+    expanded = specs.spec_of(specs.source(spec), modifiers, storing)
     if as_json:
         output.say_json(stage=stage, **explain_json(expanded.source, stage))
         return

@@ -9,11 +9,12 @@ import click
 from optc.cli import output, specs
 
 
-@click.command("list", short_help="List the shipped optimizers and modifiers.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, optimizers, modifiers.")
+@click.command("list", short_help="List the shipped optimizers, modifiers and storages.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, optimizers, modifiers, storages.")
 def list_specs(as_json: bool) -> None:
     """List the shipped optimizers: name, bytes of state per parameter (float32, default hypers), what they do, their file;
-    then the modifiers that can be added to them (optc explain adamw --with cautious): name, stages, what they do.
+    then the modifiers that can be added to them (optc explain adamw --with cautious): name, stages, what they do;
+    then the storages of their states (optc explain adamw --store m=dynamic8): name, bytes per element, what they do.
 
     \b
     Examples:
@@ -34,15 +35,15 @@ def list_specs(as_json: bool) -> None:
                 "class": program.name,
                 "text": program.text,
                 "cites": list(program.cites),
-                "state_bytes": 4 * len(kept),
+                "state_bytes": sum(4 if s.storage is None else s.storage.bytes for s in kept),
                 "file": path.relative_to(specs.SPECS.parent).as_posix(),
             }
         )
     if as_json:
-        output.say_json(optimizers=entries, modifiers=_modifiers())
+        output.say_json(optimizers=entries, modifiers=_modifiers(), storages=_storages())
         return
     rows = [
-        [output.good(str(e["name"])), str(e["state_bytes"]), output.dim(str(e["file"])), str(e["text"] or "")] for e in entries
+        [output.good(str(e["name"])), f"{e['state_bytes']:.4g}", output.dim(str(e["file"])), str(e["text"] or "")] for e in entries
     ]
     output.say(output.table(["name", "state B", "file", "what it does"], rows, right=[1]))
     modifiers = [
@@ -51,6 +52,25 @@ def list_specs(as_json: bool) -> None:
     ]
     output.say()
     output.say(output.table(["modifier", "stage", "file", "what it does"], modifiers))
+    storages = [[output.good(str(s["name"])), f"{s['bytes']:.4g}", str(s["text"] or "")] for s in _storages()]
+    output.say()
+    output.say(output.table(["storage", "bytes", "what it does"], storages, right=[1]))
+
+
+def _storages() -> list[dict[str, Any]]:
+    """The shipped storages: name, bytes per element, text and references."""
+    from optc.dsl import nodes
+    from optc.dsl.program import Storage
+    from optc.dsl.storages import CASTS, resolve, shipped
+
+    known = shipped()
+    found: list[dict[str, Any]] = []
+    for name in (*CASTS, *known):
+        storage = resolve(nodes.Kept("x", name), ())
+        if isinstance(storage, Storage):
+            text, cites = (known[name].text, known[name].cites) if name in known else (f"rounded to {storage.dtype}", ())
+            found.append({"name": name, "bytes": storage.bytes, "text": text, "cites": list(cites)})
+    return found
 
 
 def _modifiers() -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -29,6 +30,7 @@ __all__ = [
     "source",
     "sources",
     "spec_of",
+    "store_option",
     "with_option",
 ]
 
@@ -71,11 +73,15 @@ def program(source: Source) -> Program:
     return check(expanded.spec, expanded.source)
 
 
-def spec_of(source: Source, modifiers: Sequence[str] = ()) -> Expanded:
-    """The optimizer of a spec, with modifiers, written out. Raises SpecError for what cannot be read or combined."""
-    from optc.compiler.compose.expand import expand, with_modifiers
+def spec_of(source: Source, modifiers: Sequence[str] = (), storing: Sequence[str] = ()) -> Expanded:
+    """The optimizer of a spec, with modifiers and storages (`m=dynamic8`), written out.
 
-    return with_modifiers(source, modifiers) if modifiers else expand(source)
+    Raises SpecError for what cannot be read or combined.
+    """
+    from optc.compiler.compose.expand import expand, split_terms, with_modifiers
+
+    clauses = [re.sub(r"=", ": ", text, count=1) for entry in storing for text in split_terms(entry)]
+    return with_modifiers(source, modifiers, clauses) if modifiers or clauses else expand(source)
 
 
 def _fold(name: str) -> str:
@@ -109,6 +115,13 @@ def with_option(command: Decorated) -> Decorated:
     """`--with`, which may be given several times."""
     text = "Modifiers to add, as in a composition: cautious, 'lookahead(k = 6)'; optc list shows them."
     option = click.option("-w", "--with", "modifiers", multiple=True, metavar="MODIFIER[,…]", help=text)
+    return option(command)
+
+
+def store_option(command: Decorated) -> Decorated:
+    """`--store`, which may be given several times."""
+    text = "How states are kept in memory, by their names in the spec: m=dynamic8,v=udynamic8; optc list shows the storages."
+    option = click.option("--store", "storing", multiple=True, metavar="STATE=STORAGE[,…]", help=text)
     return option(command)
 
 

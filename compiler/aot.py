@@ -22,9 +22,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optc.compiler.assembly import Loop, gcn_loops, ptx_loops, spills_in_loops
+
+if TYPE_CHECKING:
+    from optc.runtime.triton_device import Geometry
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 _SHORT = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -43,7 +46,8 @@ class Request:
     `dtypes`: names like `bfloat16` by stream, float32 where missing. `flags`: compile-time flags, False where missing.
     `in_memory`: scalars and host flags are read from the device. `found_inf`: a skipped step is decided on the device.
     `reducing`: the pass belongs to a kernel that reduces, whose scalars are float64 there. `levels`: entries of the stack in
-    which a program of a pass joins what it measures.
+    which a program of a pass joins what it measures. `codes`: numbers that share a scale, at most, where some streams are codes
+    (of dtype `uint8`).
     """
 
     function: str
@@ -55,6 +59,7 @@ class Request:
     real: str = "float32"
     reducing: bool = False
     levels: int = 1
+    codes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,25 +141,38 @@ def _compile(function: Any, request: Request) -> tuple[Any, Mapping[str, Any]]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from optc.runtime.triton_device import WARPS
-
     if function.interpreted:
         raise RuntimeError("ahead-of-time compilation needs a process without TRITON_INTERPRET")
     amd = request.target.startswith("gfx")
     target = GPUTarget("hip", request.target, 64) if amd else GPUTarget("cuda", int(request.target.removeprefix("sm_")), 32)
     signature, constants = _signature(function, request, target.warp_size)
     source = ASTSource(function.jit, signature, constexprs={(function.parameters.index(k),): v for k, v in constants.items()})
-    return triton.compile(source, target=target, options={"num_warps": WARPS}), constants
+    warps = _shape(function, request, target.warp_size).warps
+    return triton.compile(source, target=target, options={"num_warps": warps}), constants | {"WARPS": warps}
+
+
+def _streams(function: Any) -> list[str]:
+    return [name.removesuffix("_type") for name in function.parameters if name in function.constants and name.endswith("_type")]
+
+
+def _shape(function: Any, request: Request, warp_size: int) -> Geometry:
+    import torch
+
+    from optc.runtime.triton_device import geometry
+    from optc.runtime.triton_passes import with_equal_lanes
+
+    dtypes = [request.dtypes[s] for s in _streams(function) if s in request.dtypes]
+    present = [getattr(torch, dtype) for dtype in dtypes if dtype != "uint8"]
+    shape = geometry(present or [getattr(torch, request.real)], warp_size, request.codes)
+    return with_equal_lanes(shape) if "partials" in function.parameters else shape
 
 
 def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[str, str], dict[str, Any]]:
-    import torch
     import triton.language as tl
 
-    from optc.runtime.triton_device import geometry
     from optc.runtime.triton_launch import LANES_PER_PROGRAM
     from optc.runtime.triton_matrices import DEPTH, LANES, PANEL, tile_rows
-    from optc.runtime.triton_passes import LEAF, PARTIALS_PER_TURN, with_equal_lanes
+    from optc.runtime.triton_passes import LEAF, PARTIALS_PER_TURN
 
     constexprs = set(function.constants)
     real = "*" + _SHORT[request.real]
@@ -162,11 +180,7 @@ def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[st
     pointers |= dict.fromkeys(_PARTIALS, real)
     stage = "members" in function.parameters
     pointers["scalars"] = "*fp64" if stage or request.reducing else real
-    streams = [name.removesuffix("_type") for name in function.parameters if name in constexprs and name.endswith("_type")]
-    present = [getattr(torch, request.dtypes[s]) for s in streams if s in request.dtypes]
-    shape = geometry(present or [getattr(torch, request.real)], warp_size)
-    if "partials" in function.parameters:
-        shape = with_equal_lanes(shape)
+    streams, shape = _streams(function), _shape(function, request, warp_size)
     known: dict[str, Any] = {
         "real": getattr(tl, request.real), "LANES": shape.lanes, "BLOCK": shape.block, "TAIL": shape.tail,
         "SCALARS_IN_MEMORY": request.in_memory, "HAS_FOUND_INF": request.found_inf, "LEAF": LEAF, "LEVELS": request.levels,
@@ -248,11 +262,10 @@ def _amd_report(request: Request, loops: Sequence[Loop], assembly: str, constant
 def _summary(
     request: Request, constants: Mapping[str, Any], warp: int, whole: Loop | None, tail: Sequence[Loop], **usage: int
 ) -> AotReport:
-    from optc.runtime.triton_device import WARPS
-
     accesses = whole.accesses if whole else ()
-    block = constants["ROWS"] * constants["COLUMNS"] if "ROWS" in constants else constants.get("BLOCK", WARPS * warp)
-    per_thread = block // (WARPS * warp)
+    threads = constants["WARPS"] * warp
+    block = constants["ROWS"] * constants["COLUMNS"] if "ROWS" in constants else constants.get("BLOCK", threads)
+    per_thread = block // threads
     return AotReport(
         request.function,
         request.target,

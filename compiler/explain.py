@@ -106,11 +106,12 @@ def _latex(source: Source) -> str:
 
 
 def _overview(source: Source) -> str:
-    from optc.compiler.show_plan import show_cost_of_default
+    from optc.compiler.show_plan import show_cost_of_default, show_storages
     from optc.dsl.show import format_text
 
     plan = _plan_of(source)
-    return f"{format_text(source, mathematical=True).strip()}\n\n{show_cost_of_default(plan)}"
+    parts = format_text(source, mathematical=True).strip(), "\n".join(show_storages(plan)), show_cost_of_default(plan)
+    return "\n\n".join(filter(None, parts))
 
 
 STAGES: dict[str, Callable[[Source], str]] = {

@@ -17,6 +17,7 @@ from optc.compiler.describe import describe
 from optc.compiler.ir import UpdateProcedure, expressions, reads, statements, value_number, walk
 from optc.compiler.picking import is_one, period, picks
 from optc.compiler.plan import Flag, HostProgram
+from optc.compiler.storing import coded_when
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.program import (
     LOGIC,
@@ -50,7 +51,8 @@ def static_flags(program: Program, bodies: tuple[tuple[Statement, ...], ...]) ->
     """The atoms of all static conditions that select element code or states, each with its name."""
     atoms: dict[Expression, None] = {}
     p = period(program)
-    for condition in (s.exists for s in program.states):
+    coded = (coded_when(s) for s in program.states)
+    for condition in (*(s.exists for s in program.states), *(c for c in coded if c is not None)):
         atoms.update(dict.fromkeys(_static_atoms(condition)))
     for body in bodies:
         if p is not None and picks(body, program):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -28,17 +28,18 @@ _PACKAGE = "optc.compiled"
 _classes: dict[str, type[Optimizer]] = {}
 
 
-def compile_class(spec: str | Path, modifiers: Sequence[str] = ()) -> type[Optimizer]:
-    """The optimizer class of a spec, with modifiers added to it.
+def compile_class(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapping[str, str] | None = None) -> type[Optimizer]:
+    """The optimizer class of a spec, with modifiers added to it and its states stored otherwise.
 
     `spec` is a path to an `.opt` file, the name of a shipped spec (`adamw`), or the text itself (anything with a newline);
-    a modifier is written as in a composition: `cautious`, `lookahead(k = 6)`.
+    a modifier is written as in a composition: `cautious`, `lookahead(k = 6)`; a storage as behind `storing`, by state.
     Raises `SpecError` with every mistake in the spec and for what cannot be combined, `OptcError` where a file cannot be read.
     """
     if isinstance(modifiers, str):
         modifiers = (modifiers,)
     source = _source(spec)
-    expanded = with_modifiers(source, modifiers) if modifiers else expand(source)
+    clauses = [f"{state}: {storage}" for state, storage in (storing or {}).items()]
+    expanded = with_modifiers(source, modifiers, clauses) if modifiers or clauses else expand(source)
     key = text_digest(expanded.source.text + compiler_digest())
     if key not in _classes:
         _classes[key] = _load(expanded, key)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from optc.compiler.interpret_storage import through_memory
 from optc.dsl.errors import OptcError
 from optc.dsl.kinds import SCALARS, Extent
 from optc.dsl.philox import numbers_of_elements
@@ -171,6 +172,7 @@ class _Run:
         self._shape = program.view(param.theta.shape)
         self._p = 1 if program.pick is None else int(hypers[program.pick] or 1)
         self._new: set[str] = set()
+        self._stored: set[str] = set()
         for name, value in self._tensors.items():
             if value.shape != param.theta.shape:
                 raise OptcError(f"`{name}` has the shape {value.shape}, θ has {param.theta.shape}")
@@ -183,12 +185,14 @@ class _Run:
         due = self._due()
         values = {s.name: self._shaped(s, evaluate(s.initial, self._read, self._shape, self._p)) for s in due}
         for state in due:
-            self._states_of(state.extent)[state.name] = values[state.name]
+            self._states_of(state.extent)[state.name] = _through_memory(state, values[state.name])
         yield from self._block(self._procedure.body)
 
     def keep(self) -> None:
-        """Hands the model's states on: all parameters of a step have computed the same."""
+        """Hands the model's states on: all parameters of a step have computed the same. What was written goes to memory."""
         self._param.model.update(self._model)
+        for name in self._stored:
+            self._param.states[name] = _through_memory(self._program.state(name), self._param.states[name])
 
     def _due(self) -> list[State]:
         """States to be created: in `step` all whose conditions hold, in an entry those of them that it names."""
@@ -218,6 +222,8 @@ class _Run:
                 case Store(target=target, value=value):
                     state = self._program.state(target.name)
                     self._states_of(state.extent)[state.name] = self._shaped(state, (yield from self._value(value)))
+                    if state.storage is not None:
+                        self._stored.add(state.name)
                 case Branch(condition=condition, then=then, otherwise=otherwise):
                     holds = yield from self._value(condition)
                     if not (yield from self._block(then if holds else otherwise)):
@@ -289,6 +295,11 @@ class _Run:
         if state.extent is Extent.ELEM:
             return self._array(value)
         return np.array(np.broadcast_to(value, state.extent.shape(self._shape, self._p)), dtype=np.float64)
+
+
+def _through_memory(state: State, value: Array | np.float64) -> Array | np.float64:
+    """What the next step finds of a value."""
+    return value if state.storage is None or not isinstance(value, np.ndarray) else through_memory(value, state.storage)
 
 
 def _together(runs: Sequence[_Steps[None]]) -> None:

@@ -23,6 +23,7 @@ from optc.compiler.ir import reads
 from optc.compiler.layout import (
     WIDTH,
     Call,
+    filled,
     laid_out,
     long_names,
     names,
@@ -33,9 +34,10 @@ from optc.compiler.layout import (
 )
 from optc.compiler.module_code import condition_text, procedure_text, unless_always
 from optc.compiler.plan import Plan, ProcedurePlan
+from optc.compiler.storing import book_name, books_of, storage_text
 from optc.compiler.traffic import PRECISIONS, besides, default_variant, state_bytes, traffic
 from optc.dsl.kinds import PER_ELEMENT, Extent
-from optc.dsl.program import Hyper, HyperKind, Program, Role, Scalar
+from optc.dsl.program import Hyper, HyperKind, Program, Role, Scalar, Storage
 from optc.dsl.program import State as ProgramState
 
 _TEXT_WIDTH = WIDTH - 4
@@ -90,6 +92,7 @@ def emit_module(plan: Plan, module: str) -> str:
         entries=[_entry(p) for p in plan.procedures if p.name != "step"],
         matrix=program.matrix,
         pick=program.pick,
+        books=[_book(s) for s in books_of(program)],
     )
     body = without_unused_imports(without_unused_names(body))
     text = _ENVIRONMENT.get_template("module.py.j2").render(
@@ -145,11 +148,11 @@ def _cost(plan: Plan) -> list[str]:
             picked = f", {more.bytes_read} + {more.bytes_written} and {more.operations} for every {more.p}-th element"
             lines.append(
                 f"{procedure.name}: {cost.passes} pass{'es' if cost.passes > 1 else ''}, "
-                f"{cost.bytes_read} + {cost.bytes_written} bytes read + written and "
+                f"{cost.bytes_read:.5g} + {cost.bytes_written:.5g} bytes read + written and "
                 f"{cost.operations} operations per element{picked if more.p else ''} ({precision})"
             )
     picked = besides(plan, variant) if plan.program.pick is not None else ""
-    kept = " + ".join(filter(None, (str(state_bytes(plan, variant, PRECISIONS[0])), picked)))
+    kept = " + ".join(filter(None, (f"{state_bytes(plan, variant, PRECISIONS[0]):.4g}", picked)))
     lines.append(f"state: {kept} bytes per parameter with the default hypers (float32)")
     return lines
 
@@ -209,7 +212,19 @@ def _state(state: ProgramState, plan: Plan) -> str:
         parts.append("host=True")
     if state.extent is not Extent.ELEM:
         parts.append(f'extent="{state.extent.value}"')
-    return _row("State", *parts, *unless_always("exists", state.exists, plan.program))
+    parts += unless_always("exists", state.exists, plan.program)
+    if state.storage is not None:
+        parts.append(f"storage={storage_text(state.storage)}")
+    return _row("State", *parts)
+
+
+def _book(storage: Storage) -> str:
+    """What the codes of a storage mean, as a constant of the module."""
+    levels = ["(", *(f"        {line}" for line in filled(map(python_number, storage.levels), 8)), "    ),"]
+    settings = [f"block={storage.block}", f'ties="{storage.ties}"', f"unit={python_number(storage.unit)}"]
+    settings += [f"least={python_number(storage.least)}", f"smallest={storage.smallest}"]
+    lines = [f"{book_name(storage)} = Codebook(", f'    "{storage.name}",', f"    {levels[0]}", *levels[1:]]
+    return "\n".join([*lines, *(f"    {setting}," for setting in settings), ")"])
 
 
 # --- class --------------------------------------------------------------------------------------------------------------------

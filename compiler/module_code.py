@@ -14,6 +14,7 @@ from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.conditions import reached_when
 from optc.compiler.layout import Call, long_names, names
 from optc.compiler.plan import Kernel, Pass, Phase, Plan, ProcedurePlan, Stream
+from optc.compiler.storing import rows, storage_text
 from optc.compiler.traffic import read_if
 from optc.dsl.kinds import Extent
 from optc.dsl.program import TRUE, Expression, Let, Program, Store
@@ -81,10 +82,12 @@ def unless_always(keyword: str, condition: Expression, program: Program) -> tupl
     return () if condition == TRUE else (condition_text(condition, program, f"{keyword}="),)
 
 
-def _stream(stream: Stream, *conditions: Call) -> str:
+def _stream(stream: Stream, program: Program, *conditions: Call) -> str:
     parts = [f'"{stream.name}"', f'"{stream.role.value}"', str(stream.reads), str(stream.writes)]
     parts += [f'extent="{stream.extent.value}"'] if stream.extent is not Extent.ELEM else []
-    return str(Call("Stream", (*parts, *conditions)))
+    storage = [] if stream.storage is None else [f"storage={storage_text(stream.storage)}"]
+    coded = () if stream.coded is None else unless_always("coded", stream.coded, program)
+    return str(Call("Stream", (*parts, *conditions, *storage, *coded)))
 
 
 def _stream_of(one: Pass, stream: Stream, kernel: Kernel, program: Program) -> str:
@@ -94,7 +97,7 @@ def _stream_of(one: Pass, stream: Stream, kernel: Kernel, program: Program) -> s
         stores = partial(_stores, stream.name)
         written = reached_when((*one.picked, *one.body), stores, frozenset(kernel.static_flags))
         conditions += unless_always("write_if", written, program)
-    return _stream(stream, *conditions)
+    return _stream(stream, program, *conditions)
 
 
 def _stores(name: str, line: Let | Store) -> bool:
@@ -123,7 +126,12 @@ def _kernel(kernel: Kernel, exports: tuple[str, ...], program: Program) -> _Kern
         rest.append(f'pick="{kernel.pick[0]}"')
     return _KernelText(
         kernel.name,
-        [_stream(s) if kernel.passes else _stream_of(kernel.sweeps[0], s, kernel, program) for s in kernel.streams],
+        [
+            _stream(s, program)
+            if kernel.passes or s not in kernel.streams
+            else _stream_of(kernel.sweeps[0], s, kernel, program)
+            for s in rows(kernel)
+        ],
         kernel.scalars,
         names(kernel.static_flags),
         names(kernel.host_flags),

@@ -3,8 +3,8 @@
 Nothing per element is kept from one pass to the next but what lives in memory anyway: a pass computes again what it needs,
 from the streams. So the only choice is the pass in which each state is written. Early, and later passes read its new value
 instead of computing it again; late, and they may still read the old one. All choices are tried, and the one that moves the
-fewest bytes is taken (of equals, the one that writes latest). θ is written in the last pass: its memory may hold less than its
-value.
+fewest bytes is taken (of equals, the one that writes latest). θ is written in the last pass, and so are states with a storage:
+their memory may hold less than their value.
 
 Code on picked elements is a second body of the same passes. It comes to an element before the other body does, so that both see
 the same memory; what it needs of code per element it computes for itself. Where every element is picked the two are one body.
@@ -123,11 +123,12 @@ class _Splitter:
         self, at: Sequence[Level], stored: Mapping[str, Level], measured: Mapping[str, Level]
     ) -> tuple[tuple[Pass, ...], dict[str, int]]:
         """The passes, and the one in which each state, and θ, is written."""
-        states = [n for n in stored if n != "theta"]
+        late = {n for n in stored if n == "theta" or self._program.state(n).storage is not None}
+        states = [n for n in stored if n not in late]
         choices = [[k for k, level in enumerate(at) if level >= stored[n]] for n in states]
         if math.prod(map(len, choices)) > MOST_CHOICES:
             choices = [c[:1] for c in choices]
-        last = {"theta": len(at) - 1} if "theta" in stored else {}
+        last = dict.fromkeys(late, len(at) - 1)
         best: tuple[tuple[_Cost, tuple[int, ...]], tuple[Pass, ...], dict[str, int]] | None = None
         for assignment in product(*choices):
             written = dict(zip(states, assignment, strict=True)) | last

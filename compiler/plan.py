@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Expression, Program, Role, Statement
+from optc.dsl.program import TRUE, Expression, Program, Role, Statement, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Stream:
     is TENSOR.
 
     `exists`: TRUE or a condition over static FLAG reads. `reads`/`writes`: whether any variant reads its old value or writes
-    it.
+    it. A `storage` says how a state is kept; where that is as codes, `coded` says when: TRUE or a condition like `exists`.
     """
 
     name: str
@@ -53,6 +53,8 @@ class Stream:
     writes: bool
     exists: Expression
     extent: Extent = Extent.ELEM
+    storage: Storage | None = None
+    coded: Expression | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from optc.compiler.phases import phases_of
 from optc.compiler.picking import is_one, period, picks
 from optc.compiler.plan import Flag, Kernel, Phase, Plan, ProcedurePlan, Stream
 from optc.compiler.separate import reduces, separate
+from optc.compiler.storing import coded_when
 from optc.compiler.streams import flag_names, over_flags, streams_of
 from optc.dsl.program import Program, Statement
 
@@ -25,7 +26,8 @@ def schedule(update: Update) -> Plan:
     procedures = tuple(_procedure(p, update.program, flags) for p in update.procedures)
     used = {name for p in procedures for k in p.kernels for name in k.static_flags}
     used |= {name for p in procedures for phase in p.phases if phase.model is not None for name in phase.model.flags}
-    used |= {n for s in update.program.states for n in flag_names(over_flags(s.exists, flags))}
+    kept = (when for s in update.program.states for when in (s.exists, coded_when(s)) if when is not None)
+    used |= {n for when in kept for n in flag_names(over_flags(when, flags))}
     return Plan(update.program, tuple(f for f in flags if f.name in used), procedures)
 
 
@@ -39,7 +41,7 @@ def _procedure(procedure: UpdateProcedure, program: Program, flags: tuple[Flag, 
     def kernel(number: int, body: tuple[Statement, ...], scalars: tuple[str, ...]) -> Kernel:
         moved = streams(body)
         named = {n for e in expressions(body) for n in flag_names(e)}
-        named |= {n for s in moved for n in flag_names(s.exists)}
+        named |= {n for s in moved for when in (s.exists, s.coded) if when is not None for n in flag_names(when)}
         name = procedure.name if number == 0 else f"{procedure.name}_{number + 1}"
         pick = None
         if p is not None and picks(body, program):

@@ -26,6 +26,7 @@ def show_plan(plan: Plan) -> str:
     if plan.flags:
         rows += ["static flags (they select a variant)"]
         rows += [f"{INDENT}{f.name} = {show_expression(f.condition)}" for f in plan.flags]
+    rows += show_storages(plan)
     for procedure in plan.procedures:
         rows += _procedure(procedure, plan.program.source)
     rows += ["", show_cost(plan)]
@@ -45,6 +46,22 @@ def _procedure(procedure: ProcedurePlan, source: Source) -> Iterator[str]:
             yield from _model(phase.model, source)
         if phase.kernel is not None:
             yield from _kernel(phase.kernel, source)
+
+
+def show_storages(plan: Plan) -> Iterator[str]:
+    """How states are kept, where that is not in the dtype of the arithmetic."""
+    kept = [(s.name, s.storage) for s in plan.program.states if s.storage is not None]
+    if kept:
+        yield "kept in memory as"
+    for name, storage in kept:
+        off = f"{100 * storage.error:.2g} %"
+        if storage.dtype is not None:
+            yield f"{INDENT}{name}: {storage.name}, {storage.bytes:g} bytes per element; one rounding is off by {off} at most"
+            continue
+        bits = 8 if len(storage.levels) == 256 else 4
+        of = f"{bits} bits and a scale for {storage.block} numbers: {storage.bytes:.4g} bytes per element"
+        yield f"{INDENT}{name}: {storage.name}, {of}; off by {off} of the largest of these at most"
+        yield f"{INDENT}{' ' * len(name)}  numbers of their own in tensors of less than {storage.smallest} elements"
 
 
 def _lines(body: tuple[Statement, ...], source: Source) -> Iterator[str]:
@@ -255,9 +272,10 @@ def _cells(plan: Plan, procedure: ProcedurePlan, variant: dict[str, bool], preci
     cost = traffic(procedure, variant, precision)
     times = [1e3 * BILLION * cost.total / speed for speed in BANDWIDTHS.values()]
     floors = [f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times]
-    state = " + ".join(filter(None, (str(state_bytes(plan, variant, precision)), besides(plan, variant, precision))))
+    state = " + ".join(filter(None, (f"{state_bytes(plan, variant, precision):.4g}", besides(plan, variant, precision))))
     moves = [
-        f"{getattr(cost, n)}{cost.picked.of(getattr(cost.picked, n))}" for n in ("bytes_read", "bytes_written", "operations")
+        f"{getattr(cost, n):.5g}{cost.picked.of(getattr(cost.picked, n))}"
+        for n in ("bytes_read", "bytes_written", "operations")
     ]
     numbers = [cost.passes, *moves, state]
     return [precision.theta, precision.gradient, precision.state, *map(str, numbers), *floors]

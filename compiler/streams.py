@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from optc.compiler.ir import reads, statements
 from optc.compiler.plan import Flag, Stream
-from optc.dsl.kinds import Extent
+from optc.compiler.storing import coded_when
 from optc.dsl.program import (
     ELEMENT,
     LOGIC,
@@ -22,6 +22,7 @@ from optc.dsl.program import (
     Program,
     Read,
     Role,
+    State,
     Statement,
     Store,
     Symbol,
@@ -42,13 +43,20 @@ def streams_of(
     written = {s.target.name for s in statements(body) if isinstance(s, Store)}
     order = [Symbol(Role.THETA, "theta"), Symbol(Role.GRADIENT, "g"), *(Symbol(Role.INPUT, n) for n in inputs)]
     order += [Symbol(Role.STATE, s.name) for s in program.states if not s.host] + [ELEMENT]
-    exists = {s.name: over_flags(s.exists, flags) for s in program.states}
-    extents = {s.name: s.extent for s in program.states}
+    states = {s.name: s for s in program.states}
     return tuple(
-        Stream(s.name, s.role, s.name in read, s.name in written, exists.get(s.name, TRUE), extents.get(s.name, Extent.ELEM))
+        _stream(s, s.name in read, s.name in written, states.get(s.name), flags)
         for s in order
         if s.name in read | written | needed
     )
+
+
+def _stream(symbol: Symbol, reads: bool, writes: bool, state: State | None, flags: tuple[Flag, ...]) -> Stream:
+    if state is None:
+        return Stream(symbol.name, symbol.role, reads, writes, TRUE)
+    coded = coded_when(state)
+    exists, coded = over_flags(state.exists, flags), None if coded is None else over_flags(coded, flags)
+    return Stream(symbol.name, symbol.role, reads, writes, exists, state.extent, state.storage, coded)
 
 
 def reads_first(body: tuple[Statement, ...], variant: dict[str, bool] | None = None) -> set[str]:

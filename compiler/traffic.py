@@ -11,12 +11,12 @@ from typing import TypeAlias
 from optc.compiler.conditions import both, either, flag, opposite
 from optc.compiler.ir import expressions, statements, walk
 from optc.compiler.plan import Pass, Plan, ProcedurePlan, Stream
+from optc.compiler.storing import coded_when
 from optc.compiler.streams import decide, flag_names, left_in, over_flags, reads_first
 from optc.dsl.kinds import PER_ELEMENT, Extent
-from optc.dsl.program import PICK, TRUE, Apply, Branch, Expression, Let, Role, State, Statement, Store
+from optc.dsl.program import DTYPE_BYTES as ITEM_SIZE
+from optc.dsl.program import PICK, TRUE, Apply, Branch, Expression, Let, Role, State, Statement, Storage, Store
 from optc.dsl.semantics import evaluate_static
-
-ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,10 @@ class Precision:
         if role is Role.ELEMENT:
             return 0
         return ITEM_SIZE[{Role.THETA: self.theta, Role.STATE: self.state}.get(role, self.gradient)]
+
+    def kept(self, storage: Storage | None, coded: bool | None) -> float:
+        """Bytes of one element of a state; `coded` is False where it is too small to be kept as codes."""
+        return ITEM_SIZE[self.state] if storage is None or (storage.dtype is None and coded is False) else storage.bytes
 
     def __str__(self) -> str:
         return f"θ {self.theta}, g {self.gradient}, state {self.state}"
@@ -54,14 +58,14 @@ class Traffic:
     `picked` has the same for every p-th element, on top of what all elements take; it is empty where p is 1.
     """
 
-    bytes_read: int
-    bytes_written: int
+    bytes_read: float
+    bytes_written: float
     operations: int
     passes: int
     picked: Picked
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """Bytes moved, without those of picked elements."""
         return self.bytes_read + self.bytes_written
 
@@ -71,13 +75,13 @@ class Picked:
     """Per picked element, and the hyper p; nothing where `p` is empty."""
 
     p: str = ""
-    bytes_read: int = 0
-    bytes_written: int = 0
+    bytes_read: float = 0
+    bytes_written: float = 0
     operations: int = 0
 
-    def of(self, each: int) -> str:
+    def of(self, each: float) -> str:
         """What is on top of a number per element, as text."""
-        return f" + {each}/{self.p}" if self.p and each else ""
+        return f" + {each:g}/{self.p}" if self.p and each else ""
 
 
 def streams_in(sweep: Pass, variant: dict[str, bool]) -> Iterator[tuple[str, Role, bool, bool]]:
@@ -150,7 +154,9 @@ def _any_of(flags: list[str], cases: list[tuple[bool, ...]]) -> Expression:
 
 def traffic(procedure: ProcedurePlan, variant: dict[str, bool], precision: Precision) -> Traffic:
     """The cost of one procedure in one variant."""
-    of_all, of_picked, passes, p = [0, 0, 0], [0, 0, 0], 0, ""
+    of_all: list[float] = [0, 0, 0]
+    of_picked: list[float] = [0, 0, 0]
+    passes, p = 0, ""
     for kernel in procedure.kernels:
         every = kernel.pick is None or variant[kernel.pick[1]]  # all elements are picked
         p = p if every or kernel.pick is None else kernel.pick[0]
@@ -160,21 +166,32 @@ def traffic(procedure: ProcedurePlan, variant: dict[str, bool], precision: Preci
             passes += 1
             if sweep.picked and every:
                 sweep = replace(sweep, body=sweep.together, streams=sweep.moves, picked=(), picked_streams=())
+            sizes = {s.name: _size(s, variant, precision) for s in sweep.moves}
             for counts, streams, body in (
                 (of_all, streams_in(sweep, variant), sweep.body),
                 (of_picked, picked_in(sweep, variant), sweep.picked),
             ):
-                for _, role, reads, writes in streams:
-                    counts[0] += precision.size(role) * reads
-                    counts[1] += precision.size(role) * writes
+                for name, _, reads, writes in streams:
+                    counts[0] += sizes[name] * reads
+                    counts[1] += sizes[name] * writes
                 counts[2] += _operations(left_in(body, variant))
-    return Traffic(of_all[0], of_all[1], of_all[2], passes, Picked(p, *of_picked) if p else Picked())
+    operations = int(of_all[2]), int(of_picked[2])
+    picked = Picked(p, of_picked[0], of_picked[1], operations[1]) if p else Picked()
+    return Traffic(of_all[0], of_all[1], operations[0], passes, picked)
 
 
-def state_bytes(plan: Plan, variant: dict[str, bool], precision: Precision) -> int:
+def _size(stream: Stream, variant: dict[str, bool], precision: Precision) -> float:
+    if stream.role is not Role.STATE:
+        return precision.size(stream.role)
+    return precision.kept(stream.storage, None if stream.coded is None else decide(stream.coded, variant))
+
+
+def state_bytes(plan: Plan, variant: dict[str, bool], precision: Precision) -> float:
     """Bytes of state per element of θ, of states that have one number for each (see `besides`)."""
     extents = PER_ELEMENT if _picks_all(plan, variant) else {Extent.ELEM}
-    return ITEM_SIZE[precision.state] * sum(s.extent in extents for s in _states_in(plan, variant))
+    states = [(s, coded_when(s)) for s in _states_in(plan, variant) if s.extent in extents]
+    coded = (None if when is None else decide(over_flags(when, plan.flags), variant) for _, when in states)
+    return sum(precision.kept(s.storage, c) for (s, _), c in zip(states, coded, strict=True))
 
 
 _BESIDES = {Extent.ROW: "rows", Extent.COL: "columns"}

@@ -39,12 +39,13 @@ class Builder(CompositionRules):
         optimizers = [part for part in parts if isinstance(part, (nodes.Optimizer, nodes.Derived))]
         modifiers = tuple(part for part in parts if isinstance(part, nodes.Modifier))
         defines = tuple(part for part in parts if isinstance(part, nodes.Define))
+        storages = tuple(part for part in parts if isinstance(part, nodes.Storage))
         for other in optimizers[1:]:
             span = Span(other.span.start, other.span.start + len("optimizer"))
             self.report(
                 "two-optimizers", f"`{other.name}` is a second optimizer in one file", span, "give each a file of its own"
             )
-        if not optimizers and not modifiers:
+        if not optimizers and not modifiers and not storages:
             if not self.diagnostics:
                 place = defines[-1].span if defines else Span(0, 1)
                 self.report(
@@ -60,9 +61,9 @@ class Builder(CompositionRules):
                 hint = f"put it in a file of its own, or beside an `optimizer NAME = … + {modifier.name}`"
                 head = Span(modifier.span.start, modifier.span.start + len("modifier"))
                 self.report("misplaced-modifier", "a modifier beside an optimizer that is written out", head, hint)
-            file = nodes.Spec(optimizer, defines, comments, marks, span=span)
+            file = nodes.Spec(optimizer, defines, storages, comments, marks, span=span)
         else:
-            file = nodes.Composition(optimizer, modifiers, defines, comments, marks, span=span)
+            file = nodes.Composition(optimizer, modifiers, defines, storages, comments, marks, span=span)
         self.check_depth(file)
         return file
 
@@ -107,6 +108,7 @@ class Builder(CompositionRules):
             step=joined("step"),
             entries=every("Entry"),
             shape=next(iter(every("shape")), None),
+            storing=joined("storing"),
             span=span,
         )
 

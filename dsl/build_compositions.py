@@ -87,10 +87,11 @@ class CompositionRules(Rules):
     def on_derived_head(self, parts: list[Any], span: Span) -> Clause:
         self.mark("derived", span)
         terms = [part for part in parts[1:] if isinstance(part, nodes.Term)]
-        return Clause("head", (parts[0].id, terms), span)
+        storing = next((part.value for part in parts[1:] if isinstance(part, Clause)), ())
+        return Clause("head", (parts[0].id, terms, storing), span)
 
     def on_derived(self, parts: list[Any], span: Span) -> nodes.Derived:
-        name, (base, *modifiers) = parts[0].value
+        name, (base, *modifiers), storing = parts[0].value
         kinds = self.members(parts[1:], "optimizer")
         return nodes.Derived(
             name=name,
@@ -99,8 +100,37 @@ class CompositionRules(Rules):
             text=next(iter(kinds.get("doc", [])), None),
             cites=tuple(kinds.get("cite", [])),
             notes=tuple(kinds.get("note", [])),
+            storing=storing,
             span=span,
         )
+
+    # --- storages -------------------------------------------------------------------------------------------------------------
+
+    def on_storing(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("storing", span)
+        return Clause("storing", tuple(parts), span)
+
+    def on_kept(self, parts: list[Any], span: Span) -> nodes.Kept:
+        return nodes.Kept(parts[0].id, parts[1].id, tuple(parts[2:]), span=span)
+
+    def on_storage_head(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("storage", span)
+        return Clause("head", parts[0].id, span)
+
+    def on_storage(self, parts: list[Any], span: Span) -> nodes.Storage:
+        kinds = self.members(parts[1:], "storage")
+        return nodes.Storage(
+            name=parts[0].value,
+            text=next(iter(kinds.get("doc", [])), None),
+            cites=tuple(kinds.get("cite", [])),
+            notes=tuple(kinds.get("note", [])),
+            settings=tuple(kinds.get("Setting", [])),
+            defines=tuple(kinds.get("Define", [])),
+            span=span,
+        )
+
+    def on_setting(self, parts: list[Any], span: Span) -> nodes.Setting:
+        return nodes.Setting(parts[0].id, parts[1], span=span)
 
     def on_base(self, parts: list[Any], span: Span) -> nodes.Term:
         arguments = tuple(part for part in parts[1:] if isinstance(part, nodes.Argument))

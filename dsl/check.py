@@ -6,6 +6,7 @@ from optc.dsl import calls, nodes
 from optc.dsl.check_blocks import ProcedureChecker
 from optc.dsl.check_hypers import check_hypers
 from optc.dsl.check_states import StateChecker
+from optc.dsl.check_storing import check_signs, check_storing
 from optc.dsl.errors import SpecError
 from optc.dsl.implication import Implication, static_part
 from optc.dsl.infer import Inference
@@ -111,12 +112,13 @@ class _Checker:
         requires = self._requires()
         context.required = tuple(static_part(r.condition) for r in requires)
         states = StateChecker(self._inference).check(node.states)
+        states = check_storing(context, spec, states)
         procedures = (self._step(), *self._entries())
         not_with_rows(context)
         self._unused()
         if node.name in PYTHON_KEYWORDS:
             context.error("python-keyword", f"`{node.name}` cannot be a name in Python", node.span, "choose another name")
-        return Program(
+        program = Program(
             node.name,
             node.text,
             node.cites,
@@ -129,6 +131,8 @@ class _Checker:
             node.shape == "matrix",
             None if context.pick is None else context.pick[0],
         )
+        check_signs(context, spec, program)
+        return program
 
     def _requires(self) -> tuple[Require, ...]:
         checked: list[Require] = []

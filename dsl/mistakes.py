@@ -18,7 +18,6 @@ from optc.dsl.source import Span
 LATER = {
     "schedule": "a schedule",
     "view": "a view",
-    "storing": "a storage clause",
     "gradients": "`gradients:`",
     "for": "`for θ:`",
     "otherwise": "`otherwise:`",
@@ -145,7 +144,7 @@ def _later(stop: Stop) -> Diagnostic | None:
     what = None
     if first in LATER and second not in ("=", "<-", "←") and (stop.place <= 1 or first in ("repeat", "each")):
         what = LATER[first]
-    elif stop.text in ("ring", "storing"):
+    elif stop.text == "ring":
         what = LATER[stop.text]
     elif stop.text == "[" and stop.place == 1:
         what = "writing one element"

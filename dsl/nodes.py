@@ -210,10 +210,7 @@ StateItem: TypeAlias = State | StateIf
 
 @dataclass(frozen=True, slots=True)
 class Define(Node):
-    """`define f(x) = value`, or a block that ends in `return`: then `body` ends with a `Return`.
-
-    The one-line form is a body of exactly one `Return`.
-    """
+    """`define f(x) = value`, or a block: then `body` ends with a `Return`. The one-line form is a body of one `Return`."""
 
     name: str
     parameters: tuple[str, ...]
@@ -239,6 +236,23 @@ class Entry(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Argument(Node):
+    """`betas = (0.95, 0.999)`; `name` is None for a bare value: the first hyper of a modifier, or a storage's block."""
+
+    name: str | None
+    value: Expression | tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Node):
+    """`m: dynamic8(block = 128)` in `storing`: how a state is kept in memory."""
+
+    state: str
+    storage: str
+    arguments: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Optimizer(Node):
     """One optimizer.
 
@@ -258,6 +272,27 @@ class Optimizer(Node):
     step: tuple[Statement, ...] = ()
     entries: tuple[Entry, ...] = ()
     shape: str | None = None
+    storing: tuple[Kept, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Node):
+    """`block = 256` in a storage."""
+
+    name: str
+    value: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Storage(Node):
+    """A way of keeping a state in memory: settings, and `define level(c)`, the number that a code stands for."""
+
+    name: str
+    text: str | None = None
+    cites: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    defines: tuple[Define, ...] = ()
 
 
 # --- modifiers and compositions -----------------------------------------------------------------------------------------------
@@ -267,10 +302,7 @@ Stage: TypeAlias = Literal["clip", "project", "couple", "mix", "mask", "trust", 
 
 @dataclass(frozen=True, slots=True)
 class Hook(Node):
-    """`mask m_hat else u as z:`: lines that change a point of the base in one stage.
-
-    `otherwise` is the point taken where the base lacks the first; `alias` is what the lines call the point.
-    """
+    """`mask m_hat else u as z:`: lines, which call it `alias`, change a point of the base; `otherwise` where it lacks that."""
 
     stage: Stage
     point: str
@@ -305,14 +337,6 @@ class Modifier(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Argument(Node):
-    """`betas = (0.95, 0.999)`; `name` is None for a bare value, which is the modifier's first hyper."""
-
-    name: str | None
-    value: Expression | tuple[Expression, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Term(Node):
     """`RAdam(eps = 1e-5) without weight_decay`: an optimizer or a modifier in a composition; only the first has `without`."""
 
@@ -323,7 +347,7 @@ class Term(Node):
 
 @dataclass(frozen=True, slots=True)
 class Derived(Node):
-    """`optimizer NAME = base + modifier + …`. `text` and `cites` say more than what the parts say."""
+    """`optimizer NAME = base + modifier + … storing …`. `text` and `cites` say more than what the parts say."""
 
     name: str
     base: Term
@@ -331,6 +355,7 @@ class Derived(Node):
     text: str | None = None
     cites: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    storing: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,21 +375,23 @@ class Mark(Node):
 
 @dataclass(frozen=True, slots=True)
 class Spec(Node):
-    """A file of an optimizer that is written out: shared `define`s and one optimizer."""
+    """A file of an optimizer that is written out: shared `define`s, storages, and one optimizer."""
 
     optimizer: Optimizer
     defines: tuple[Define, ...] = ()
+    storages: tuple[Storage, ...] = ()
     comments: tuple[Comment, ...] = field(default=(), compare=False, repr=False)
     marks: tuple[Mark, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Composition(Node):
-    """A file of modifiers, of an optimizer derived from others, or of both."""
+    """A file of modifiers and storages, of an optimizer derived from others, or of both."""
 
     optimizer: Derived | None = None
     modifiers: tuple[Modifier, ...] = ()
     defines: tuple[Define, ...] = ()
+    storages: tuple[Storage, ...] = ()
     comments: tuple[Comment, ...] = field(default=(), compare=False, repr=False)
     marks: tuple[Mark, ...] = field(default=(), compare=False, repr=False)
 

@@ -34,8 +34,11 @@ def parse(source: Source) -> nodes.Spec:
     file = parse_file(source)
     if isinstance(file, nodes.Spec):
         return file
-    place = file.modifiers[0] if file.optimizer is None else file.optimizer
-    if file.optimizer is None:
+    parts: tuple[nodes.Derived | nodes.Modifier | nodes.Storage, ...] = (*file.modifiers, *file.storages)
+    place = file.optimizer or parts[0]
+    if isinstance(place, nodes.Storage):
+        message, hint = "the file holds no optimizer, only storages", f"use it in one: `storing m: {place.name}`"
+    elif file.optimizer is None:
         message, hint = "the file holds no optimizer, only modifiers", f"name it in one: `optimizer X = AdamW + {place.name}`"
     else:
         message, hint = f"`{place.name}` is composed of others, and not written out here", "compose it first"

@@ -34,6 +34,8 @@ class Role(Enum):
     NEW = "new"  # new(state): created in this very step
     SCALAR = "scalar"  # after lowering: a float64 value of the host program, rounded once
     FLAG = "flag"  # after lowering: a condition known before the kernel starts
+    SCALE = "scale"  # after scheduling: the scales of a state that is kept as codes
+    BOOK = "book"  # and what its codes mean
     STATISTIC = "statistic"  # after scheduling: a float64 number of the tensor, known between two passes over it
 
 
@@ -195,13 +197,60 @@ class Require:
 
 
 @dataclass(frozen=True, slots=True)
+class Storage:
+    """How a state per element is kept in memory: in another `dtype`, or as codes.
+
+    Codes are those of `levels`, 16 or 256 float32 numbers (NaN: the code is not used). `block` numbers that follow each other
+    in the flattened tensor share a float32 scale, max(largest |x|, `least`)/`unit`, and x is kept as the code whose level is
+    nearest to x/scale; `ties` says which of two that are equally near ("down", "up", or "even": the even code). Tensors with
+    fewer than `smallest` elements are kept as they are.
+    """
+
+    name: str
+    dtype: str | None = None
+    levels: tuple[float, ...] = ()
+    block: int = 0
+    ties: str = "down"
+    unit: float = 1.0
+    least: float = 0.0
+    smallest: int = 0
+
+    @property
+    def bytes(self) -> float:
+        """Bytes per element."""
+        return (1 if len(self.levels) == 256 else 0.5) + 4 / self.block if self.dtype is None else DTYPE_BYTES[self.dtype]
+
+    @property
+    def signed(self) -> bool:
+        """Whether it keeps negative numbers."""
+        return self.dtype is not None or any(level < 0 for level in self.levels)
+
+    @property
+    def error(self) -> float:
+        """How far one encoding may move a number: of codes as a share of the largest |x| of the block, else of the number.
+
+        It is half of the widest gap between levels, or the distance to the outermost one where that is more; numbers of a sign
+        that no level has are not thought of.
+        """
+        if self.dtype is not None:
+            return 2.0 ** -{"float64": 53, "float32": 24, "bfloat16": 9, "float16": 12}[self.dtype]
+        known = sorted(level / self.unit for level in self.levels if level == level)
+        gaps = [(b - a) / 2 for a, b in zip(known, known[1:], strict=False)]
+        return max(*gaps, 1 - known[-1], known[0] if known[0] >= 0 else known[0] + 1)
+
+
+DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """What is kept per parameter under `key`.
 
     `initial` reads hypers, θ and g (values before the step that creates it). States `per row`, `per col` and `per matrix` are
     shaped like θ with the dimensions of length 1 that they do not vary along, those `per pick` have one dimension. States
     `per tensor` are float64 numbers; those written from host values only are `host` states and stay on the host. States
-    `per model` are float64 numbers that all parameters share. `exists` is a static condition (TRUE without one).
+    `per model` are float64 numbers that all parameters share. `exists` is a static condition (TRUE without one). Without a
+    `storage` a state per element has the dtype of the arithmetic.
     """
 
     name: str
@@ -211,6 +260,7 @@ class State:
     host: bool
     exists: Expression = TRUE
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    storage: Storage | None = None
 
 
 @dataclass(frozen=True, slots=True)

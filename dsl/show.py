@@ -39,6 +39,7 @@ def show(file: nodes.File, mathematical: bool = False) -> str:
     """The canonical text of a file, ending in a newline."""
     printer = _Printer(mathematical, file.marks)
     blocks = [printer.define(define, 0) for define in file.defines]
+    blocks += [printer.storage(storage) for storage in file.storages]
     if isinstance(file, nodes.Composition):
         blocks += [printer.modifier(modifier) for modifier in file.modifiers]
     if isinstance(file.optimizer, nodes.Derived):
@@ -85,7 +86,7 @@ class _Printer:
             rows += self.entry(entry)
         return rows
 
-    def texts(self, part: nodes.Optimizer | nodes.Modifier | nodes.Derived) -> list[Row]:
+    def texts(self, part: nodes.Optimizer | nodes.Modifier | nodes.Derived | nodes.Storage) -> list[Row]:
         def rows(kind: str, texts: Sequence[str]) -> list[Row]:
             found = [m.span for m in self.marks if m.word == kind and part.span.start <= m.span.start < part.span.end]
             spans = found if len(found) == len(texts) else [NOWHERE] * len(texts)
@@ -104,6 +105,8 @@ class _Printer:
         declared = aligned([self.hyper(hyper) for hyper in part.hypers]) if hypers else []
         rows = self.section("hyper", declared + [self.require(require) for require in part.requires], part.span)
         rows += self.section("state", self.states(part.states, 2), part.span)
+        if isinstance(part, nodes.Optimizer) and part.storing:
+            rows.append(Row(1, (self.storing(part.storing),), self.head_span("storing", part.span)))
         for define in part.defines:
             rows += self.define(define, 1)
         return rows
@@ -133,6 +136,7 @@ class _Printer:
 
     def derived(self, derived: nodes.Derived) -> list[Row]:
         end = ":" * (derived.text is not None or bool(derived.cites or derived.notes))
+        end = (f" {self.storing(derived.storing)}" if derived.storing else "") + end
         base, *others = map(self.term, (derived.base, *derived.modifiers))
         head = f"optimizer {derived.name} ="
         place = self.head_span("derived", derived.span)
@@ -142,6 +146,21 @@ class _Printer:
         lines = [f"+ {other}" for other in others]
         lines[-1] += ")" + end
         return [Row(0, (f"{head} ({base}",), place), *(Row(2, (text,), NOWHERE) for text in lines), *self.texts(derived)]
+
+    def storing(self, clause: Sequence[nodes.Kept]) -> str:
+        return "storing " + ", ".join(map(self.kept, clause))
+
+    def kept(self, kept: nodes.Kept) -> str:
+        arguments = f"({', '.join(map(self.argument, kept.arguments))})" if kept.arguments else ""
+        return f"{self.name(kept.state)}: {kept.storage}{arguments}"
+
+    def storage(self, storage: nodes.Storage) -> list[Row]:
+        place = self.head_span("storage", storage.span)
+        rows = [Row(0, (f"storage {storage.name}:",), place), *self.texts(storage)]
+        rows += aligned([Row(1, (s.name, f"= {self.expression(s.value)}"), s.span) for s in storage.settings])
+        for define in storage.defines:
+            rows += self.define(define, 1)
+        return rows
 
     def term(self, term: nodes.Term) -> str:
         arguments = f"({', '.join(map(self.argument, term.arguments))})" if term.arguments else ""

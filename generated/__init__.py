@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from .adafactor import Adafactor as Adafactor
     from .adagc import AdaGC as AdaGC
     from .adagrad import Adagrad as Adagrad
+    from .adagrad_8bit import Adagrad8bit as Adagrad8bit
     from .adagrad_norm import AdaGradNorm as AdaGradNorm
     from .adahessian import AdaHessian as AdaHessian
     from .adai import Adai as Adai
     from .adalite import Adalite as Adalite
     from .adalomo import AdaLomo as AdaLomo
     from .adam import Adam as Adam
+    from .adam_4bit import Adam4bit as Adam4bit
+    from .adam_8bit import Adam8bit as Adam8bit
     from .adam_atan2 import AdamATan2 as AdamATan2
     from .adam_mini import AdamMini as AdamMini
     from .adamax import Adamax as Adamax
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
     from .adamp import AdamP as AdamP
     from .adams import AdamS as AdamS
     from .adamw import AdamW as AdamW
+    from .adamw_4bit import AdamW4bit as AdamW4bit
+    from .adamw_8bit import AdamW8bit as AdamW8bit
+    from .adamw_bf16 import AdamWBf16 as AdamWBf16
+    from .adamw_fp8 import AdamWFp8 as AdamWFp8
     from .adamw_gc import AdamWGC as AdamWGC
     from .adamw_prox import AdamWProx as AdamWProx
     from .adamw_sn import AdamWSN as AdamWSN
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from .adasmooth import AdaSmooth as AdaSmooth
     from .adatam import AdaTAM as AdaTAM
     from .ademamix import AdEMAMix as AdEMAMix
+    from .ademamix_8bit import AdEMAMix8bit as AdEMAMix8bit
     from .adgd import AdGD as AdGD
     from .adopt import ADOPT as ADOPT
     from .aggmo import AggMo as AggMo
@@ -80,9 +88,13 @@ if TYPE_CHECKING:
     from .hn_adam import HNAdam as HNAdam
     from .kate import KATE as KATE
     from .lamb import LAMB as LAMB
+    from .lamb_8bit import LAMB8bit as LAMB8bit
     from .laprop import LaProp as LaProp
     from .lars import LARS as LARS
+    from .lars_8bit import LARS8bit as LARS8bit
     from .lion import Lion as Lion
+    from .lion_4bit import Lion4bit as Lion4bit
+    from .lion_8bit import Lion8bit as Lion8bit
     from .lion_prodigy import LionProdigy as LionProdigy
     from .lomo import LOMO as LOMO
     from .madgrad import MADGRAD as MADGRAD
@@ -97,6 +109,7 @@ if TYPE_CHECKING:
     from .pid import PID as PID
     from .pnm import PNM as PNM
     from .prodigy import Prodigy as Prodigy
+    from .prodigy_8bit import Prodigy8bit as Prodigy8bit
     from .psgld import PSGLD as PSGLD
     from .qhadam import QHAdam as QHAdam
     from .qhm import QHM as QHM
@@ -106,6 +119,7 @@ if TYPE_CHECKING:
     from .ranger21 import Ranger21 as Ranger21
     from .ranger21_core import Ranger21Core as Ranger21Core
     from .rmsprop import RMSprop as RMSprop
+    from .rmsprop_8bit import RMSprop8bit as RMSprop8bit
     from .rose import Rose as Rose
     from .rowwise_adagrad import RowwiseAdagrad as RowwiseAdagrad
     from .rprop import Rprop as Rprop
@@ -116,6 +130,7 @@ if TYPE_CHECKING:
     from .schedulefree_sgd import ScheduleFreeSGD as ScheduleFreeSGD
     from .scion import SCION as SCION
     from .sgd import SGD as SGD
+    from .sgd_8bit import SGD8bit as SGD8bit
     from .sgdp import SGDP as SGDP
     from .sgdsai import SGDSaI as SGDSaI
     from .sgdw import SGDW as SGDW
@@ -147,12 +162,15 @@ OPTIMIZERS = {
     "Adafactor": "adafactor",
     "AdaGC": "adagc",
     "Adagrad": "adagrad",
+    "Adagrad8bit": "adagrad_8bit",
     "AdaGradNorm": "adagrad_norm",
     "AdaHessian": "adahessian",
     "Adai": "adai",
     "Adalite": "adalite",
     "AdaLomo": "adalomo",
     "Adam": "adam",
+    "Adam4bit": "adam_4bit",
+    "Adam8bit": "adam_8bit",
     "AdamATan2": "adam_atan2",
     "Adamax": "adamax",
     "AdamC": "adamc",
@@ -162,6 +180,10 @@ OPTIMIZERS = {
     "AdamP": "adamp",
     "AdamS": "adams",
     "AdamW": "adamw",
+    "AdamW4bit": "adamw_4bit",
+    "AdamW8bit": "adamw_8bit",
+    "AdamWBf16": "adamw_bf16",
+    "AdamWFp8": "adamw_fp8",
     "AdamWGC": "adamw_gc",
     "AdamWProx": "adamw_prox",
     "AdamWSN": "adamw_sn",
@@ -172,6 +194,7 @@ OPTIMIZERS = {
     "AdaSmooth": "adasmooth",
     "AdaTAM": "adatam",
     "AdEMAMix": "ademamix",
+    "AdEMAMix8bit": "ademamix_8bit",
     "AdGD": "adgd",
     "ADOPT": "adopt",
     "AggMo": "aggmo",
@@ -210,9 +233,13 @@ OPTIMIZERS = {
     "HNAdam": "hn_adam",
     "KATE": "kate",
     "LAMB": "lamb",
+    "LAMB8bit": "lamb_8bit",
     "LaProp": "laprop",
     "LARS": "lars",
+    "LARS8bit": "lars_8bit",
     "Lion": "lion",
+    "Lion4bit": "lion_4bit",
+    "Lion8bit": "lion_8bit",
     "LionProdigy": "lion_prodigy",
     "LOMO": "lomo",
     "MADGRAD": "madgrad",
@@ -227,6 +254,7 @@ OPTIMIZERS = {
     "PID": "pid",
     "PNM": "pnm",
     "Prodigy": "prodigy",
+    "Prodigy8bit": "prodigy_8bit",
     "PSGLD": "psgld",
     "QHAdam": "qhadam",
     "QHM": "qhm",
@@ -236,6 +264,7 @@ OPTIMIZERS = {
     "Ranger21": "ranger21",
     "Ranger21Core": "ranger21_core",
     "RMSprop": "rmsprop",
+    "RMSprop8bit": "rmsprop_8bit",
     "Rose": "rose",
     "RowwiseAdagrad": "rowwise_adagrad",
     "Rprop": "rprop",
@@ -246,6 +275,7 @@ OPTIMIZERS = {
     "ScheduleFreeSGD": "schedulefree_sgd",
     "SCION": "scion",
     "SGD": "sgd",
+    "SGD8bit": "sgd_8bit",
     "SGDP": "sgdp",
     "SGDSaI": "sgdsai",
     "SGDW": "sgdw",
@@ -305,6 +335,7 @@ __all__ = [
     "A2Grad",
     "AccSGD",
     "AdEMAMix",
+    "AdEMAMix8bit",
     "AdGD",
     "AdaBelief",
     "AdaBound",
@@ -321,9 +352,12 @@ __all__ = [
     "Adadelta",
     "Adafactor",
     "Adagrad",
+    "Adagrad8bit",
     "Adai",
     "Adalite",
     "Adam",
+    "Adam4bit",
+    "Adam8bit",
     "AdamATan2",
     "AdamC",
     "AdamG",
@@ -331,6 +365,10 @@ __all__ = [
     "AdamP",
     "AdamS",
     "AdamW",
+    "AdamW4bit",
+    "AdamW8bit",
+    "AdamWBf16",
+    "AdamWFp8",
     "AdamWGC",
     "AdamWProx",
     "AdamWSN",
@@ -365,8 +403,12 @@ __all__ = [
     "Gravity",
     "GrokFastAdamW",
     "HNAdam",
+    "LAMB8bit",
+    "LARS8bit",
     "LaProp",
     "Lion",
+    "Lion4bit",
+    "Lion8bit",
     "LionProdigy",
     "NAdam",
     "NAdamW",
@@ -375,15 +417,18 @@ __all__ = [
     "OrthoAdamW",
     "Padam",
     "Prodigy",
+    "Prodigy8bit",
     "QHAdam",
     "RAdam",
     "RMSprop",
+    "RMSprop8bit",
     "Ranger",
     "Ranger21",
     "Ranger21Core",
     "Rose",
     "RowwiseAdagrad",
     "Rprop",
+    "SGD8bit",
     "SGDSaI",
     "SaRA",
     "ScaledAdam",

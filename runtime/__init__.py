@@ -1,9 +1,32 @@
-"""What a generated optimizer needs while it trains. Importing it compiles nothing and does not import Triton."""
+"""What a generated optimizer needs while it trains. Importing it compiles nothing and does not import Triton.
 
-from torch.optim.optimizer import ParamsT
+PyTorch is imported with the first name that is asked for: the compiler reads `optc.runtime.codebook`, which needs none.
+"""
 
-from optc.runtime.backend import BackendUnavailable
-from optc.runtime.optimizer import Optimizer
-from optc.runtime.registry import available, create
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
+
+    from optc.runtime.backend import BackendUnavailable
+    from optc.runtime.optimizer import Optimizer
+    from optc.runtime.registry import available, create
 
 __all__ = ["BackendUnavailable", "Optimizer", "ParamsT", "available", "create"]
+
+_PLACES = {
+    "BackendUnavailable": "optc.runtime.backend",
+    "Optimizer": "optc.runtime.optimizer",
+    "ParamsT": "torch.optim.optimizer",
+    "available": "optc.runtime.registry",
+    "create": "optc.runtime.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

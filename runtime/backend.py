@@ -14,9 +14,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Columns
 from optc.runtime.draws import first_element
 from optc.runtime.schema import Kernel, Stream
+from optc.runtime.storage import on_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +26,11 @@ class Residents:
     """The tensors that stay from step to step.
 
     `tensors[stream.name]` is a list parallel to the batch's parameters for every THETA and STATE stream of the kernel that
-    exists in this variant; absent streams have no key. States are float32, or float64 where θ is. `gradient_dtype` is the
-    dtype of all gradients of the batch (usually θ's). `variant` gives every static flag of the kernel its value. `shapes` are
-    those of the parameters; where they are not given, those of the tensors per element. `elements` are the numbers of each
-    parameter's first element; where they are not given, those of an optimizer with these parameters.
+    exists in this variant; absent streams have no key. States are float32, or float64 where θ is, or as their storage says:
+    codes have their scales beside them, under the name of that stream. `gradient_dtype` is the dtype of all gradients of the
+    batch (usually θ's). `variant` gives every static flag of the kernel its value. `shapes` are those of the parameters; where
+    they are not given, those of the tensors per element. `elements` are the numbers of each parameter's first element; where
+    they are not given, those of an optimizer with these parameters.
     """
 
     tensors: Mapping[str, Sequence[Tensor]]
@@ -38,6 +41,9 @@ class Residents:
 
     def column(self, stream: Stream, count: int) -> Sequence[Tensor] | Sequence[int] | None:
         """What a table has of a stream that stays, for `count` parameters: tensors, numbers, or nothing if it is absent."""
+        if stream.role == "book" and isinstance(stream.storage, Codebook):
+            device = next(column[0].device for column in self.tensors.values() if len(column))
+            return [on_device(stream.storage, device).memory] * count
         return self.column_of_elements(count) if stream.role == "element" else self.tensors.get(stream.name)
 
     def column_of_elements(self, count: int) -> Sequence[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +22,10 @@ from torch import Tensor
 from optc.runtime import hypers, layout, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
+from optc.runtime.checkpoint_codes import STORING, Kept, told
 from optc.runtime.hypers import Values
 from optc.runtime.schema import Schema, State
+from optc.runtime.storage import kept_dtype
 
 _MOST_SHOWN = 10
 
@@ -39,7 +42,7 @@ def unshared(schema: Schema, packed: Mapping[str, Any]) -> dict[str, Any]:
         {key: entry.clone() if key in own and isinstance(entry, Tensor) else entry for key, entry in group.items()}
         for group in packed["param_groups"]
     ]
-    return {**packed, "state": slots, "param_groups": groups}
+    return {**packed, "state": slots, "param_groups": told(schema, groups)}
 
 
 def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
@@ -53,6 +56,7 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     saved = _matching_groups(schema, present, packed)
     groups = [_merged(group, other) for group, other in zip(present, saved, strict=True)]
     problems: list[str] = _numbers_of_model(schema, saved, packed)
+    changes: list[str] = []
     slots: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
     known = set()
     for number, (group, other) in enumerate(zip(groups, saved, strict=True)):
@@ -64,7 +68,8 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         for index, p in zip(other["params"], group["params"], strict=True):
             known.add(index)
             if packed["state"].get(index):
-                loaded = _slot(schema, values, p, packed["state"][index], f"parameter {index}", problems)
+                file = Kept.of(other, packed["state"][index], f"parameter {index}", problems)
+                loaded = _slot(schema, values, p, file, problems, changes)
                 if loaded:
                     slots[p] = loaded
     if not problems:
@@ -73,6 +78,8 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         more = [f"… and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
         lines = [f"this state dict does not fit {schema.name}, nothing was loaded:", *problems[:_MOST_SHOWN], *more]
         raise ValueError("\n  ".join(lines))
+    for message in dict.fromkeys(changes):
+        warnings.warn(f"{schema.name}: {message}", stacklevel=3)
     for group, old in zip(groups, present, strict=True):
         _keep_tensors(group, old)
     optimizer.__setstate__({"state": slots, "param_groups": groups})
@@ -108,7 +115,7 @@ def _numbers_of_model(schema: Schema, saved: Sequence[Mapping[str, Any]], packed
 
 def _merged(group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """The loaded group; what it lacks comes from the present one."""
-    loaded = {key: copy.deepcopy(value) for key, value in saved.items() if key not in ("params", "capturable")}
+    loaded = {key: copy.deepcopy(value) for key, value in saved.items() if key not in ("params", "capturable", STORING)}
     return {**group, **loaded}
 
 
@@ -124,11 +131,11 @@ def _is_scalar(entry: Any) -> bool:
     return isinstance(entry, Tensor) and entry.numel() == 1 and not entry.is_complex()
 
 
-def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, problems: list[str]) -> dict[str, Any]:
-    """One parameter's state, converted; appends to `problems` what does not fit."""
+def _slot(schema: Schema, values: Values, p: Tensor, file: Kept, problems: list[str], changes: list[str]) -> dict[str, Any]:
+    """One parameter's state, converted; appends to `problems` what does not fit, to `changes` what is kept otherwise here."""
     own = schema.of_parameters
     by_key = {state.key: state for state in own}
-    found = {key: entry for key, entry in saved.items() if entry is not None}
+    found, label = file.entries, file.label
     slot: dict[str, Any] = {}
     for key, entry in found.items():
         state = by_key.get(key)
@@ -144,6 +151,8 @@ def _slot(schema: Schema, values: Values, p: Tensor, saved: Any, label: str, pro
             near = difflib.get_close_matches(key, by_key, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(map(repr, [states.STEP, *by_key]))}"
             problems.append(f"{label}: unknown state {key!r}{hint}")
+        elif state.extent == "elem" and (state.codebook(p.numel()) is not None or key in file.scales):
+            slot |= file.converted(state, p, problems, changes)
         else:
             tensor = _tensor(schema, values, state, p, entry)
             if tensor is None:
@@ -175,7 +184,8 @@ def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any)
         if entry.shape != p.shape:
             return None
         like = p if layout.is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
-        return torch.empty_like(like, dtype=arithmetic_dtype(p.dtype), requires_grad=False).copy_(entry.detach())
+        dtype = kept_dtype(state, arithmetic_dtype(p.dtype))
+        return torch.empty_like(like, dtype=dtype, requires_grad=False).copy_(entry.detach())
     all_picked = state.extent == "pick" and entry.shape == p.shape and shape == (p.numel(),)
     if not all_picked and [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]:
         return None

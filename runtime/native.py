@@ -16,7 +16,7 @@ from optc.runtime.backend import Backend, BackendUnavailable, Launcher, Resident
 from optc.runtime.columns import Columns, addresses
 from optc.runtime.native_build import load_kernel, load_matrices, load_passes
 from optc.runtime.native_matrices import Vectors, grids, knows_matrices, tile
-from optc.runtime.schema import Kernel
+from optc.runtime.schema import Kernel, Storage, Stream
 
 _NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -185,11 +185,14 @@ class _NativeLauncher:
         roles = {s.name: s.role for s in self._kernel.streams}
         found: dict[str, torch.dtype] = {"gradient": self._residents.gradient_dtype, "input": self._input_dtype}
         numbers = {s.name for s in self._kernel.streams if s.number}
+        stored = {s.name for s in self._kernel.streams if self._storage(s) is not None}
         for name, row in self._residents.tensors.items():
             for t in row[:1]:
                 if name in numbers:
                     if t.dtype != torch.float64:
                         raise BackendUnavailable(f"numbers per tensor are float64, `{name}` is {t.dtype}")
+                    continue
+                if name in stored or roles[name] == "scale":
                     continue
                 if found.setdefault(roles[name], t.dtype) != t.dtype:
                     raise BackendUnavailable(f"native kernels want one dtype for all states, not {t.dtype} for `{name}`")
@@ -210,6 +213,13 @@ class _NativeLauncher:
         if knows_matrices(self._kernel):
             return load_matrices(self._kernel.native, macros)
         return (load_passes if self._kernel.passes else load_kernel)(self._kernel.native, macros), False
+
+    def _storage(self, stream: Stream) -> Storage | None:
+        """How a stream is kept, unless that is in the dtype of states. Raises BackendUnavailable for codes out of order."""
+        book = stream.codebook(self._residents.variant)
+        if book is not None and (knows_matrices(self._kernel) or any(one.picks for one in self._kernel.passes)):
+            raise BackendUnavailable("native kernels with rows, columns or picked elements do not keep states as codes")
+        return stream.storage if isinstance(stream.storage, str) else book
 
     @staticmethod
     def _as_many(values: Sequence[Any], count: int) -> Sequence[Any]:
@@ -286,7 +296,7 @@ def _real(kernels: Sequence[Kernel], residents: Sequence[Residents]) -> torch.dt
         stream.role: stays.tensors[stream.name][0].dtype
         for kernel, stays in zip(kernels, residents, strict=True)
         for stream in kernel.streams
-        if len(stays.tensors.get(stream.name, ())) and not stream.number
+        if len(stays.tensors.get(stream.name, ())) and not stream.number and stream.storage is None
     }
     for role in ("theta", "state"):
         if role in dtypes:

@@ -91,7 +91,7 @@ def load_matrices(text: str, macros: Mapping[str, str]) -> tuple[Callable[..., N
 
 def kernel_source(text: str, passes: bool = False, matrices: bool = False) -> str:
     """All that is compiled for a kernel's text: the fixed parts for one pass, for several, for rows and columns; the text."""
-    draws = _part("draws") if "uniform_" in text else ""
+    draws = (_part("draws") if "uniform_" in text else "") + (_part("codes") if "Kept<" in text else "")
     if not passes:
         return prelude() + draws + text
     known = "#define OPTC_MATRICES\n" if matrices else ""

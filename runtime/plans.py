@@ -16,6 +16,7 @@ from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.batches import Binding, Members, Prepare
 from optc.runtime.capturable import DeviceBatch, bind
 from optc.runtime.choose import Choice
+from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Column, Gradients
 from optc.runtime.draws import draws, first_element
 from optc.runtime.hypers import Values, holds
@@ -229,7 +230,7 @@ def build(request: Request, edits: states.Edits) -> Plan:
     schema, procedure, values, taking = request.schema, request.procedure, request.values, request.taking
     wanted = states.needed(schema, procedure)
     takes_part = set(map(id, taking.parameters))
-    in_order = shapes.needs_order(schema) or draws(procedure)
+    in_order = shapes.needs_order(schema) or draws(procedure) or any(isinstance(s.storage, Codebook) for s in schema.states)
     fits = Tensor.is_contiguous if in_order else layout.is_dense  # kernels can work on it where it lies
     roster = _roster(request, wanted, takes_part, edits, fits)
     thetas: list[Tensor] = []
@@ -288,8 +289,8 @@ def _has_state(request: Request, p: Tensor, wanted: Sequence[State], slots: stat
     slot, schema = slots.get(p), request.schema
     if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN:
         return False
-    present = [(slot.get(state.key), state) for state in wanted if states.exists(state, request.values, p)]
-    return all(isinstance(entry, Tensor) and states.fits(entry, schema, state, p, request.values) for entry, state in present)
+    present = (state for state in wanted if states.exists(state, request.values, p))
+    return all(states.fits(slot, schema, state, p, request.values) for state in present)
 
 
 @dataclass(slots=True)
@@ -332,6 +333,8 @@ def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor
             entries = [slots[roster[i]].get(state.key) for i in positions]
             if not state.host and states.exists(state, request.values, thetas[first]) and entries[0] is not None:
                 tensors[state.name] = [entry for entry in entries if entry is not None]
+                if state.codebook(thetas[first].numel()) is not None:
+                    tensors[state.scales] = [slots[roster[i]][state.scale_key] for i in positions]
         elements = [first_element(numbers[id(roster[i])]) for i in positions]
         found.append(Members(tuple(positions), thetas[first].device, dtypes[first], variant, choices, tensors, elements))
     return found

@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from optc.runtime.codebook import Codebook
+
 Value: TypeAlias = float | int | bool | str | None
 Extent: TypeAlias = Literal["elem", "row", "col", "matrix", "pick", "tensor", "model"]
 """Where a value varies; "pick": over every p-th element of the flattened parameter, p being the hyper `Schema.pick`."""
+Storage: TypeAlias = Codebook | Literal["float64", "float32", "bfloat16", "float16"]
+"""How a state per element is kept, where that is not in the dtype of the arithmetic."""
 PER_ELEMENT: tuple[Extent, ...] = ("elem", "pick")
 """Extents of what lies in memory as elements do."""
 
@@ -65,7 +69,8 @@ class State:
     of the state's shape. `host`: a carried scalar, float64 on the host. `extent` "tensor": one number per tensor, 0-dim float64
     on the parameter's device; "model": one for all parameters, kept in the groups; "row", "col" and "matrix": a tensor with the
     dimensions of θ as the program sees it, of length 1 where it does not vary; "pick": a tensor of one dimension. `exists` is
-    None for a state that is always there.
+    None for a state that is always there. With a codebook as `storage`, codes are kept under `key`, in the parameter's shape
+    or, where two share a byte, in one dimension, and the scales of its blocks under `scale_key`.
     """
 
     name: str
@@ -75,6 +80,22 @@ class State:
     host: bool = False
     extent: Extent = "elem"
     exists: Condition | None = None
+    storage: Storage | None = None
+
+    @property
+    def scale_key(self) -> str:
+        """Where scales are kept."""
+        return f"{self.key}_scale"
+
+    @property
+    def scales(self) -> str:
+        """The name of the stream of scales; no state is called so."""
+        return f"{self.name}.scale"
+
+    def codebook(self, numel: int) -> Codebook | None:
+        """What the codes of a parameter of this size mean; None where it has none."""
+        book = self.storage
+        return book if isinstance(book, Codebook) and numel >= book.smallest else None
 
     @property
     def number(self) -> bool:
@@ -86,7 +107,9 @@ class State:
 class Stream:
     """One tensor per parameter that a kernel reads or writes; `name` is `theta`, `g`, an input or a state's name.
 
-    `element` is none in memory: the numbers of the elements, by which random numbers are drawn.
+    `element` is none in memory: the numbers of the elements, by which random numbers are drawn. `scale`: the scales of a state
+    that is kept as codes; `book`: what the codes mean, the same for every parameter. `coded` says in which variants a state
+    with a codebook as `storage` is kept so.
 
     Passes move through those of extent "elem" and "pick"; code on statistics reads and writes the others ("tensor": 0-dim
     float64). `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that
@@ -94,12 +117,14 @@ class Stream:
     """
 
     name: str
-    role: Literal["theta", "gradient", "input", "state", "element"]
+    role: Literal["theta", "gradient", "input", "state", "element", "scale", "book"]
     reads: bool
     writes: bool
     extent: Extent = "elem"
     read_if: Condition | None = None
     write_if: Condition | None = None
+    storage: Storage | None = None
+    coded: Condition | None = None
 
     @property
     def number(self) -> bool:
@@ -109,12 +134,23 @@ class Stream:
     @property
     def per_element(self) -> bool:
         """Whether passes move through it, in the dtype of elements."""
-        return self.extent in PER_ELEMENT
+        return self.extent in PER_ELEMENT and not self.beside
+
+    @property
+    def beside(self) -> bool:
+        """Whether it belongs to another stream: its scales, or what its codes mean."""
+        return self.role in ("scale", "book")
 
     @property
     def stays(self) -> bool:
         """Whether a table of it holds from step to step."""
-        return self.role in ("theta", "state", "element")
+        return self.role in ("theta", "state", "element", "scale", "book")
+
+    def codebook(self, variant: Mapping[str, bool]) -> Codebook | None:
+        """What its codes mean in a variant; None where it has none."""
+        book = self.storage
+        coded = isinstance(book, Codebook) and (self.coded is None or self.coded.holds(variant))
+        return book if coded and isinstance(book, Codebook) else None
 
     def is_read(self, variant: Mapping[str, bool]) -> bool:
         """Whether its old value is read in a variant."""

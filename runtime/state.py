@@ -13,6 +13,7 @@ from optc.runtime import layout, shapes
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.hypers import Values, holds
 from optc.runtime.schema import PER_ELEMENT, Procedure, Schema, State
+from optc.runtime.storage import are_codes, kept_as_codes, kept_dtype
 
 STEP = "step"
 """The key of the step count, as in torch."""
@@ -114,9 +115,16 @@ def prepare(
         if entry is None:
             if exists(state, values, p):
                 created.add(state.name)
-                edits.put(p, state.key, _initial(schema, state, values, theta, dtype, gradient))
+                value = _initial(schema, state, values, theta, dtype, gradient)
+                book = state.codebook(theta.numel())
+                kept = {state.key: value} if book is None else kept_as_codes(state, book, value, None, theta)
+                for key, part in kept.items():
+                    edits.put(p, key, part)
         elif state.number:
             edits.put(p, state.key, _as_number(entry, state, theta))
+        elif (book := state.codebook(theta.numel())) is not None:
+            for key, part in kept_as_codes(state, book, entry, slot.get(state.scale_key), theta).items():
+                edits.put(p, key, part)
         elif not state.host:
             shape = shapes.of_state(state, schema, p.shape, values)
             if entry.shape != shape:
@@ -125,7 +133,7 @@ def prepare(
                     f"state {state.key!r} has shape {tuple(entry.shape)}, for its parameter {tuple(p.shape)} it must have "
                     f"{tuple(shape)}{picked}: after changing a parameter's shape, delete its entry in `state`"
                 )
-            edits.put(p, state.key, layout.arranged(entry, _like(state, shape, theta), dtype))
+            edits.put(p, state.key, layout.arranged(entry, _like(state, shape, theta), kept_dtype(state, dtype)))
     return frozenset(created)
 
 
@@ -134,11 +142,16 @@ def _like(state: State, shape: tuple[int, ...], theta: Tensor) -> Tensor:
     return theta if state.extent == "elem" else theta.new_empty(shape)
 
 
-def fits(entry: Tensor, schema: Schema, state: State, p: Tensor, values: Values) -> bool:
-    """Whether kernels can take an entry of a dense parameter's state as it is."""
-    dtype = arithmetic_dtype(p.dtype)
+def fits(slot: Slot, schema: Schema, state: State, p: Tensor, values: Values) -> bool:
+    """Whether kernels can take what a dense parameter has of a state as it is."""
+    entry = slot.get(state.key)
+    if not isinstance(entry, Tensor):
+        return False
+    dtype = kept_dtype(state, arithmetic_dtype(p.dtype))
     if state.host:
         return True
+    if (book := state.codebook(p.numel())) is not None:
+        return are_codes(state, book, entry, slot.get(state.scale_key), p)
     if state.number:
         return _is_number(entry, p)
     if state.extent == "elem":
@@ -177,7 +190,7 @@ def _initial(
     shape = shapes.of_state(state, schema, theta.shape, values)
     if state.extent not in PER_ELEMENT:
         return torch.full(shape, float(state.initial(None, None, *hypers)), dtype=dtype, device=theta.device)
-    tensor = torch.empty_like(_like(state, shape, theta), dtype=dtype, requires_grad=False)
+    tensor = torch.empty_like(_like(state, shape, theta), dtype=kept_dtype(state, dtype), requires_grad=False)
     g = gradient()
     try:
         value = state.initial(theta.detach().to(dtype), g, *hypers)

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from optc.runtime import shapes
 from optc.runtime.backend import Launcher, Residents, arithmetic_dtype
+from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Columns
 from optc.runtime.draws import Elements
 from optc.runtime.schema import Kernel, Stream
+from optc.runtime.storage import PIECE, put, taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,46 +46,68 @@ class TorchLauncher:
         gradient_factor: float,
     ) -> None:
         """See `Launcher.launch`."""
-        kernel = self.kernel
-        static = [self.residents.variant[name] for name in kernel.static_flags]
+        kernel, streams, variant = self.kernel, self._streams, self.residents.variant
+        static = [variant[name] for name in kernel.static_flags]
         tensors = self.residents.tensors
-        streams = [s for s in kernel.streams if s.role != "element"]
         columns = [tensors.get(s.name) if s.stays else varying[s.name] for s in streams]
+        scales = [tensors.get(f"{s.name}.scale") for s in streams]
         dtypes = self._dtypes(columns)
-        told = self.residents.sizes(kernel) if all(s.role == "state" for s in kernel.streams) else None
+        told = all(s.role == "state" or s.beside for s in kernel.streams)
+        sizes = self.residents.sizes(kernel) if told or any(s.codebook(variant) for s in streams) else None
         for index, statistics in enumerate(self.statistics):
-            dtype = dtypes[index]
-            given = [None if column is None else column[index] for column in columns]
-            used = [
-                None if x is None else self._seen(x, stream, dtype, gradient_factor)
-                for stream, x in zip(streams, given, strict=True)
+            kept = [
+                None
+                if column is None
+                else _Kept(stream, column[index], stream.codebook(variant), None if of_it is None else of_it[index])
+                for stream, column, of_it in zip(streams, columns, scales, strict=True)
             ]
-            elements = [self._elements(index, dtype) for s in kernel.streams if s.role == "element"]
+            numel, dtype = 0 if sizes is None else sizes[index], dtypes[index]
             known = [statistics[name] for name in kernel.given]
-            size = [] if told is None else [float(told[index])]
-            left = kernel.torch(*used, *elements, *scalars, *static, *flags, *known, *size)
-            statistics.update(zip(kernel.leaves, left or (), strict=True))
-            for stream, stored, value in zip(streams, given, used, strict=True):
-                if stream.writes and stored is not None and value is not None and not _shares(value, stored):
-                    stored.copy_(value.view(stored.shape))
+            for piece in self._pieces(index, kept, numel):
+                used = [None if one is None else self._seen(one, piece, dtype, gradient_factor) for one in kept]
+                written = [
+                    (one, x, one.mark(x))
+                    for one, x in zip(kept, used, strict=True)
+                    if one is not None and x is not None and one.stream.writes
+                ]
+                elements = [self._elements(index, piece, dtype) for s in kernel.streams if s.role == "element"]
+                size = [float(numel)] if told else []
+                left = kernel.torch(*used, *elements, *scalars, *static, *flags, *known, *size)
+                statistics.update(zip(kernel.leaves, left or (), strict=True))
+                for one, value, mark in written:
+                    if one.changed(value, mark):
+                        one.put(value, piece)
+
+    @property
+    def _streams(self) -> list[Stream]:
+        """Those that the kernel is given as tensors."""
+        return [s for s in self.kernel.streams if s.role != "element" and not s.beside]
+
+    def _pieces(self, index: int, kept: Sequence[_Kept | None], numel: int) -> list[_Piece]:
+        """What is computed at a time: all, or, so that codes are never all decoded, pieces where no element needs another."""
+        if self.kernel.passes or numel <= PIECE or all(one is None or one.book is None for one in kept):
+            return [_Piece(0, numel, tuple(self.residents.shapes[index]) if self.residents.shapes else (numel,))]
+        return [_Piece(first, min(PIECE, numel - first)) for first in range(0, numel, PIECE)]
 
     def _dtypes(self, columns: Sequence[Sequence[Tensor] | None]) -> list[torch.dtype]:
         """The arithmetic dtype for each parameter: that of what it keeps per element, if this kernel moves that."""
-        streams = [s for s in self.kernel.streams if s.role != "element"]
-        found = [(s, c) for s, c in zip(streams, columns, strict=True) if c is not None and s.per_element]
-        found.sort(key=lambda each: each[0].role not in ("theta", "state"))
+        found = [(s, c) for s, c in zip(self._streams, columns, strict=True) if c is not None and s.per_element]
+        found.sort(key=lambda each: (each[0].role not in ("theta", "state"), each[0].storage is not None))
         return [arithmetic_dtype(x.dtype) for x in found[0][1]] if found else [torch.float64] * len(self.statistics)
 
-    def _elements(self, index: int, dtype: torch.dtype) -> Elements:
+    def _elements(self, index: int, piece: _Piece, dtype: torch.dtype) -> Elements:
         """The elements of a parameter, as the kernel sees it."""
         theta = self.residents.tensors["theta"][index]
         first = self.residents.column_of_elements(len(self.statistics))[index]
-        return Elements(first, shapes.view(theta.shape, self.kernel.matrix), dtype, theta.device)
+        shape = shapes.view(theta.shape, self.kernel.matrix) if piece.shape is not None else (piece.size,)
+        return Elements(first + piece.first, shape, dtype, theta.device)
 
-    def _seen(self, x: Tensor, stream: Stream, dtype: torch.dtype, gradient_factor: float) -> Tensor:
-        """`x` as the kernel sees it; `x` itself or a view of it where nothing differs, so that writes reach it."""
+    def _seen(self, one: _Kept, piece: _Piece, dtype: torch.dtype, gradient_factor: float) -> Tensor:
+        """A stream as the kernel sees it; itself or a view of it where nothing differs, so that writes reach it."""
+        stream = one.stream
         if not stream.per_element:
-            return x.to(torch.float64)
+            return one.tensor.to(torch.float64)
+        x = one.numbers(piece)
         if self.kernel.matrix and x.ndim > 2:
             x = x.reshape(shapes.view(x.shape, True))
         value = x.to(dtype)
@@ -96,6 +120,56 @@ class TorchLauncher:
         if not left:
             return torch.empty(shape, dtype=torch.float64, device=self.device)
         return torch.stack([x.to(self.device, non_blocking=True) for x in left]).view(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Elements of a parameter; `shape` is the parameter's where they are all."""
+
+    first: int
+    size: int
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A stream of one parameter: its tensor, and where that is codes, what they mean and their scales."""
+
+    stream: Stream
+    tensor: Tensor
+    book: Codebook | None
+    scales: Tensor | None
+
+    def numbers(self, piece: _Piece) -> Tensor:
+        """Those of a piece; the tensor itself or a view of it where it has them."""
+        if self.book is not None and self.scales is not None:
+            found = taken(self.tensor, self.scales, self.book, piece.first, piece.size)
+            return found if piece.shape is None else found.view(piece.shape)
+        return self.tensor if piece.shape is not None else self.tensor.view(-1)[piece.first : piece.first + piece.size]
+
+    def mark(self, value: Tensor) -> int | Tensor:
+        """What tells whether a kernel writes: codes of what it leaves alone must not be made anew, they would drift.
+
+        Tensors made in inference mode do not count their changes.
+        """
+        if not value.is_inference():
+            return value._version
+        return value.clone() if self.book is not None else -1
+
+    def changed(self, value: Tensor, mark: int | Tensor) -> bool:
+        """Whether it has written, by the mark from before."""
+        if isinstance(mark, Tensor):
+            return not torch.equal(mark, value)
+        return mark < 0 or value._version != mark
+
+    def put(self, value: Tensor, piece: _Piece) -> None:
+        """Keeps what a kernel has written, where it does not lie there already."""
+        if self.book is not None and self.scales is not None:
+            put(self.tensor, self.scales, self.book, piece.first, value)
+        else:
+            stored = self.tensor if piece.shape is not None else self.tensor.view(-1)[piece.first : piece.first + piece.size]
+            if not _shares(value, stored):
+                stored.copy_(value.view(stored.shape))
 
 
 def _shares(value: Tensor, stored: Tensor) -> bool:

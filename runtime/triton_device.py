@@ -15,7 +15,15 @@ from optc.runtime.triton_kernel import LazyKernel
 from optc.runtime.triton_tables import ALIGNMENT
 
 WARPS = 4
-_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+WITH_CODES = 256
+"""Elements of a block per warp where streams are kept as codes: eight for a thread, at 80 registers or fewer."""
+_NAMES = {
+    torch.float64: "float64",
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.uint8: "uint8",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +33,28 @@ class Geometry:
     lanes: int
     block: int
     tail: int
+    warps: int = WARPS
 
 
-def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32) -> Geometry:
+def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32, codes: int = 0) -> Geometry:
     """The shape of a block for streams of these dtypes: one access per thread and stream, which keeps registers below 64.
 
     One dtype: 16-byte accesses. Mixed: four elements per access in every stream, so that no layout is converted through shared
-    memory.
+    memory. `codes`: numbers that share a scale where some are kept as codes, 0 otherwise; all blocks have whole such ones.
     """
     itemsizes = {dtype.itemsize for dtype in dtypes}
     threads = WARPS * warp_size
     lanes = ALIGNMENT // itemsizes.pop() if len(itemsizes) == 1 else 4
+    if codes:
+        block = max(codes, WITH_CODES * WARPS, threads * lanes)
+        return Geometry(lanes, block, max(codes, threads), max(WARPS, block // (WITH_CODES * warp_size // 32)))
     return Geometry(lanes, threads * lanes, threads)
+
+
+def largest_block(streams: Sequence[Stream], variant: Mapping[str, bool]) -> int:
+    """How many numbers share a scale, at most; 0 where none are kept as codes."""
+    books = [s.codebook(variant) for s in streams if not s.beside]
+    return max((book.block for book in books if book is not None), default=0)
 
 
 def triton_dtype(dtype: torch.dtype) -> Any:
@@ -48,7 +66,7 @@ def triton_dtype(dtype: torch.dtype) -> Any:
 
 def stream_dtypes(streams: Sequence[Stream], dtypes: Mapping[str, torch.dtype]) -> list[Any]:
     """The dtypes of a launch, as the kernel's compile-time parameters want them; absent streams as if float32."""
-    return [triton_dtype(dtypes.get(s.name, torch.float32)) for s in streams if s.role != "element"]
+    return [triton_dtype(dtypes.get(s.name, torch.float32)) for s in streams if s.role != "element" and not s.beside]
 
 
 def require_triton(function: Any, device: torch.device) -> LazyKernel:

@@ -19,6 +19,7 @@ from optc.runtime.triton_device import (
     WARPS,
     Geometry,
     geometry,
+    largest_block,
     on_device,
     require_triton,
     stream_dtypes,
@@ -110,7 +111,7 @@ class TritonLauncher:
                 self.geometry.tail,
                 memory is not None,
                 found_inf is not None,
-                num_warps=WARPS,
+                num_warps=self.geometry.warps,
             )
 
 
@@ -241,14 +242,15 @@ def _elementwise(kernel: Kernel, residents: Residents, device: torch.device) -> 
     columns = [residents.column(s, len(sizes)) for s in kernel.streams if s.stays]
     varying = [s.name for s in kernel.streams if not s.stays]
     dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
-    shape = geometry(tuple(dtypes.values()), warp_size(device))
+    numbers = [dtype for dtype in dtypes.values() if dtype != torch.uint8]
+    shape = geometry(numbers, warp_size(device), largest_block(kernel.streams, residents.variant))
     with on_device(device):
         table, aligned = resident_table(columns, sizes, device)
         return TritonLauncher(
             kernel,
             function,
             device,
-            arithmetic_dtype(next(iter(dtypes.values()))),
+            arithmetic_dtype(numbers[0]),
             residents.variant,
             dtypes,
             shape,

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optc.runtime.backend import Residents
+from optc.runtime.backend import BackendUnavailable, Residents
 from optc.runtime.columns import Columns
 from optc.runtime.schema import Kernel, Pass
+from optc.runtime.shapes import keeps_rows
 from optc.runtime.triton_device import (
     WARPS,
     Geometry,
     geometry,
+    largest_block,
     on_device,
     require_triton,
     stream_dtypes,
@@ -209,7 +211,7 @@ class ReducingLauncher:
                 shape.tail,
                 *last,
                 *((LEAF, levels(chunks.length // LEAF)) if one.measures else ()),
-                num_warps=WARPS,
+                num_warps=shape.warps,
             )
             return
         one.triton.panels.jit[(chunks.count, chunks.length)](
@@ -343,7 +345,9 @@ def _bound(
     kernel: Kernel, residents: Residents, sizes: Sequence[int], real: torch.dtype, device: torch.device, kept: Reductions
 ) -> ReducingLauncher:
     present = [s for s in kernel.streams if s.stays and s.per_element]
-    others = [residents.tensors.get(s.name) for s in kernel.streams if s.stays and not s.per_element]
+    others = [residents.column(s, len(sizes)) for s in kernel.streams if s.stays and not s.per_element]
+    if largest_block(kernel.streams, residents.variant) and (keeps_rows(kernel) or kernel.pick is not None):
+        raise BackendUnavailable("Triton kernels with rows, columns or picked elements do not keep states as codes")
     varying = [s.name for s in kernel.streams if not s.stays]
     dtypes = {s.name: column[0].dtype for s in present if (column := residents.tensors.get(s.name))}
     dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
@@ -354,7 +358,7 @@ def _bound(
         real,
         residents.variant,
         dtypes,
-        tuple(_geometry(p, dtypes, real, warp_size(device)) for p in kernel.passes),
+        tuple(_geometry(p, dtypes, real, warp_size(device), residents.variant) for p in kernel.passes),
         table,
         VaryingTable(aligned, len(varying), device),
         upload(torch.arange(len(sizes), dtype=torch.int32), device),
@@ -368,6 +372,9 @@ def with_equal_lanes(shape: Geometry) -> Geometry:
     return replace(shape, tail=shape.block)
 
 
-def _geometry(one: Pass, dtypes: Mapping[str, torch.dtype], real: torch.dtype, warp: int) -> Geometry:
-    shape = geometry([dtypes[s.name] for s in one.streams if s.name in dtypes] or [real], warp)
+def _geometry(
+    one: Pass, dtypes: Mapping[str, torch.dtype], real: torch.dtype, warp: int, variant: Mapping[str, bool]
+) -> Geometry:
+    numbers = [dtypes[s.name] for s in one.streams if dtypes.get(s.name, torch.uint8) != torch.uint8]
+    shape = geometry(numbers or [real], warp, largest_block(one.streams, variant))
     return with_equal_lanes(shape) if one.measures else shape

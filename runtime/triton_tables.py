@@ -104,7 +104,7 @@ def resident_table(
     columns: Sequence[Sequence[Tensor] | Sequence[int] | None],
     sizes: Sequence[int],
     device: torch.device,
-    numbers: Sequence[Sequence[Tensor] | None] = (),
+    numbers: Sequence[Sequence[Tensor] | Sequence[int] | None] = (),
 ) -> tuple[Tensor, Tensor]:
     """(table int64 [n][columns + numbers + 1], aligned bool [n] on the host): pointers, 0 where a stream is absent, the length.
 

@@ -21,11 +21,12 @@ Part = TypeVar("Part", nodes.Optimizer, nodes.Modifier)
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A composition in the making: the innermost base, functions beside it, and what is added to it."""
+    """A composition in the making: the innermost base, functions and storages beside it, and what is added to it."""
 
     base: nodes.Optimizer
     defines: tuple[nodes.Define, ...] = ()
     modifiers: tuple[Applied, ...] = ()
+    storages: tuple[nodes.Storage, ...] = ()
 
 
 def configured(parts: Parts, term: nodes.Term, report: Report) -> Parts:

@@ -30,7 +30,7 @@ def show_added_cost(expanded: Expanded) -> str:
         except SpecError:
             rows.append([term.name, "the others need it"])
             continue
-        rows.append([term.name, *(f"{a - b:+d}" if a != b else "0" for a, b in zip(full, without, strict=True))])
+        rows.append([term.name, *(f"{a - b:+.4g}" if a != b else "0" for a, b in zip(full, without, strict=True))])
     whole = [row for row in rows if len(row) > 2]
     widths = [max(len(row[column]) for row in whole) for column in range(len(rows[0]))]
     lines: list[str] = []
@@ -45,7 +45,7 @@ def _plan(expanded: Expanded) -> Plan:
     return plan_program(check(expanded.spec, expanded.source))[1]
 
 
-def _measures(plan: Plan) -> tuple[int, int, int, int]:
+def _measures(plan: Plan) -> tuple[float, float, int, int]:
     variant, precision = default_variant(plan), PRECISIONS[0]
     cost = traffic(plan.procedures[0], variant, precision)
     return cost.total, state_bytes(plan, variant, precision), cost.operations, cost.passes

@@ -19,9 +19,10 @@ from optc.dsl import nodes
 from optc.dsl.check import check
 from optc.dsl.errors import Diagnostic, OptcError, SpecError
 from optc.dsl.parse import parse, parse_file
-from optc.dsl.scope import nearest
+from optc.dsl.scope import nearest, walk
 from optc.dsl.show import show
 from optc.dsl.source import Source, Span
+from optc.dsl.storages import mistakes, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,15 @@ def expand(source: Source) -> Expanded:
     file = parse_file(source)
     if isinstance(file, nodes.Spec):
         return Expanded(file, source, source.name)
-    for modifier in file.modifiers:
-        check_modifier(modifier, source)
+    check_others(file, source)
     if file.optimizer is None:
+        what, first = ("modifier", file.modifiers[0]) if file.modifiers else ("storage", file.storages[0])
         names = " + ".join(modifier.name for modifier in file.modifiers)
         hint = f"write `optimizer NAME = AdamW + {names}`, or give it to a command with `--with`"
-        head = Span(file.modifiers[0].span.start, file.modifiers[0].span.start + len("modifier"))
-        raise SpecError(source, [Diagnostic("no-optimizer", "the file holds no optimizer, only modifiers", head, hint)])
+        if what == "storage":
+            hint = f"put it beside an optimizer with `storing m: {first.name}`"
+        head = Span(first.span.start, first.span.start + len(what))
+        raise SpecError(source, [Diagnostic("no-optimizer", f"the file holds no optimizer, only {what}s", head, hint)])
     return expand_derived(file.optimizer, source, library_of(source, file))
 
 
@@ -60,13 +63,16 @@ def expand_derived(derived: nodes.Derived, source: Source, library: Library) -> 
     composed = compose(parts.base, parts.modifiers, source, parts.defines)
     defines = _called_by(parts.defines, composed.optimizer)
     optimizer = _documented(composed.optimizer, derived, [applied.term.name for applied in parts.modifiers])
-    return _written_out(replace(composed, optimizer=optimizer), defines, source.name, derived, library)
+    optimizer = replace(optimizer, storing=_still_kept(optimizer, derived, parts.storages, source))
+    storages = _named(parts.storages, optimizer.storing)
+    return _written_out(replace(composed, optimizer=optimizer), defines, storages, source.name, derived, library)
 
 
-def with_modifiers(source: Source, modifiers: Sequence[str]) -> Expanded:
+def with_modifiers(source: Source, modifiers: Sequence[str], storing: Sequence[str] = ()) -> Expanded:
     """The optimizer of a spec with modifiers as a composition would write them (`cautious`, `lookahead(k = 6)`), in any order.
 
-    Its name is theirs before the optimizer's: CautiousLookaheadAdamW. Raises SpecError for what cannot be combined.
+    `storing` are storages of states, such as `m: dynamic8`. The name is that of the modifiers before the optimizer's and that
+    of the storages behind it: CautiousLookaheadAdamW, AdamWDynamic8. Raises SpecError for what cannot be combined.
     """
     found = parts_of(source)
     name = next((name for name, part in found.items() if not isinstance(part.node, nodes.Modifier)), None)
@@ -74,7 +80,10 @@ def with_modifiers(source: Source, modifiers: Sequence[str]) -> Expanded:
         raise OptcError(f"{source.name}: holds no optimizer that modifiers could change, only modifiers")
     terms = [term for text in modifiers for term in split_terms(text)]
     head = "".join(_camel(re.split(r"\W", term, maxsplit=1)[0]) for term in terms)
-    text = " + ".join((f"optimizer {head}{name} = {name}", *terms)) + "\n"
+    kept = [clause for text in storing for clause in split_terms(text)]
+    words = dict.fromkeys(re.sub(r"\W+", "_", clause.partition(":")[2]).strip("_") for clause in kept)
+    text = " + ".join((f"optimizer {head}{name}{''.join(map(_camel, words))} = {name}", *terms))
+    text += f" storing {', '.join(kept)}\n" if kept else "\n"
     derived_source = Source("<with>", text)
     file = parse_file(derived_source)
     if not isinstance(file.optimizer, nodes.Derived):
@@ -97,6 +106,15 @@ def split_terms(text: str) -> list[str]:
 
 def _camel(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def check_others(file: nodes.File, source: Source) -> None:
+    """Raises SpecError where a modifier or storage of a file is wrong by itself."""
+    wrong = [mistake for storage in file.storages for mistake in mistakes(storage)]
+    if wrong:
+        raise SpecError(source, wrong)
+    for modifier in file.modifiers if isinstance(file, nodes.Composition) else ():
+        check_modifier(modifier, source)
 
 
 def check_modifier(modifier: nodes.Modifier, source: Source) -> None:
@@ -133,12 +151,45 @@ def _gather(derived: nodes.Derived, source: Source, library: Library, path: tupl
         parts = _gather(found.node, found.source, around, (*path, derived.name))
         parts = replace(parts, modifiers=tuple(_at(applied, derived.base) for applied in parts.modifiers))
     else:
-        check(nodes.Spec(found.node, found.defines), found.source)
-        parts = Parts(found.node, found.defines)
+        check(nodes.Spec(found.node, found.defines, _named(found.storages, found.node.storing)), found.source)
+        parts = Parts(found.node, found.defines, storages=found.storages)
     parts = configured(parts, derived.base, report)
     if diagnostics:
         raise SpecError(source, diagnostics)
-    return replace(parts, modifiers=(*parts.modifiers, *added))
+    own = library.given[derived.name].storages if derived.name in library.given else ()
+    storages = {storage.name: storage for storage in (*parts.storages, *own)}
+    base = replace(parts.base, storing=_overridden(parts.base.storing, derived.storing))
+    return replace(parts, base=base, modifiers=(*parts.modifiers, *added), storages=tuple(storages.values()))
+
+
+def _overridden(before: tuple[nodes.Kept, ...], after: tuple[nodes.Kept, ...]) -> tuple[nodes.Kept, ...]:
+    """The storages of a base, with those that a composition gives instead."""
+    changed = {kept.state for kept in after}
+    return (*(kept for kept in before if kept.state not in changed), *after)
+
+
+def _named(storages: tuple[nodes.Storage, ...], storing: tuple[nodes.Kept, ...]) -> tuple[nodes.Storage, ...]:
+    """The storages that a clause names."""
+    wanted = {kept.storage for kept in storing}
+    return tuple(storage for storage in storages if storage.name in wanted)
+
+
+def _still_kept(
+    optimizer: nodes.Optimizer, derived: nodes.Derived, storages: tuple[nodes.Storage, ...], source: Source
+) -> tuple[nodes.Kept, ...]:
+    """What is said of states that are there; a base may have lost some. Raises SpecError for mistakes of the composition."""
+    states = {node.name for item in optimizer.states for node in walk(item) if isinstance(node, nodes.State)}
+    hint = "the states are " + ", ".join(f"`{name}`" for name in sorted(states))
+    wrong = [
+        Diagnostic("unknown-state", f"there is no state `{kept.state}`", kept.span, hint)
+        for kept in derived.storing
+        if kept.state not in states
+    ]
+    found = (resolve(kept, storages) for kept in derived.storing)
+    wrong += [mistake for mistake in found if isinstance(mistake, Diagnostic)]
+    if wrong:
+        raise SpecError(source, wrong)
+    return tuple(kept for kept in optimizer.storing if kept.state in states)
 
 
 def _at(applied: Applied, base: nodes.Term) -> Applied:
@@ -205,11 +256,16 @@ def _documented(optimizer: nodes.Optimizer, derived: nodes.Derived, modifiers: l
 
 
 def _written_out(
-    composed: Composed, defines: tuple[nodes.Define, ...], file: str, derived: nodes.Derived, library: Library
+    composed: Composed,
+    defines: tuple[nodes.Define, ...],
+    storages: tuple[nodes.Storage, ...],
+    file: str,
+    derived: nodes.Derived,
+    library: Library,
 ) -> Expanded:
     """The composed spec as a text of its own, with every node's place in it."""
     name = f"<composed {derived.name}>"
-    spec = nodes.Spec(composed.optimizer, defines)
+    spec = nodes.Spec(composed.optimizer, defines, storages)
     plain = parse(Source(name, show(spec, mathematical=True)))
     comments = tuple(_comments(composed.optimizer.step, plain.optimizer.step, composed.origins))
     source = Source(name, show(replace(plain, comments=comments), mathematical=True))

@@ -15,17 +15,19 @@ from optc.dsl.source import Source
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 MODIFIERS = SPECS / "modifiers"
+STORAGES = SPECS / "storages"
 
 _HEAD = re.compile(r"^ *(optimizer|modifier) +(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A part of a composition: what is declared, the functions beside it, and the file it stands in."""
+    """A part of a composition: what is declared, the functions and storages beside it, and the file it stands in."""
 
     node: nodes.Optimizer | nodes.Derived | nodes.Modifier
     defines: tuple[nodes.Define, ...]
     source: Source
+    storages: tuple[nodes.Storage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,14 @@ def parts_of(source: Source) -> dict[str, Loaded]:
 def _parts(source: Source, file: nodes.File) -> dict[str, Loaded]:
     modifiers = file.modifiers if isinstance(file, nodes.Composition) else ()
     declared = [part for part in (*modifiers, file.optimizer) if part is not None]
-    return {part.name: Loaded(part, file.defines, source) for part in declared}
+    return {part.name: Loaded(part, file.defines, source, file.storages) for part in declared}
 
 
 @cache
 def shipped() -> dict[str, Path]:
     """The shipped optimizers by the names of their files (`adamw`)."""
-    return {path.stem: path for path in sorted(SPECS.rglob("*.opt"), key=lambda path: path.stem) if path.parent != MODIFIERS}
+    found = (path for path in SPECS.rglob("*.opt") if path.parent not in (MODIFIERS, STORAGES))
+    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
 @cache

@@ -60,8 +60,9 @@ class StateRow:
     symbol: Markup
     start: Markup
     where: Markup | None
-    bytes: int | None
+    bytes: float | None
     place: str
+    storage: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +87,14 @@ class CostRow:
     procedure: str
     precision: Precision
     passes: int
-    read: int
-    written: int
+    read: float
+    written: float
     operations: int
-    state: int
+    state: float
     besides: str
 
     @property
-    def moved(self) -> int:
+    def moved(self) -> float:
         return self.read + self.written
 
 
@@ -103,10 +104,10 @@ class OptionRow:
 
     condition: str
     default: bool
-    moved: int
-    state: int
-    operations: int
-    passes: int
+    moved: float
+    state: float
+    operations: float
+    passes: float
 
 
 def hyper_rows(program: Program) -> tuple[HyperRow, ...]:
@@ -179,7 +180,7 @@ def state_rows(items: Sequence[nodes.StateItem], program: Program | None, prefix
     rows: list[StateRow] = []
     for state, where in _states(items, None):
         known = next((s for s in program.states if s.name == state.name), None) if program else None
-        host = known is not None and known.host
+        host, kept = known is not None and known.host, None if known is None else known.storage
         extent = Extent(state.extent or "elem") if known is None else known.extent
         place = _PLACES[extent] + (", on the host" if host else "")
         rows.append(
@@ -188,8 +189,9 @@ def state_rows(items: Sequence[nodes.StateItem], program: Program | None, prefix
                 symbol(state.name),
                 formula(state.initial),
                 formula(where) if where is not None else None,
-                4 if extent is Extent.ELEM else None,
+                (4 if kept is None else kept.bytes) if extent is Extent.ELEM else None,
                 place,
+                None if kept is None else kept.name,
             )
         )
     return tuple(rows)
@@ -276,6 +278,6 @@ def option_rows(plan: Plan) -> tuple[OptionRow, ...]:
     return tuple(rows)
 
 
-def _measure(plan: Plan, variant: dict[str, bool]) -> tuple[int, int, int, int]:
+def _measure(plan: Plan, variant: dict[str, bool]) -> tuple[float, float, int, int]:
     cost = traffic(plan.procedures[0], variant, PRECISIONS[0])
     return cost.total, state_bytes(plan, variant, PRECISIONS[0]), cost.operations, cost.passes

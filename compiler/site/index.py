@@ -19,7 +19,7 @@ class ModifierLine:
     stage_names: tuple[str, ...]
     references: tuple[Reference, ...]
     year: int | None
-    added: tuple[int | None, int | None, int | None]
+    added: tuple[float | None, float | None, int | None]
 
 
 def in_order(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
@@ -42,7 +42,7 @@ def search_text(part: Optimizer | ModifierLine) -> str:
     return " ".join(words).lower()
 
 
-def _added(modifier: Modifier) -> tuple[int | None, int | None, int | None]:
+def _added(modifier: Modifier) -> tuple[float | None, float | None, int | None]:
     if modifier.example is None:
         return None, None, None
     new, old = modifier.example.cost, modifier.example.without

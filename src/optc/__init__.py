@@ -4,13 +4,14 @@
     optimizer = optc.create("adamw", model.parameters(), lr=3e-4)
     MyOptimizer = optc.compile("my.opt")        # your own, from a spec file or its text
     Cautious = optc.compile("adamw", modifiers=["cautious"])    # a shipped or own one, changed by modifiers
+    Small = optc.compile("adamw", storing={"m": "dynamic8", "v": "udynamic8"})    # its states in 8 bits
 
 Importing `optc` is cheap: PyTorch and the compiler are imported when they are first used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,12 @@ __version__ = "0.1.0"
 __all__ = ["OptcError", "SpecError", "__version__", "available", "compile", "create"]
 
 
-def compile(spec: str | Path, modifiers: Sequence[str] = ()) -> type[Any]:
+def compile(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapping[str, str] | None = None) -> type[Any]:
     """The optimizer class of a spec: a path to an `.opt` file, a shipped name, or the text itself (anything with a newline).
 
     `modifiers` are added to it, each written as in a composition: `"cautious"`, `"lookahead(k = 6)"`. Their stages settle the
-    order of what they do; the class is called after them (`CautiousAdamW`).
+    order of what they do; the class is called after them (`CautiousAdamW`). `storing` says how states are kept in memory, by
+    their names in the spec: `{"m": "dynamic8", "v": "udynamic8"}`.
 
     A subclass of `optc.runtime.Optimizer` that takes the parameters and, by keyword, the hypers of the spec and the modifiers.
     Raises SpecError with every mistake in the spec and for modifiers that cannot be combined, OptcError where the file cannot
@@ -36,7 +38,7 @@ def compile(spec: str | Path, modifiers: Sequence[str] = ()) -> type[Any]:
     """
     from optc.compiler.instant import compile_class
 
-    return compile_class(spec, modifiers)
+    return compile_class(spec, modifiers, storing)
 
 
 def available() -> tuple[str, ...]:

@@ -148,7 +148,7 @@ def test_mistakes_in_a_line(line: str, column: int, code: str, hint: str | None)
         ("optimizer A: step: stop\n", 1, 14, "syntax", "optimizer NAME:"),
         ("optimizer A = B + \n", 1, 18, "syntax", "write `optimizer NAME = "),
         ("optimizer A = B without\n", 1, 24, "syntax", "write `optimizer NAME = "),
-        ("optimizer A = B + c storing m: bf16\n", 1, 21, "unsupported", None),
+        ("optimizer A = B + c storing m bf16\n", 1, 29, "juxtaposition", "write `m*bf16`"),
         ("optimizer A = B + c:\n    step: u = g\n", 2, 5, "section", "it stands inside"),
         ("modifier x:\n    mask m: m = 1\n", 2, 10, "wrong-point", "it acts on"),
         ("modifier x:\n    probe g: g = 1\n", 2, 5, "unsupported", None),

@@ -1,8 +1,9 @@
 """Plan kernel → C++17 text: one function over a contiguous range of elements, one line per statement of the spec.
 
-The text needs `runtime/prelude.hpp` and `elementary.hpp` before it and one macro, `OPTC_VARIANT`, the static flags as bits in
-the order of `kernel.static_flags`. Loads stand at the top of the loop, stores at its end; what a variant does not need is
-removed by the C++ compiler, and streams that it lacks are never dereferenced. Kernels of several passes are in `passes.py`.
+The text needs `runtime/prelude.hpp` and `elementary.hpp` before it, `codes.hpp` where states are kept as codes, and one macro,
+`OPTC_VARIANT`, the static flags as bits in the order of `kernel.static_flags`. Loads stand at the top of the loop, stores at
+its end; what a variant does not need is removed by the C++ compiler, and streams that it lacks are never dereferenced. Kernels of
+several passes are in `passes.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import jinja2
 
+from optc.compiler.backends.native.kept import CODES_NAMES, Codes, book_structs, books_taken, piece_constant
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.loop import Instances, Streams, flag_constants, scalar_constants, static_flags
 from optc.compiler.backends.native.matrices import MatrixEmitter, knows_matrices
@@ -20,6 +22,7 @@ from optc.compiler.backends.native.passes import Emitter, emit_passes
 from optc.compiler.layout import WIDTH
 from optc.compiler.picking import looked_up
 from optc.compiler.plan import Kernel, Stream
+from optc.compiler.storing import coded_streams
 from optc.dsl.program import Role, Symbol
 from optc.dsl.source import Source
 
@@ -49,7 +52,7 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
         template = _ENVIRONMENT.get_template("passes.cpp.j2")
         kind = MatrixEmitter if knows_matrices(kernel) else Emitter
         return template.render(title=title, **emit_passes(kernel, source, PRELUDE_NAMES, kind))
-    names = Names(PRELUDE_NAMES)
+    names = Names(PRELUDE_NAMES | (CODES_NAMES | books_taken(kernel) if coded_streams(kernel) else set()))
     for flag in (*kernel.static_flags, *kernel.host_flags):
         names.flag(flag)
     for scalar in kernel.scalars:
@@ -58,7 +61,10 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
         names(Symbol(stream.role, stream.name))
     for stream in kernel.streams:
         names.beside(stream.name, "at")
+        if stream.coded is not None:
+            names.beside(stream.name, "kept")
     lines = Lines(names, source)
+    codes = Codes(kernel, kernel.streams, kernel.body, names, lines)
     streams = Streams(names, lines, dict(enumerate(kernel.streams)), kernel.body)
     instances = Instances.of(kernel.body, kernel.host_flags)
     constants = flag_constants(kernel, names, kernel.host_flags[len(instances.flags) :])
@@ -67,10 +73,12 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
         constants.append("const math_t gradient_factor = math_t(factor);")
     return _ENVIRONMENT.get_template("kernel.cpp.j2").render(
         title=title,
-        variant=static_flags(kernel, names),
+        variant=[*static_flags(kernel, names), *book_structs(kernel), *piece_constant(kernel, names, lines)],
+        opened=codes.opened(),
+        closed=codes.closed(),
         template=instances.template(names),
         constants=constants,
-        pointers=streams.pointers(),
+        pointers=[*streams.pointers(), *codes.declared()],
         loads=streams.loads(),
         body=lines.block(kernel.body),
         stores=streams.stores(),

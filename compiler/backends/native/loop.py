@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optc.compiler.backends.native.flow import bound_in
+from optc.compiler.backends.native.kept import row_type
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.conditions import FALSE, both, written_when
 from optc.compiler.ir import expressions, walk
@@ -21,7 +22,8 @@ class Streams:
     """The streams of some code, by their rows in the table of pointers, and the code, whose names are `names`.
 
     Numbers (one float64 per tensor) are loaded and stored by code per tensor alone, everything else by code per element.
-    `place` is the present element; that of picked ones is `i`, and `all_picked` says whether these are all.
+    `place` is the present element; that of picked ones is `i`, and `all_picked` says whether these are all. What is kept as
+    codes has its pointers elsewhere (`kept.py`), unless `in_pieces` is off: then it is read as plain numbers.
     """
 
     names: Names
@@ -30,10 +32,12 @@ class Streams:
     body: tuple[Statement, ...]
     place: str = "i"
     all_picked: str = ""
+    in_pieces: bool = True
 
     def pointers(self) -> list[str]:
         """A constant or variable row per stream."""
-        return [self._pointer(row, s, written_when(self.body, s.name)) for row, s in self.rows.items()]
+        streams = [(row, s) for row, s in self.rows.items() if s.coded is None or not self.in_pieces]
+        return [self._pointer(row, s, written_when(self.body, s.name)) for row, s in streams]
 
     def loads(self) -> list[str]:
         """A variable per stream."""
@@ -51,7 +55,7 @@ class Streams:
             return f"{const}double* {name} = tensor.number({row});"
         if stream.role is Role.ELEMENT:
             return f"const uint64_t {name} = chunk.number({row});"
-        kind = _ROW_TYPES[stream.role]
+        kind = row_type(stream, _ROW_TYPES[stream.role])
         where = f"picked<{kind}>({row}, {self.all_picked})" if stream.extent is Extent.PICK else f"row<{kind}>({row})"
         return f"{const}{kind}* __restrict {name} = chunk.{where};"
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in, reads_in, shared_terms
+from optc.compiler.backends.native.kept import CODES_NAMES, Codes, book_structs, books_taken, piece_constant
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.loop import Instances, Streams, flag_constants, scalar_constants, static_flags
 from optc.compiler.conditions import FALSE, bound_when, reached_when
 from optc.compiler.extents import is_measure
 from optc.compiler.ir import reads
 from optc.compiler.plan import Kernel, Pass
+from optc.compiler.storing import coded_streams
 from optc.dsl.kinds import Extent, Sort
 from optc.dsl.program import TRUE, Expression, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
@@ -38,6 +40,7 @@ def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], kind: typ
     """What the template is filled with. `taken`: names of the prelude."""
     count = len(kernel.passes)
     functions = [n for k in range(count + 1) for n in (f"pass_{k}", f"select_pass_{k}", f"stage_{k}")]
+    taken |= CODES_NAMES | books_taken(kernel) if coded_streams(kernel) else set()
     emitter = kind(kernel, source, taken | REDUCTION_NAMES | set(functions))
     parts, order = [], []
     for k in range(count + 1):
@@ -50,7 +53,7 @@ def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], kind: typ
     sweeps = sum(one.exists != FALSE for one in kernel.passes)
     return {
         "passes_in_words": _COUNTS[sweeps] if sweeps < len(_COUNTS) else f"{sweeps} passes",
-        "variant": [*static_flags(kernel, emitter.names()), *emitter.variant()],
+        "variant": [*static_flags(kernel, emitter.names()), *emitter.variant(), *emitter.codes()],
         "by_rows": kind is not Emitter,
         "parts": parts,
         "guarding": emitter.guarding(),
@@ -91,6 +94,11 @@ class Emitter:
         """What else a variant decides."""
         return []
 
+    def codes(self) -> list[str]:
+        """What codes mean, and how many elements are decoded at a time."""
+        names = self.names()
+        return [*book_structs(self._kernel), *piece_constant(self._kernel, names, Lines(names, self._source))]
+
     def has_stage(self, k: int) -> bool:
         """Whether something is done per tensor before pass `k`, or after the last."""
         return self._kernel.has_stage(k)
@@ -129,15 +137,20 @@ class Emitter:
         if any(s.role is Role.GRADIENT for s in one.moves):
             constants.append("const math_t gradient_factor = math_t(factor);")
         rows = self._row
-        streams = Streams(names, lines, {rows[s.name]: s for s in one.streams}, one.body, self._place)
+        in_pieces = bool(coded_streams(kernel))
+        streams = Streams(names, lines, {rows[s.name]: s for s in one.streams}, one.body, self._place, "", in_pieces)
+        codes = Codes(kernel, one.streams, one.body, names, lines)
         all_picked = names.flag(kernel.pick[1]) if kernel.pick is not None else ""
-        together = Streams(names, lines, {rows[s.name]: s for s in one.moves}, one.together, self._place, all_picked)
+        moves = {rows[s.name]: s for s in one.moves}
+        together = Streams(names, lines, moves, one.together, self._place, all_picked, in_pieces)
         return {
             "elements": True,
             "index": k,
             "template": instances.template(names),
             "constants": constants,
-            "pointers": replace(together, body=both).pointers(),
+            "pointers": [*replace(together, body=both).pointers(), *codes.declared()],
+            "opened": codes.opened(),
+            "closed": codes.closed(),
             "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
             "picked": self._picked(one, names, lines) if one.picked else {},
             "together": _paragraphs(together.loads(), lines.block(one.together), together.stores()) if one.picked else [],

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from optc.compiler.ir import statements
 from optc.compiler.plan import Kernel
+from optc.compiler.storing import rows
 from optc.dsl.kinds import PER_ELEMENT, Sort
 from optc.dsl.program import Let, Role, Symbol
 
-STAYING = (Role.THETA, Role.STATE, Role.ELEMENT)
+STAYING = (Role.THETA, Role.STATE, Role.ELEMENT, Role.SCALE, Role.BOOK)
 """What does not change from step to step."""
 
 
@@ -25,9 +26,9 @@ class TableColumns:
 
     @staticmethod
     def of(kernel: Kernel) -> TableColumns:
-        """θ, states of elements and picked ones, numbers of elements, then other states; the gradient and inputs."""
-        stays = [s for s in kernel.streams if s.role in STAYING]
-        numbers = [s.name for s in stays if s.extent not in PER_ELEMENT]
+        """θ, states of elements and picked ones, numbers of elements, then the rest of what stays; the gradient and inputs."""
+        stays = [s for s in rows(kernel) if s.role in STAYING]
+        numbers = [s.name for s in stays if s.extent not in PER_ELEMENT or s.role in (Role.SCALE, Role.BOOK)]
         resident = (*(s.name for s in stays if s.name not in numbers), *numbers)
         return TableColumns(resident, tuple(s.name for s in kernel.streams if s.role not in STAYING))
 

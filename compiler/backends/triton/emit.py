@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from optc.compiler.backends.triton.environment import ENVIRONMENT
+from optc.compiler.backends.triton.kept import tile_arguments
 from optc.compiler.backends.triton.lines import NEUTRAL
 from optc.compiler.backends.triton.panels import emit_panels
 from optc.compiler.backends.triton.scalars import emit_scalars
@@ -63,7 +64,7 @@ def _parts(kernel: Kernel, source: Source) -> Iterator[str]:
 
 
 def _emit_pass(one: Sweep) -> str:
-    kernel, streams, totals = one.kernel, one.streams, one.totals
+    kernel, totals = one.kernel, one.totals
     every, picked, together = one.parts()
     parts = {part.name: part for part in (together, picked, every) if part is not None}
     per_tensor = [s for s in one.sweep.needs if one.extents.get(s) not in IN_MATRICES]
@@ -85,11 +86,11 @@ def _emit_pass(one: Sweep) -> str:
         scalar_lines=one.scalar_lines(),
         flag_lines=one.flag_lines(),
         pointer_lines=one.pointer_lines(),
-        aligned_lines=[one.hint(s, "base") for s in streams],
+        aligned_lines=one.aligned_lines(),
         # picked elements are looked up from the first of the tensor on
-        offset_lines=[f"{one.pointer[s]} = {one.pointer[s]} + base" for s in streams] if picked is None else [],
+        offset_lines=one.chunk_lines() if picked is None else [],
         picked={} if picked is None or together is None else _picked(picked, together, end),
-        every={} if every is None else _calls(every, " + base" if picked is not None else "", end),
+        every={} if every is None else _calls(every, " + base" if picked is not None else "", end, "start" if trees else ""),
         row=f"statistics + {len(kernel.statistics)} * tensor" if per_tensor else "",
         need_lines=[_read_need(one, s) for s in one.sweep.needs],
         total_lines=[
@@ -101,13 +102,21 @@ def _emit_pass(one: Sweep) -> str:
     )
 
 
-def _calls(part: Sweep, offset: str, end: str) -> dict[str, Any]:
-    """The calls of a tile for whole blocks, and for what is left before `end`; `offset`: from a stream to the chunk."""
+def _calls(part: Sweep, offset: str, end: str, start: str = "") -> dict[str, Any]:
+    """The calls of a tile for whole blocks from `start` on, and for what is left before `end`.
+
+    `offset`: from a stream to the chunk.
+    """
+    block = f"{start} + j * BLOCK" if start else "j * BLOCK"
     return {
         "tile": part.name,
         "results": _results(part),
-        "whole_call": part.call([f"{part.aligned[s]} + i" for s in part.streams], "None", _CALL_INDENT),
-        "tail_call": part.call([f"{part.pointer[s]}{offset} + i" for s in part.streams], f"i < {end}", _CALL_INDENT),
+        "whole_call": part.call(
+            part.places(part.aligned, " + i"), "None", _CALL_INDENT, tile_arguments(part.codes, block, end, "BLOCK")
+        ),
+        "tail_call": part.call(
+            part.places(part.pointer, f"{offset} + i"), f"i < {end}", _CALL_INDENT, tile_arguments(part.codes, "j", end, "TAIL")
+        ),
     }
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from optc.compiler.backends.names import Namer
 from optc.compiler.backends.triton import flow
 from optc.compiler.backends.triton.columns import TableColumns, sort_of
+from optc.compiler.backends.triton.kept import CODES_LOCALS, Codes, tile_parameters
 from optc.compiler.backends.triton.spelling import RESERVED, Spelling
 from optc.compiler.backends.triton.tile import Tile
 from optc.compiler.backends.triton.vectors import in_panels
 from optc.compiler.ir import reads, statements
 from optc.compiler.layout import Call, filled, laid_out
 from optc.compiler.plan import Kernel, Pass
+from optc.compiler.storing import coded_streams
 from optc.dsl.kinds import Extent, Sort
 from optc.dsl.program import Expression, Let, Role
 from optc.dsl.source import Source
 
+BESIDE = ("scales", "book")
+"""What a stream that is kept as codes has beside it."""
 TABLES = (
     "residents", "varying", "chunk_tensors", "first_chunks", "chunk", "gradient_factor", "found_inf", "scalars", "scalar_rows",
 )  # fmt: skip
@@ -84,6 +88,12 @@ class Sweep:
         self.flags_given = [value(f) for f in (*kernel.static_flags, *kernel.host_flags) if f in used]
         self.totals = [value(m) for m, _ in sweep.measures]
         self.needs = [value(s) for s in sweep.needs]
+        coded = {c.stream.name: c for c in coded_streams(kernel)}
+        self.codes = {
+            s: Codes(coded[s], value(s), self.pointer[s], self.aligned[s], *(value(f"{s}_{w}") for w in BESIDE))
+            for s in (moved.name for moved in sweep.moves)
+            if s in coded
+        }
         self.width = len(self.scalars) + len(self.host_flags)
 
     def parts(self) -> tuple[Sweep | None, Sweep | None, Sweep | None]:
@@ -111,11 +121,13 @@ class Sweep:
         names, kernel, sweep = self.value, self.kernel, self.sweep
         conditions = tuple(s for s in sweep.needs if sort_of(s, kernel) is Sort.BOOL)
         vectors = tuple(s for s in sweep.needs if self.is_vector(s))
-        tile = Tile(sweep, conditions, vectors, kernel.static_flags, _spelling(kernel, names), self.pointer, self.source)
+        spelling = _spelling(kernel, names)
+        tile = Tile(sweep, conditions, vectors, kernel.static_flags, spelling, self.pointer, self.source, self.codes)
         return {
             "tile_parameters": [
                 *(f"{self.pointer[s]}: tl.tensor" for s in self.streams),
                 "mask: tl.tensor",
+                *tile_parameters(self.codes),
                 *(f"{s}: tl.tensor" for s in (*self.totals, *self.given)),
                 *(f"{names(f)}: tl.constexpr" for f in kernel.static_flags if f in self.used),
                 *(f"{names(f)}: tl.tensor" for f in kernel.host_flags if f in self.used),
@@ -127,10 +139,24 @@ class Sweep:
             "returned": {0: "None", 1: "tl.tensor"}.get(len(self.totals), "tuple[tl.tensor, ...]"),
         }
 
-    def call(self, pointers: list[str], mask: str, indent: int) -> list[str]:
-        """The arguments of a call of the tile, in lines."""
+    def call(self, pointers: list[str], mask: str, indent: int, codes: Sequence[str] = ()) -> list[str]:
+        """The arguments of a call of the tile, in lines; `codes` are those for what is kept as codes."""
         last = filled((*self.totals, *self.given, *self.flags_given, *self.needs, "factor", "real"), indent)
-        return [*filled((*pointers, mask), indent), *last]
+        return [*filled((*pointers, mask, *codes), indent), *last]
+
+    def places(self, pointers: Mapping[str, str], i: str) -> list[str]:
+        """Where the elements of a tile are; of what may be codes, where the chunk begins."""
+        return [pointers[s] if s in self.codes else f"{pointers[s]}{i}" for s in self.streams]
+
+    def aligned_lines(self) -> list[str]:
+        """The pointers of streams where they are aligned; what may be codes has its lines at its chunk."""
+        return [self.hint(s, "base") for s in self.streams if s not in self.codes]
+
+    def chunk_lines(self) -> list[str]:
+        """Pointers of the chunk."""
+        condition = _spelling(self.kernel, self.value).condition
+        lines = [f"{self.pointer[s]} = {self.pointer[s]} + base" for s in self.streams if s not in self.codes]
+        return [*lines, *(line for s, one in self.codes.items() for line in one.chunk_lines(condition, self.hint(s, "base")))]
 
     def flag_lines(self) -> list[str]:
         """Host flags that are read from the device."""
@@ -152,7 +178,8 @@ class Sweep:
         rows = [("resident", i, s) for i, s in enumerate(self.columns.resident) if s in self.streams]
         rows += [("changing", i, s) for i, s in enumerate(self.columns.varying) if s in self.streams]
         kind = {s: f".to(tl.pointer_type({self.dtype[s]}))" for s in self.pointed}
-        return [f"{self.pointer[s]} = tl.load({table} + {i}){kind.get(s, '')}" for table, i, s in rows]
+        beside = [line for one in self.codes.values() for line in one.pointer_lines(self.columns.resident)]
+        return [f"{self.pointer[s]} = tl.load({table} + {i}){kind.get(s, '')}" for table, i, s in rows] + beside
 
     def hint(self, stream: str, offset: str) -> str:
         """The pointer of a stream where it is aligned."""
@@ -168,7 +195,8 @@ class Sweep:
         if not kernel.passes:
             return {*kernel.scalars, *kernel.static_flags, *kernel.host_flags}
         lines = flow.count_reads((*self.sweep.picked, *self.sweep.body)).keys()
-        return lines | {r.symbol.name for s in self.sweep.moves for r in reads(s.exists)}
+        conditions = (when for s in self.sweep.moves for when in (s.exists, s.coded) if when is not None)
+        return lines | {r.symbol.name for when in conditions for r in reads(when)}
 
     def _names(self) -> tuple[Namer, dict[str, str], dict[str, str], dict[str, str]]:
         """Names of values; of each stream's pointer, of the same pointer where it is aligned, of its dtype."""
@@ -176,6 +204,8 @@ class Sweep:
         taken = RESERVED | _LOCALS | set(TABLES) | set(GEOMETRY)
         if kernel.passes:
             taken |= _LOCALS_REDUCING
+        if coded_streams(kernel):
+            taken |= CODES_LOCALS
         if sweep.picked:
             taken |= {*PICKING, "before", "first", "last", "many", "at"}
         if self.panelled:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from optc.compiler.backends.triton import flow
+from optc.compiler.backends.triton.kept import Codes
 from optc.compiler.backends.triton.lines import Lines
 from optc.compiler.backends.triton.spelling import Spelling
 from optc.compiler.conditions import both, written_when
@@ -30,12 +31,14 @@ class Tile:
     spelling: Spelling
     pointer: dict[str, str]
     source: Source
+    codes: Mapping[str, Codes]
 
     def lines(self) -> Iterator[str]:
         """Loads, statements, stores."""
         sweep, spell = self.sweep, self.spelling.spell
         elementwise = flow.elementwise_names(sweep.body, (*(s.name for s in sweep.streams), *self.conditions, *self.vectors))
-        shape = f"{self.pointer[sweep.streams[0].name]}.shape" if sweep.streams else "(1,)"
+        plain = [s.name for s in sweep.streams if s.name not in self.codes]
+        shape = f"{self.pointer[plain[0]]}.shape" if plain else "(SIZE,)" if sweep.streams else "(1,)"
         body = Lines(sweep.body, elementwise, shape, "real", self.spelling, self.static_flags, self.source)
         bound: set[str] = {name for name, _ in sweep.measures}
         for stream in sweep.streams:
@@ -43,6 +46,9 @@ class Tile:
             written = written_when(sweep.body, stream.name)
             if stream.role is Role.ELEMENT:
                 yield f"{spell(stream.name)} = {address}"
+                bound.add(stream.name)
+            elif stream.reads and stream.name in self.codes:
+                yield from self.codes[stream.name].load(body.when)
                 bound.add(stream.name)
             elif stream.reads:
                 scale = " * factor" if stream.name == GRADIENT.name else ""
@@ -61,6 +67,9 @@ class Tile:
         for stream in sweep.streams:
             if stream.writes:
                 when = both(stream.exists, written_when(sweep.body, stream.name))
+                if stream.name in self.codes:
+                    yield from self.codes[stream.name].store(when, body.when)
+                    continue
                 yield from body.when(when, f"tl.store({self.pointer[stream.name]}, {spell(stream.name)}, mask)")
         if sweep.measures:
             yield "return " + ", ".join(spell(name) for name, _ in sweep.measures)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def spec(name: str) -> Path:
-    return next(path for path in SPECS.rglob(f"{name}.opt") if path.parent.name != "modifiers")
+    return next(path for path in SPECS.rglob(f"{name}.opt") if path.parent.name not in ("modifiers", "storages"))
 
 
 def compilation(name: str) -> Compilation:

@@ -1,0 +1,59 @@
+"""`storing`: which states are kept how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from optc.dsl import nodes
+from optc.dsl.kinds import Extent
+from optc.dsl.program import Program, State, Storage
+from optc.dsl.scope import Context, nearest
+from optc.dsl.signs import never_negative
+from optc.dsl.storages import mistakes, resolve
+
+
+def check_storing(context: Context, spec: nodes.Spec, states: tuple[State, ...]) -> tuple[State, ...]:
+    """The states with their storages; reports what cannot be kept so."""
+    for storage in spec.storages:
+        context.diagnostics.extend(mistakes(storage))
+        if all(kept.storage != storage.name for kept in spec.optimizer.storing):
+            message = f"nothing is kept in the storage `{storage.name}`"
+            context.error("unused-storage", message, context.head(storage, "storage"), "take it out, or use it in `storing`")
+    found = dict(_found(context, spec, {state.name: state for state in states}))
+    return tuple(replace(state, storage=found.get(state.name)) for state in states)
+
+
+def check_signs(context: Context, spec: nodes.Spec, program: Program) -> None:
+    """Reports states that may be negative where their storage keeps no negative numbers."""
+    unsigned = {s.name: s.storage.name for s in program.states if s.storage is not None and not s.storage.signed}
+    if not unsigned or context.diagnostics:
+        return
+    safe = never_negative(program)
+    for kept in spec.optimizer.storing:
+        if kept.state in unsigned and kept.state not in safe:
+            message = f"`{unsigned[kept.state]}` keeps no negative numbers, and `{kept.state}` may be negative as far as is known"
+            hint = f"take one for signed numbers, such as `dynamic8`, or write `{kept.state} <- max(…, 0)`"
+            context.error("unsigned-storage", message, kept.span, hint)
+
+
+def _found(context: Context, spec: nodes.Spec, states: dict[str, State]) -> Iterator[tuple[str, Storage]]:
+    seen: set[str] = set()
+    for kept in spec.optimizer.storing:
+        state = states.get(kept.state)
+        if kept.state in seen:
+            context.error("duplicate-name", f"`{kept.state}` has a storage already", kept.span, "a state has one storage")
+        elif kept.state not in context.states:
+            near = nearest(kept.state, tuple(states))
+            hint = f"did you mean `{near}`?" if near else "the states are " + ", ".join(f"`{name}`" for name in states)
+            context.error("unknown-state", f"there is no state `{kept.state}`", kept.span, hint)
+        elif state is not None and state.extent is not Extent.ELEM:
+            message = f"`{kept.state}` is per {state.extent.value}; storages are for states like θ"
+            context.error("wrong-extent", message, kept.span, "it is small: leave it out of `storing`")
+        elif state is not None:
+            storage = resolve(kept, spec.storages)
+            if isinstance(storage, Storage):
+                yield kept.state, storage
+            elif storage not in context.diagnostics:
+                context.diagnostics.append(storage)
+        seen.add(kept.state)

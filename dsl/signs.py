@@ -1,0 +1,139 @@
+"""States that are never negative, as far as intervals can prove it: those may be kept in storages without negative numbers.
+
+Proved by induction: a state that starts at 0 or above, and is only ever given values that are 0 or above if it was, stays so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from optc.dsl.program import Apply, Branch, Constant, Expression, Hyper, Let, Program, Read, Role, Statement, Store, Symbol
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Numbers from `low` to `high`; both may be infinite, and belong to it."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def hull(self, other: Interval) -> Interval:
+        """Both, and what is between."""
+        return Interval(min(self.low, other.low), max(self.high, other.high))
+
+
+_ANY, _POSITIVE = Interval(), Interval(0.0)
+_BOUNDED = {
+    "sqrt": _POSITIVE, "exp": _POSITIVE, "abs": _POSITIVE, "sign": Interval(-1.0, 1.0), "tanh": Interval(-1.0, 1.0),
+    "sin": Interval(-1.0, 1.0), "cos": Interval(-1.0, 1.0), "cospi": Interval(-1.0, 1.0),
+}  # fmt: skip
+_KEEPING = frozenset({"mean", "largest", "smallest", "pick"})
+_Names: TypeAlias = dict[Symbol, Interval]
+
+
+def never_negative(program: Program) -> frozenset[str]:
+    """The names of the states that are never negative (NaN aside)."""
+    hypers = {name: _of_hyper(hyper, number) for hyper in program.hypers for number, name in enumerate(hyper.names)}
+    known = {s.name for s in program.states if _value(s.initial, {}, hypers, frozenset()).low >= 0}
+    while True:
+        kept = known - {n for p in program.procedures for n in _broken(p.body, {}, hypers, frozenset(known))[1]}
+        if kept == known:
+            return frozenset(known)
+        known = kept
+
+
+def _of_hyper(hyper: Hyper, number: int) -> Interval:
+    default = hyper.defaults[number]
+    if isinstance(default, bool | str) or hyper.choices:
+        return _ANY
+    return _ANY if hyper.bounds is None else Interval(hyper.bounds.low, hyper.bounds.high)
+
+
+def _broken(
+    body: Iterable[Statement], names: _Names, hypers: Mapping[str, Interval], states: frozenset[str]
+) -> tuple[_Names, set[str]]:
+    """What names are after some lines, and the states that may have been given something negative."""
+    names, broken = dict(names), set()
+    for statement in body:
+        match statement:
+            case Let(target=target, value=value):
+                names[target] = _value(value, names, hypers, states)
+            case Store(target=target, value=value):
+                names[target] = found = _value(value, names, hypers, states)
+                if target.role is Role.STATE and found.low < 0:
+                    broken.add(target.name)
+            case Branch(then=then, otherwise=otherwise):
+                (first, some), (second, more) = (_broken(side, names, hypers, states) for side in (then, otherwise))
+                broken |= some | more
+                names = {s: first[s].hull(second[s]) for s in first.keys() & second.keys()}
+    return names, broken
+
+
+def _value(e: Expression, names: _Names, hypers: Mapping[str, Interval], states: frozenset[str]) -> Interval:
+    match e:
+        case Constant(value=bool() | str() | None):
+            return _ANY
+        case Constant(value=value):
+            return Interval(float(value), float(value))
+        case Read(symbol=symbol):
+            return _read(symbol, names, hypers, states)
+        case Apply(operation=operation, arguments=arguments):
+            return _operation(operation, arguments, [_value(a, names, hypers, states) for a in arguments])
+    return _ANY
+
+
+def _read(symbol: Symbol, names: _Names, hypers: Mapping[str, Interval], states: frozenset[str]) -> Interval:
+    if symbol in names:
+        return names[symbol]
+    if symbol.role is Role.HYPER:
+        return hypers[symbol.name]
+    if symbol.role in (Role.STEP, Role.SHAPE) or (symbol.role is Role.STATE and symbol.name in states):
+        return Interval(1.0) if symbol.role is Role.STEP else _POSITIVE
+    return _ANY
+
+
+def _operation(operation: str, arguments: tuple[Expression, ...], x: list[Interval]) -> Interval:
+    if operation in _BOUNDED:
+        return _BOUNDED[operation]
+    if operation in _KEEPING:
+        return x[0]
+    match operation:
+        case "neg":
+            return Interval(-x[0].high, -x[0].low)
+        case "add":
+            return Interval(x[0].low + x[1].low, x[0].high + x[1].high)
+        case "sub":
+            return Interval(x[0].low - x[1].high, x[0].high - x[1].low)
+        case "mul":
+            if arguments[0] == arguments[1]:
+                return _POSITIVE
+            corners = [_product(a, b) for a in (x[0].low, x[0].high) for b in (x[1].low, x[1].high)]
+            return Interval(min(corners), max(corners))
+        case "div":
+            return _POSITIVE if x[0].low >= 0 and x[1].low >= 0 else _ANY
+        case "pow":
+            exponent = arguments[1].value if isinstance(arguments[1], Constant) else None
+            even = isinstance(exponent, int | float) and not isinstance(exponent, bool) and float(exponent) % 2 == 0
+            if not even and x[0].low < 0:
+                return _ANY
+            return Interval(0.0, 1.0) if 0 <= x[0].low and x[0].high <= 1 and x[1].low >= 0 else _POSITIVE
+        case "min":
+            return Interval(min(x[0].low, x[1].low), min(x[0].high, x[1].high))
+        case "max":
+            return Interval(max(x[0].low, x[1].low), max(x[0].high, x[1].high))
+        case "where":
+            return x[1].hull(x[2])
+        case "sum" | "total":
+            return _POSITIVE if x[0].low >= 0 else _ANY
+        case "mod":
+            return _POSITIVE if x[1].low >= 0 else _ANY
+        case _:
+            return _POSITIVE if operation.startswith("uniform_") else _ANY
+
+
+def _product(a: float, b: float) -> float:
+    """0 times infinity is 0: the infinity stands for numbers that are as large as one likes."""
+    return 0.0 if 0.0 in (a, b) else a * b

@@ -1,0 +1,125 @@
+"""States that are codes in a file, or will be here: copied where they mean the same, else decoded and kept anew.
+
+A state dict says in its groups what its codes mean, level by level: it can be read by whoever keeps the state otherwise. All of
+it is data from outside, and looked at before it is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optc.runtime.backend import arithmetic_dtype
+from optc.runtime.codebook import BLOCKS, Codebook
+from optc.runtime.schema import Schema, State
+from optc.runtime.storage import PIECE, codes_shape, encoded, kept_dtype, taken
+
+STORING = "storing"
+"""The key of a state dict's groups under which it says what codes mean."""
+
+
+def told(schema: Schema, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups of a state dict with what its codes mean."""
+    books = {
+        s.key: {**asdict(s.storage), "levels": list(s.storage.levels)} for s in schema.states if isinstance(s.storage, Codebook)
+    }
+    return [{**group, STORING: books} for group in groups] if books else groups
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One parameter's entries in a state dict without its scales, the scales by the keys of their codes, and the codebooks."""
+
+    entries: Mapping[str, Any]
+    scales: Mapping[str, Any]
+    books: Mapping[str, Codebook]
+    label: str
+
+    @staticmethod
+    def of(group: Mapping[str, Any], saved: Mapping[str, Any], label: str, problems: list[str]) -> Kept:
+        """What a file has of a parameter of a group; appends to `problems` what is wrong with its codebooks."""
+        entries = {key: entry for key, entry in saved.items() if entry is not None}
+        scales = {}
+        for key, entry in entries.items():
+            codes = entries.get(key.removesuffix("_scale")) if isinstance(key, str) and key.endswith("_scale") else None
+            if isinstance(codes, Tensor) and codes.dtype == torch.uint8:
+                scales[key.removesuffix("_scale")] = entry
+        described = group.get(STORING, {})
+        books = {}
+        for key in scales:
+            book = _codebook(described.get(key)) if isinstance(described, Mapping) else None
+            if book is not None:
+                books[key] = book
+            elif isinstance(described, Mapping) and key in described:
+                problems.append(f"{label}: what the file says of the codes of {key!r} is no codebook")
+        of_scales = {f"{key}_scale" for key in scales}
+        return Kept({k: v for k, v in entries.items() if k not in of_scales}, scales, books, label)
+
+    def converted(self, state: State, p: Tensor, problems: list[str], changes: list[str]) -> dict[str, Tensor]:
+        """The entries of a state as they are kept here, in memory of their own."""
+        key, own = state.key, state.codebook(p.numel())
+        entry, scales, book = self.entries[key], self.scales.get(key), self.books.get(key)
+        if scales is None:
+            if not isinstance(entry, Tensor) or not entry.is_floating_point() or entry.shape != p.shape:
+                problems.append(
+                    f"{self.label}: {key!r} must be numbers of shape {tuple(p.shape)}, or codes with {key + '_scale'!r}"
+                )
+                return {}
+            numbers = entry.detach()
+        else:
+            meant = book if book is not None else own
+            if meant is None:
+                problems.append(f"{self.label}: {key!r} are codes, and the file does not say what they mean")
+                return {}
+            shape, blocks = codes_shape(meant, p.shape), meant.blocks_of(p.numel())
+            if not isinstance(scales, Tensor) or scales.shape != (blocks,) or entry.numel() != math.prod(shape):
+                problems.append(f"{self.label}: {key!r} must be codes of shape {shape} with {blocks} scales")
+                return {}
+            codes = entry.detach().reshape(shape).to(p.device, copy=True).contiguous()
+            kept = scales.detach().to(p.device, torch.float32, copy=True).contiguous()
+            if own is not None and _same(own, meant):
+                return {key: codes, state.scale_key: kept}
+            numbers = _decoded(codes, kept, meant, p)
+        changes.append(
+            f"{key!r} is kept as {book.name if book else 'numbers'} in the file and as {_name(state, own)} here: converted"
+        )
+        if own is not None:
+            return dict(zip((key, state.scale_key), encoded(numbers, own, p.device), strict=True))
+        dtype = kept_dtype(state, arithmetic_dtype(p.dtype))
+        return {key: torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(numbers)}
+
+
+def _name(state: State, own: Codebook | None) -> str:
+    return own.name if own is not None else state.storage if isinstance(state.storage, str) else "numbers"
+
+
+def _same(a: Codebook, b: Codebook) -> bool:
+    """Whether equal codes and scales are equal numbers."""
+    levels = zip(a.levels, b.levels, strict=False)
+    return len(a.levels) == len(b.levels) and a.block == b.block and all(x == y or (x != x and y != y) for x, y in levels)
+
+
+def _decoded(codes: Tensor, scales: Tensor, book: Codebook, p: Tensor) -> Tensor:
+    numbers = torch.empty(p.shape, dtype=torch.float32, device=p.device)
+    flat = numbers.view(-1)
+    for first in range(0, p.numel(), PIECE):
+        size = min(PIECE, p.numel() - first)
+        flat[first : first + size] = taken(codes, scales, book, first, size)
+    return numbers
+
+
+def _codebook(told: Any) -> Codebook | None:
+    """What a file says codes mean; None where that is nothing of the kind."""
+    if not isinstance(told, Mapping):
+        return None
+    levels, block, name = told.get("levels"), told.get("block"), told.get("name")
+    if not isinstance(levels, Sequence) or len(levels) not in (16, 256) or not all(isinstance(x, float) for x in levels):
+        return None
+    if not isinstance(block, int) or block not in BLOCKS or not isinstance(name, str):
+        return None
+    return Codebook(name, tuple(levels), block)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from benchmarks import cpu_large, cpu_many, figure, memory, startup
+from benchmarks import cpu_large, cpu_many, cpu_storage, figure, memory, startup
 from benchmarks.machine import machine
 from benchmarks.report import Report, Row, Table, text_table, write
 from benchmarks.streams import NoCompiler
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PARTS = ("large", "many", "startup", "memory")
+PARTS = ("large", "many", "storage", "startup", "memory")
 
 
 def _collect(name: str, rows: Iterable[Row]) -> list[Row]:
@@ -32,6 +32,8 @@ def measure(part: str, scale: float, rounds: int | None, only: tuple[str, ...]) 
         return cpu_large.table(_collect(part, cpu_large.run(scale, rounds or 15, only)), scale, rounds or 15)
     if part == "many":
         return cpu_many.table(_collect(part, cpu_many.run(scale, rounds or 60, only)), rounds or 60)
+    if part == "storage":
+        return cpu_storage.table(_collect(part, cpu_storage.run(scale, rounds or 9)), scale, rounds or 9)
     if part == "startup":
         return startup.table(_collect(part, startup.run(min(rounds or 3, 5), only)), min(rounds or 3, 5))
     return memory.table(_collect(part, memory.run(scale)) if memory.available() else [])

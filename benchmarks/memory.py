@@ -20,7 +20,7 @@ SETTINGS = (
     ("100 M in one tensor", 1, 100_000_000),
     ("1,000 tensors of 4,096", 1000, 4096),
 )
-CONTESTANTS = ("optc native", "torch fused", "torch foreach")
+CONTESTANTS = ("optc native", "optc native, 8 bit", "torch fused", "torch foreach")
 
 
 def available() -> bool:
@@ -73,8 +73,8 @@ def child(contestant: str, tensors: int, elements: int) -> int:
     parameters = [torch.nn.Parameter(torch.zeros(elements)) for _ in range(tensors)]
     for p in parameters:
         p.grad = torch.full_like(p, 1e-3)
-    if contestant == "optc native":
-        step = optc.create("adamw", parameters, backend="native").step
+    if contestant.startswith("optc native"):
+        step = optc.create("adamw_8bit" if "8 bit" in contestant else "adamw", parameters, backend="native").step
     else:
         fused = contestant == "torch fused"
         step = torch.optim.AdamW(parameters, fused=fused, foreach=not fused).step

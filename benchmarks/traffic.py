@@ -21,8 +21,13 @@ class Precision:
     gradient: str
     state: str
 
-    def size(self, stream: Stream) -> int:
-        """Bytes of one element of a stream."""
+    def size(self, stream: Stream, variant: Mapping[str, bool]) -> float:
+        """Bytes of one element of a stream; those of codes with their share of a scale."""
+        book = stream.codebook(variant)
+        if book is not None:
+            return 1 / book.per_byte + 4 / book.block
+        if isinstance(stream.storage, str):
+            return ITEM_SIZE[stream.storage]
         return ITEM_SIZE[{"theta": self.theta, "state": self.state}.get(stream.role, self.gradient)]
 
 
@@ -34,11 +39,11 @@ BFLOAT16 = Precision("bfloat16", "bfloat16", "float32")
 class Traffic:
     """Bytes per element of θ that one pass over memory reads and writes."""
 
-    bytes_read: int
-    bytes_written: int
+    bytes_read: float
+    bytes_written: float
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """Bytes moved."""
         return self.bytes_read + self.bytes_written
 
@@ -64,8 +69,8 @@ def step_passes(schema: Schema, hypers: Mapping[str, object], precision: Precisi
     for kernel in schema.procedure("step").kernels:
         for streams in kernel.sweeps(variant):
             present = [s for s in streams if s.name not in absent and s.per_element and s.role != "element"]
-            read = sum(precision.size(s) for s in present if s.is_read(variant))
-            passes.append(Traffic(read, sum(precision.size(s) for s in present if s.is_written(variant))))
+            read = sum(precision.size(s, variant) for s in present if s.is_read(variant))
+            passes.append(Traffic(read, sum(precision.size(s, variant) for s in present if s.is_written(variant))))
     return tuple(passes)
 
 

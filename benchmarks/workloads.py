@@ -21,6 +21,10 @@ from optc.generated import OPTIMIZERS
 from optc.runtime.schema import Schema
 
 SPECS = Path(__file__).resolve().parent.parent / "specs"
+APART = ("modifiers", "storages", "low_memory")
+"""Folders of specs that are measured elsewhere, or are no optimizers."""
+SLOW_IN_PYTORCH = frozenset({"sgld", "psgld"})
+"""Whose PyTorch code draws random numbers word by word: a step on 50 M parameters takes a minute."""
 SEED = 0
 
 
@@ -126,9 +130,9 @@ CASES = (
 
 
 def cases() -> list[Case]:
-    """All of `CASES`, and every other shipped spec with its defaults."""
+    """All of `CASES`, and every other shipped spec with its defaults; `cpu_storage` has those that keep states as codes."""
     known = {case.spec for case in CASES}
-    shipped = sorted(path.stem for path in SPECS.rglob("*.opt") if path.parent.name not in ("modifiers", "storages"))
+    shipped = sorted(path.stem for path in SPECS.rglob("*.opt") if path.parent.name not in APART)
     return [case for case in CASES if case.spec in shipped] + [Case(name) for name in shipped if name not in known]
 
 
@@ -223,7 +227,7 @@ def contestant(
 def rivals(case: Case, shapes: Sequence[tuple[int, ...]]) -> list[Contestant]:
     """The peers that are installed; where a spec has none, the PyTorch code made from the same equations."""
     if not case.peers:
-        return [ours(case, Model.of(shapes), "torch")]
+        return [] if case.spec in SLOW_IN_PYTORCH else [ours(case, Model.of(shapes), "torch")]
     reads_loss = schema_of(case.spec).reads_loss
     return [theirs(peer, Model.of(shapes), reads_loss) for peer in case.peers if installed(peer)]
 
@@ -258,4 +262,9 @@ def theirs(peer: Peer, model: Model, reads_loss: bool = False) -> Contestant:
 
 def installed(peer: Peer) -> bool:
     """Whether its library is here."""
-    return find_spec(peer.module.partition(".")[0]) is not None
+    return installed_module(peer.module.partition(".")[0])
+
+
+def installed_module(name: str) -> bool:
+    """Whether a library is here."""
+    return find_spec(name) is not None

@@ -43,7 +43,8 @@ def list_specs(as_json: bool) -> None:
         output.say_json(optimizers=entries, modifiers=_modifiers(), storages=_storages())
         return
     rows = [
-        [output.good(str(e["name"])), f"{e['state_bytes']:.4g}", output.dim(str(e["file"])), str(e["text"] or "")] for e in entries
+        [output.good(str(e["name"])), f"{e['state_bytes']:.4g}", output.dim(str(e["file"])), str(e["text"] or "")]
+        for e in entries
     ]
     output.say(output.table(["name", "state B", "file", "what it does"], rows, right=[1]))
     modifiers = [

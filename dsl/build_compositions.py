@@ -126,8 +126,23 @@ class CompositionRules(Rules):
             notes=tuple(kinds.get("note", [])),
             settings=tuple(kinds.get("Setting", [])),
             defines=tuple(kinds.get("Define", [])),
+            states=tuple(item for items in kinds.get("state", []) for item in items),
+            decode=next(iter(kinds.get("decode", [])), None),
+            value=next(iter(kinds.get("encode", [])), ("", ()))[0],
+            encode=next(iter(kinds.get("encode", [])), ("", ()))[1],
             span=span,
         )
+
+    def on_decode(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("decode", span)
+        return Clause("decode", parts[1], span)
+
+    def on_encode_head(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("encode", span)
+        return Clause("encode_head", parts[0].id, span)
+
+    def on_encode(self, parts: list[Any], span: Span) -> Clause:
+        return Clause("encode", (parts[0].value, parts[1]), span)
 
     def on_setting(self, parts: list[Any], span: Span) -> nodes.Setting:
         return nodes.Setting(parts[0].id, parts[1], span=span)

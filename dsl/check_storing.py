@@ -32,7 +32,9 @@ def check_signs(context: Context, spec: nodes.Spec, program: Program) -> None:
     safe = never_negative(program)
     for kept in spec.optimizer.storing:
         if kept.state in unsigned and kept.state not in safe:
-            message = f"`{unsigned[kept.state]}` keeps no negative numbers, and `{kept.state}` may be negative as far as is known"
+            message = (
+                f"`{unsigned[kept.state]}` keeps no negative numbers, and `{kept.state}` may be negative as far as is known"
+            )
             hint = f"take one for signed numbers, such as `dynamic8`, or write `{kept.state} <- max(…, 0)`"
             context.error("unsigned-storage", message, kept.span, hint)
 

@@ -285,7 +285,8 @@ class Setting(Node):
 
 @dataclass(frozen=True, slots=True)
 class Storage(Node):
-    """A way of keeping a state in memory: settings, and `define level(c)`, the number that a code stands for."""
+    """A way of keeping a state in memory: settings, and `define level(c)`, the number that a code stands for; or other states,
+    what they `decode` to, and the lines that `encode` a value called `value`."""
 
     name: str
     text: str | None = None
@@ -293,6 +294,10 @@ class Storage(Node):
     notes: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
     defines: tuple[Define, ...] = ()
+    states: tuple[StateItem, ...] = ()
+    decode: Expression | None = None
+    value: str = ""
+    encode: tuple[Statement, ...] = ()
 
 
 # --- modifiers and compositions -----------------------------------------------------------------------------------------------

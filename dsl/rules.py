@@ -56,7 +56,7 @@ class Rules:
         for member in parts:
             clause = member if isinstance(member, Clause) else Clause(type(member).__name__, member, member.span)
             kinds.setdefault(clause.kind, []).append(clause)
-        for kind in ("doc", "shape", "hyper", "state", "storing", "step"):
+        for kind in ("doc", "shape", "hyper", "state", "storing", "step", "decode", "encode"):
             for other in kinds.get(kind, [])[1:]:
                 name = "text" if kind == "doc" else f"`{kind}` section"
                 self.report("duplicate-section", f"a second {name} in one {what}", other.span, "join the two")

@@ -158,8 +158,14 @@ class _Printer:
         place = self.head_span("storage", storage.span)
         rows = [Row(0, (f"storage {storage.name}:",), place), *self.texts(storage)]
         rows += aligned([Row(1, (s.name, f"= {self.expression(s.value)}"), s.span) for s in storage.settings])
+        rows += self.section("state", self.states(storage.states, 2), storage.span)
         for define in storage.defines:
             rows += self.define(define, 1)
+        if storage.decode is not None:
+            rows.append(Row(1, (f"decode: {self.expression(storage.decode)}",), self.head_span("decode", storage.span)))
+        if storage.encode:
+            head = Row(1, (f"encode {self.name(storage.value)}:",), self.head_span("encode", storage.span))
+            rows += [head, *self.block(storage.encode, 2)]
         return rows
 
     def term(self, term: nodes.Term) -> str:

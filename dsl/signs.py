@@ -76,7 +76,7 @@ def _value(e: Expression, names: _Names, hypers: Mapping[str, Interval], states:
     match e:
         case Constant(value=bool() | str() | None):
             return _ANY
-        case Constant(value=value):
+        case Constant(value=int() | float() as value):
             return Interval(float(value), float(value))
         case Read(symbol=symbol):
             return _read(symbol, names, hypers, states)

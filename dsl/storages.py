@@ -40,12 +40,13 @@ _SETTINGS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "unit": (lambda x: isinstance(x, float | int) and 1 <= x < math.inf, "a number, 1 or above"),
     "least": (lambda x: isinstance(x, float | int) and 0 <= x < math.inf, "a number, 0 or above"),
     "smallest": (lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or above"),
+    "rank": (lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or above"),
 }
 """What each setting may be, and that in words."""
 _DEFAULTS = {"codes": 256, "block": 256, "ties": "down", "unit": 1.0, "least": 0.0, "smallest": 4096}
 
 
-class _Wrong(Exception):
+class SettingWrong(Exception):
     """A mistake in a definition, or in what is asked of it."""
 
     def __init__(self, code: str, message: str, span: Span, hint: str | None = None) -> None:
@@ -60,21 +61,57 @@ def resolve(kept: nodes.Kept, own: Iterable[nodes.Storage]) -> Storage | Diagnos
     try:
         if name in CASTS:
             if kept.arguments:
-                raise _Wrong("unknown-setting", f"`{name}` has no settings", kept.arguments[0].span, f"write `{name}`")
+                raise SettingWrong("unknown-setting", f"`{name}` has no settings", kept.arguments[0].span, f"write `{name}`")
             return Storage(name, dtype=CASTS[name])
         if name not in known:
             near = nearest(name, (*known, *CASTS))
             hint = f"did you mean `{near}`?" if near else "known are " + ", ".join((*CASTS, *sorted(known)))
-            raise _Wrong("unknown-storage", f"there is no storage `{name}`", kept.span, hint)
+            raise SettingWrong("unknown-storage", f"there is no storage `{name}`", kept.span, hint)
+        if known[name].decode is not None:
+            raise SettingWrong(
+                "not-written-out", f"`{name}` keeps other states, and is not written out here", kept.span, "compose it first"
+            )
         return _defined(known[name], kept)
-    except _Wrong as wrong:
+    except SettingWrong as wrong:
         return wrong.diagnostic
 
 
 def mistakes(storage: nodes.Storage) -> list[Diagnostic]:
     """What is wrong with a definition."""
+    if storage.decode is not None or storage.encode:
+        return _mistakes_of_lines(storage)
     found = resolve(nodes.Kept("x", storage.name, span=storage.span), (storage,))
     return [found] if isinstance(found, Diagnostic) else []
+
+
+def _mistakes_of_lines(storage: nodes.Storage) -> list[Diagnostic]:
+    """What is wrong with a definition by other states, before it is used."""
+    wrong = []
+    if storage.decode is None or not storage.encode or not storage.states:
+        hint = "it has `state:`, `decode: …` (the value, from the states) and `encode x: …` (the states, from the value)"
+        wrong.append(Diagnostic("incomplete-storage", f"a part of `{storage.name}` is missing", storage.span, hint))
+    try:
+        settings_of(storage, ())
+    except SettingWrong as error:
+        wrong.append(error.diagnostic)
+    return wrong
+
+
+def settings_of(node: nodes.Storage, arguments: Iterable[nodes.Argument]) -> dict[str, int]:
+    """The settings of a storage by other states: the least rank and size of tensors that are kept so.
+
+    Raises SettingWrong.
+    """
+    given = {"rank": 0, "smallest": 0}
+    asked = [(s.name, s.value, s.span) for s in node.settings]
+    asked += [(a.name or "", a.value, a.span) for a in arguments if not isinstance(a.value, tuple)]
+    for name, value, span in asked:
+        if name not in given:
+            raise SettingWrong(
+                "unknown-setting", f"`{node.name}` has no setting `{name}`", span, "there are `rank`, `smallest`"
+            )
+        given[name] = _checked(name, value, span)
+    return given
 
 
 @cache
@@ -94,18 +131,18 @@ def _defined(node: nodes.Storage, kept: nodes.Kept) -> Storage:
     for number, argument in enumerate(kept.arguments):
         name = argument.name or "block"
         if isinstance(argument.value, tuple) or (argument.name is None and number):
-            raise _Wrong("unknown-setting", "only the first setting may stand without its name: the block", argument.span)
+            raise SettingWrong("unknown-setting", "only the first setting may stand without its name: the block", argument.span)
         if name in ("codes", "ties", "unit"):
-            raise _Wrong(
+            raise SettingWrong(
                 "unknown-setting", f"`{name}` is part of what `{node.name}` is", argument.span, "define another storage"
             )
         given[name] = _checked(name, argument.value, argument.span)
     levels = _levels(node, given)
     order = np.sort(levels[~np.isnan(levels)])
     if len(order) < 2 or not np.isfinite(order).all():
-        raise _Wrong("wrong-levels", f"`level` of `{node.name}` must give two numbers or more, all finite", node.span)
+        raise SettingWrong("wrong-levels", f"`level` of `{node.name}` must give two numbers or more, all finite", node.span)
     if (np.diff(order[order != 0]) == 0).any() or (order == 0).sum() > 2:
-        raise _Wrong(
+        raise SettingWrong(
             "wrong-levels", f"two codes of `{node.name}` stand for the same number", node.span, "nan leaves a code out"
         )
     changed = [f"{argument.name or 'block'} = {given[argument.name or 'block']:g}" for argument in kept.arguments]
@@ -124,11 +161,11 @@ def _checked(name: str, node: nodes.Expression, span: Span) -> Any:
     if name not in _SETTINGS:
         near = nearest(name, tuple(_SETTINGS))
         hint = f"did you mean `{near}`?" if near else "there are " + ", ".join(f"`{known}`" for known in _SETTINGS)
-        raise _Wrong("unknown-setting", f"a storage has no setting `{name}`", span, hint)
+        raise SettingWrong("unknown-setting", f"a storage has no setting `{name}`", span, hint)
     allowed, words = _SETTINGS[name]
     value: Any = node.value if isinstance(node, nodes.Number | nodes.Text) else None
     if value is None or not allowed(value):
-        raise _Wrong("wrong-setting", f"`{name}` must be {words}", node.span)
+        raise SettingWrong("wrong-setting", f"`{name}` must be {words}", node.span)
     return value
 
 
@@ -140,7 +177,7 @@ def _levels(node: nodes.Storage, given: Mapping[str, Any]) -> np.ndarray[Any, np
     level = next((define for define in node.defines if define.name == "level"), None)
     if level is None or len(level.parameters) != 1:
         hint = "write `define level(c) = …`: the number that the code c = 0, 1, 2, … stands for"
-        raise _Wrong("no-level", f"`{node.name}` does not say what its codes stand for", node.span, hint)
+        raise SettingWrong("no-level", f"`{node.name}` does not say what its codes stand for", node.span, hint)
     defines = {define.name: define for define in node.defines}
     code = np.arange(given["codes"], dtype=np.float64)
     with np.errstate(all="ignore"):
@@ -150,9 +187,9 @@ def _levels(node: nodes.Storage, given: Mapping[str, Any]) -> np.ndarray[Any, np
 
 def _call(define: nodes.Define, arguments: list[Any], defines: Mapping[str, nodes.Define], depth: int) -> Any:
     if depth > 8:
-        raise _Wrong("recursion", f"`{define.name}` calls itself", define.span, "write it without")
+        raise SettingWrong("recursion", f"`{define.name}` calls itself", define.span, "write it without")
     if len(arguments) != len(define.parameters):
-        raise _Wrong("wrong-arity", f"`{define.name}` takes {len(define.parameters)} arguments", define.span)
+        raise SettingWrong("wrong-arity", f"`{define.name}` takes {len(define.parameters)} arguments", define.span)
     names = dict(zip(define.parameters, arguments, strict=True))
     for statement in define.body:
         match statement:
@@ -162,8 +199,8 @@ def _call(define: nodes.Define, arguments: list[Any], defines: Mapping[str, node
                 return _value(value, names, defines, depth)
             case _:
                 hint = "write `name = value`, and `where(c, a, b)` for a choice"
-                raise _Wrong("unsupported", "levels are computed by plain lines and `return`", statement.span, hint)
-    raise _Wrong("no-return", f"`{define.name}` returns nothing", define.span)
+                raise SettingWrong("unsupported", "levels are computed by plain lines and `return`", statement.span, hint)
+    raise SettingWrong("no-return", f"`{define.name}` returns nothing", define.span)
 
 
 def _value(node: nodes.Expression, names: Mapping[str, Any], defines: Mapping[str, nodes.Define], depth: int) -> Any:
@@ -196,4 +233,6 @@ def _value(node: nodes.Expression, names: Mapping[str, Any], defines: Mapping[st
         case nodes.Call(function=name, arguments=arguments) if (builtin := BUILTINS.get(name)) is not None:
             if builtin.operation in OPERATIONS and len(arguments) == len(builtin.parameters):
                 return OPERATIONS[builtin.operation](*[of(a) for a in arguments])
-    raise _Wrong("unsupported", "this cannot stand in a level", node.span, "it reads its argument, numbers and plain functions")
+    raise SettingWrong(
+        "unsupported", "this cannot stand in a level", node.span, "it reads its argument, numbers and plain functions"
+    )

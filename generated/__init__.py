@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .adamw_4bit import AdamW4bit as AdamW4bit
     from .adamw_8bit import AdamW8bit as AdamW8bit
     from .adamw_bf16 import AdamWBf16 as AdamWBf16
+    from .adamw_factored import AdamWFactored as AdamWFactored
     from .adamw_fp8 import AdamWFp8 as AdamWFp8
     from .adamw_gc import AdamWGC as AdamWGC
     from .adamw_prox import AdamWProx as AdamWProx
@@ -183,6 +184,7 @@ OPTIMIZERS = {
     "AdamW4bit": "adamw_4bit",
     "AdamW8bit": "adamw_8bit",
     "AdamWBf16": "adamw_bf16",
+    "AdamWFactored": "adamw_factored",
     "AdamWFp8": "adamw_fp8",
     "AdamWGC": "adamw_gc",
     "AdamWProx": "adamw_prox",
@@ -368,6 +370,7 @@ __all__ = [
     "AdamW4bit",
     "AdamW8bit",
     "AdamWBf16",
+    "AdamWFactored",
     "AdamWFp8",
     "AdamWGC",
     "AdamWProx",

@@ -15,6 +15,7 @@ from optc.compiler.compose.library import Library, library_of, parts_of, shipped
 from optc.compiler.compose.modifier import mistakes_of
 from optc.compiler.compose.stages import Applied, Composed, Report, compose
 from optc.compiler.compose.tree import called
+from optc.compiler.compose.unfold import unfolded
 from optc.dsl import nodes
 from optc.dsl.check import check
 from optc.dsl.errors import Diagnostic, OptcError, SpecError
@@ -23,6 +24,7 @@ from optc.dsl.scope import nearest, walk
 from optc.dsl.show import show
 from optc.dsl.source import Source, Span
 from optc.dsl.storages import mistakes, resolve
+from optc.dsl.storages import shipped as shipped_storages
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,11 @@ def expand(source: Source) -> Expanded:
     """The optimizer of a file, written out. Raises SpecError for what cannot be read or combined."""
     file = parse_file(source)
     if isinstance(file, nodes.Spec):
-        return Expanded(file, source, source.name)
+        optimizer = _unfolded(file.optimizer, file.storages, source)
+        if optimizer is file.optimizer:
+            return Expanded(file, source, source.name)
+        check_others(file, source)
+        return _shown(nodes.Spec(optimizer, file.defines, _named(file.storages, optimizer.storing)), source.name)
     check_others(file, source)
     if file.optimizer is None:
         what, first = ("modifier", file.modifiers[0]) if file.modifiers else ("storage", file.storages[0])
@@ -64,6 +70,7 @@ def expand_derived(derived: nodes.Derived, source: Source, library: Library) -> 
     defines = _called_by(parts.defines, composed.optimizer)
     optimizer = _documented(composed.optimizer, derived, [applied.term.name for applied in parts.modifiers])
     optimizer = replace(optimizer, storing=_still_kept(optimizer, derived, parts.storages, source))
+    optimizer = _unfolded(optimizer, parts.storages, source)
     storages = _named(parts.storages, optimizer.storing)
     return _written_out(replace(composed, optimizer=optimizer), defines, storages, source.name, derived, library)
 
@@ -185,11 +192,25 @@ def _still_kept(
         for kept in derived.storing
         if kept.state not in states
     ]
-    found = (resolve(kept, storages) for kept in derived.storing)
+    lines = {s.name for s in (*shipped_storages().values(), *storages) if s.decode is not None}
+    found = (resolve(kept, storages) for kept in derived.storing if kept.storage not in lines)
     wrong += [mistake for mistake in found if isinstance(mistake, Diagnostic)]
     if wrong:
         raise SpecError(source, wrong)
     return tuple(kept for kept in optimizer.storing if kept.state in states)
+
+
+def _unfolded(optimizer: nodes.Optimizer, storages: tuple[nodes.Storage, ...], source: Source) -> nodes.Optimizer:
+    """The optimizer with storages by other states written out. Raises SpecError where that cannot be done."""
+    diagnostics: list[Diagnostic] = []
+
+    def report(code: str, message: str, span: Span, hint: str) -> None:
+        diagnostics.append(Diagnostic(code, message, span, hint))
+
+    result = unfolded(optimizer, storages, report)
+    if diagnostics:
+        raise SpecError(source, diagnostics)
+    return result
 
 
 def _at(applied: Applied, base: nodes.Term) -> Applied:
@@ -270,6 +291,12 @@ def _written_out(
     comments = tuple(_comments(composed.optimizer.step, plain.optimizer.step, composed.origins))
     source = Source(name, show(replace(plain, comments=comments), mathematical=True))
     return Expanded(parse(source), source, file, derived, library)
+
+
+def _shown(spec: nodes.Spec, file: str) -> Expanded:
+    """A spec as a text of its own."""
+    source = Source(f"<written out {spec.optimizer.name}>", show(spec, mathematical=True))
+    return Expanded(parse(source), source, file)
 
 
 def _comments(

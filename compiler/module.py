@@ -92,6 +92,7 @@ def emit_module(plan: Plan, module: str) -> str:
         entries=[_entry(p) for p in plan.procedures if p.name != "step"],
         matrix=program.matrix,
         pick=program.pick,
+        pair=program.pair,
         books=[_book(s) for s in books_of(program)],
     )
     body = without_unused_imports(without_unused_names(body))

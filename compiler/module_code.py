@@ -86,6 +86,7 @@ def _stream(stream: Stream, program: Program, *conditions: Call) -> str:
     parts = [f'"{stream.name}"', f'"{stream.role.value}"', str(stream.reads), str(stream.writes)]
     parts += [f'extent="{stream.extent.value}"'] if stream.extent is not Extent.ELEM else []
     storage = [] if stream.storage is None else [f"storage={storage_text(stream.storage)}"]
+    storage += [] if stream.pair is None else [f'pair="{stream.pair}"']
     coded = () if stream.coded is None else unless_always("coded", stream.coded, program)
     return str(Call("Stream", (*parts, *conditions, *storage, *coded)))
 

@@ -45,6 +45,7 @@ class Stream:
 
     `exists`: TRUE or a condition over static FLAG reads. `reads`/`writes`: whether any variant reads its old value or writes
     it. A `storage` says how a state is kept; where that is as codes, `coded` says when: TRUE or a condition like `exists`.
+    `pair`: how θ is kept together with what it lacks, which is the stream behind it, of role REST.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Stream:
     extent: Extent = Extent.ELEM
     storage: Storage | None = None
     coded: Expression | None = None
+    pair: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

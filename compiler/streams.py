@@ -27,6 +27,7 @@ from optc.dsl.program import (
     Store,
     Symbol,
 )
+from optc.dsl.storages import REST
 
 STREAMED = (Role.THETA, Role.GRADIENT, Role.INPUT, Role.STATE, Role.ELEMENT)
 
@@ -44,11 +45,16 @@ def streams_of(
     order = [Symbol(Role.THETA, "theta"), Symbol(Role.GRADIENT, "g"), *(Symbol(Role.INPUT, n) for n in inputs)]
     order += [Symbol(Role.STATE, s.name) for s in program.states if not s.host] + [ELEMENT]
     states = {s.name: s for s in program.states}
-    return tuple(
+    found = [
         _stream(s, s.name in read, s.name in written, states.get(s.name), flags)
         for s in order
         if s.name in read | written | needed
-    )
+    ]
+    if program.pair is not None and found and found[0].role is Role.THETA:
+        theta = found[0]
+        rest = Stream(REST, Role.REST, theta.reads, theta.writes, TRUE, pair=program.pair)
+        found[:1] = [replace(theta, pair=program.pair), rest]
+    return tuple(found)
 
 
 def _stream(symbol: Symbol, reads: bool, writes: bool, state: State | None, flags: tuple[Flag, ...]) -> Stream:

@@ -180,7 +180,19 @@ def traffic(procedure: ProcedurePlan, variant: dict[str, bool], precision: Preci
     return Traffic(of_all[0], of_all[1], operations[0], passes, picked)
 
 
+_RESTS = {"split24": 1, "split32": 2, "kahan": 2, "master": 4}
+"""Bytes per element of what a parameter of 16 bits lacks."""
+
+
+def rest_bytes(pair: str | None, precision: Precision) -> int:
+    """Those of a parameter of this precision; none where it is kept as it is."""
+    low = precision.theta == "bfloat16" or (precision.theta == "float16" and pair in ("kahan", "master"))
+    return _RESTS[pair] if pair is not None and low else 0
+
+
 def _size(stream: Stream, variant: dict[str, bool], precision: Precision) -> float:
+    if stream.role is Role.THETA:
+        return precision.size(stream.role) + rest_bytes(stream.pair, precision)
     if stream.role is not Role.STATE:
         return precision.size(stream.role)
     return precision.kept(stream.storage, None if stream.coded is None else decide(stream.coded, variant))
@@ -191,7 +203,8 @@ def state_bytes(plan: Plan, variant: dict[str, bool], precision: Precision) -> f
     extents = PER_ELEMENT if _picks_all(plan, variant) else {Extent.ELEM}
     states = [(s, coded_when(s)) for s in _states_in(plan, variant) if s.extent in extents]
     coded = (None if when is None else decide(over_flags(when, plan.flags), variant) for _, when in states)
-    return sum(precision.kept(s.storage, c) for (s, _), c in zip(states, coded, strict=True))
+    kept = sum(precision.kept(s.storage, c) for (s, _), c in zip(states, coded, strict=True))
+    return kept + rest_bytes(plan.program.pair, precision)
 
 
 _BESIDES = {Extent.ROW: "rows", Extent.COL: "columns"}

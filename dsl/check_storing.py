@@ -10,7 +10,7 @@ from optc.dsl.kinds import Extent
 from optc.dsl.program import Program, State, Storage
 from optc.dsl.scope import Context, nearest
 from optc.dsl.signs import never_negative
-from optc.dsl.storages import mistakes, resolve
+from optc.dsl.storages import PAIRS, REST, mistakes, resolve
 
 
 def check_storing(context: Context, spec: nodes.Spec, states: tuple[State, ...]) -> tuple[State, ...]:
@@ -39,11 +39,29 @@ def check_signs(context: Context, spec: nodes.Spec, program: Program) -> None:
             context.error("unsigned-storage", message, kept.span, hint)
 
 
+def pair_of(spec: nodes.Spec) -> str | None:
+    """How parameters are kept."""
+    return next((kept.storage for kept in spec.optimizer.storing if kept.state == "theta"), None)
+
+
+def _check_pair(context: Context, kept: nodes.Kept, states: dict[str, State]) -> None:
+    if kept.storage not in PAIRS or kept.arguments:
+        near = nearest(kept.storage, PAIRS)
+        hint = (
+            f"did you mean `{near}`?" if near and not kept.arguments else "known are " + ", ".join(PAIRS) + ", without settings"
+        )
+        context.error("unknown-storage", f"θ cannot be kept as `{kept.storage}`", kept.span, hint)
+    if REST in states or REST in {state.key for state in states.values()}:
+        context.error("reserved-name", f"`{REST}` is what θ lacks: no state can be called so", kept.span, "choose another name")
+
+
 def _found(context: Context, spec: nodes.Spec, states: dict[str, State]) -> Iterator[tuple[str, Storage]]:
     seen: set[str] = set()
     for kept in spec.optimizer.storing:
         state = states.get(kept.state)
-        if kept.state in seen:
+        if kept.state == "theta":
+            _check_pair(context, kept, states)
+        elif kept.state in seen:
             context.error("duplicate-name", f"`{kept.state}` has a storage already", kept.span, "a state has one storage")
         elif kept.state not in context.states:
             near = nearest(kept.state, tuple(states))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from typing import TypeAlias
 
 from optc.dsl.kinds import Extent, Sort, Type
@@ -34,6 +35,7 @@ class Role(Enum):
     NEW = "new"  # new(state): created in this very step
     SCALAR = "scalar"  # after lowering: a float64 value of the host program, rounded once
     FLAG = "flag"  # after lowering: a condition known before the kernel starts
+    REST = "rest"  # after scheduling: what a parameter that is kept as a pair lacks
     SCALE = "scale"  # after scheduling: the scales of a state that is kept as codes
     BOOK = "book"  # and what its codes mean
     STATISTIC = "statistic"  # after scheduling: a float64 number of the tensor, known between two passes over it
@@ -235,7 +237,7 @@ class Storage:
         if self.dtype is not None:
             return 2.0 ** -{"float64": 53, "float32": 24, "bfloat16": 9, "float16": 12}[self.dtype]
         known = sorted(level / self.unit for level in self.levels if level == level)
-        gaps = [(b - a) / 2 for a, b in zip(known, known[1:], strict=False)]
+        gaps = [(b - a) / 2 for a, b in pairwise(known)]
         return max(*gaps, 1 - known[-1], known[0] if known[0] >= 0 else known[0] + 1)
 
 
@@ -278,7 +280,8 @@ class Program:
     """A checked optimizer. `procedures[0]` is `step`.
 
     `matrix`: rows and columns are those of θ seen as (first dimension, all others), else those of its last two dimensions.
-    `pick`: the hyper p of values and states of extent `pick`, if there are any.
+    `pick`: the hyper p of values and states of extent `pick`, if there are any. `pair`: how parameters of 16 bits are kept
+    together with what they lack ("split24", "split32", "kahan" or "master").
     """
 
     name: str
@@ -292,6 +295,7 @@ class Program:
     source: Source = field(compare=False, repr=False)
     matrix: bool = False
     pick: str | None = None
+    pair: str | None = None
 
     def view(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in which the program sees a parameter of shape `shape`."""

@@ -119,7 +119,7 @@ def _operation(operation: str, arguments: tuple[Expression, ...], x: list[Interv
             even = isinstance(exponent, int | float) and not isinstance(exponent, bool) and float(exponent) % 2 == 0
             if not even and x[0].low < 0:
                 return _ANY
-            return Interval(0.0, 1.0) if 0 <= x[0].low and x[0].high <= 1 and x[1].low >= 0 else _POSITIVE
+            return Interval(0.0, 1.0) if x[0].low >= 0 and x[0].high <= 1 and x[1].low >= 0 else _POSITIVE
         case "min":
             return Interval(min(x[0].low, x[1].low), min(x[0].high, x[1].high))
         case "max":

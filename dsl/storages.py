@@ -26,6 +26,10 @@ SHIPPED = Path(__file__).resolve().parents[1] / "specs" / "storages"
 CASTS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Storages that are another dtype: the value is rounded to nearest, once."""
 
+PAIRS = ("split24", "split32", "kahan", "master")
+"""Storages of θ: parameters of 16 bits, and a state beside them with what they lack."""
+REST = "theta_rest"
+
 _CODES = (16, 256)
 _BLOCKS = tuple(2**k for k in range(6, 13))
 _TIES = ("down", "up", "even")
@@ -63,6 +67,9 @@ def resolve(kept: nodes.Kept, own: Iterable[nodes.Storage]) -> Storage | Diagnos
             if kept.arguments:
                 raise SettingWrong("unknown-setting", f"`{name}` has no settings", kept.arguments[0].span, f"write `{name}`")
             return Storage(name, dtype=CASTS[name])
+        if name in PAIRS:
+            message = f"`{name}` is a storage of θ, not of a state"
+            raise SettingWrong("wrong-storage", message, kept.span, f"write `theta: {name}`")
         if name not in known:
             near = nearest(name, (*known, *CASTS))
             hint = f"did you mean `{near}`?" if near else "known are " + ", ".join((*CASTS, *sorted(known)))

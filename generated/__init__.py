@@ -37,10 +37,13 @@ if TYPE_CHECKING:
     from .adamw import AdamW as AdamW
     from .adamw_4bit import AdamW4bit as AdamW4bit
     from .adamw_8bit import AdamW8bit as AdamW8bit
+    from .adamw_8bit_split import AdamW8bitSplit as AdamW8bitSplit
     from .adamw_bf16 import AdamWBf16 as AdamWBf16
     from .adamw_factored import AdamWFactored as AdamWFactored
     from .adamw_fp8 import AdamWFp8 as AdamWFp8
     from .adamw_gc import AdamWGC as AdamWGC
+    from .adamw_kahan import AdamWKahan as AdamWKahan
+    from .adamw_master import AdamWMaster as AdamWMaster
     from .adamw_prox import AdamWProx as AdamWProx
     from .adamw_sn import AdamWSN as AdamWSN
     from .adan import Adan as Adan
@@ -183,10 +186,13 @@ OPTIMIZERS = {
     "AdamW": "adamw",
     "AdamW4bit": "adamw_4bit",
     "AdamW8bit": "adamw_8bit",
+    "AdamW8bitSplit": "adamw_8bit_split",
     "AdamWBf16": "adamw_bf16",
     "AdamWFactored": "adamw_factored",
     "AdamWFp8": "adamw_fp8",
     "AdamWGC": "adamw_gc",
+    "AdamWKahan": "adamw_kahan",
+    "AdamWMaster": "adamw_master",
     "AdamWProx": "adamw_prox",
     "AdamWSN": "adamw_sn",
     "Adan": "adan",
@@ -369,10 +375,13 @@ __all__ = [
     "AdamW",
     "AdamW4bit",
     "AdamW8bit",
+    "AdamW8bitSplit",
     "AdamWBf16",
     "AdamWFactored",
     "AdamWFp8",
     "AdamWGC",
+    "AdamWKahan",
+    "AdamWMaster",
     "AdamWProx",
     "AdamWSN",
     "Adamax",

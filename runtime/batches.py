@@ -40,7 +40,7 @@ class Members:
         """What each kernel keeps of the members."""
         found = []
         for kernel in kernels:
-            names = [s.name for s in kernel.streams if s.role in ("theta", "state", "scale") and s.name in self.tensors]
+            names = [s.name for s in kernel.streams if s.role in ("theta", "rest", "state", "scale") and s.name in self.tensors]
             columns = {name: self.tensors[name] for name in names}
             shapes = [p.shape for p in self.tensors["theta"]]
             found.append(Residents(columns, self.gradient_dtype, self.variant, shapes, self.elements))

@@ -24,6 +24,7 @@ from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.checkpoint_codes import STORING, Kept, told
 from optc.runtime.hypers import Values
+from optc.runtime.pairs import REST, rest_dtype
 from optc.runtime.schema import Schema, State
 from optc.runtime.storage import kept_dtype
 
@@ -147,6 +148,14 @@ def _slot(schema: Schema, values: Values, p: Tensor, file: Kept, problems: list[
                 slot[key] = states.counter(number)
             else:
                 slot[key] = states.scalar(number, p.device if state.number else None)
+        elif key == REST and schema.pair is not None:
+            dtype = rest_dtype(schema.pair, p.dtype)
+            if dtype is not None and (not isinstance(entry, Tensor) or entry.dtype != dtype or entry.shape != p.shape):
+                problems.append(
+                    f"{label}: {REST!r} must be a tensor of shape {tuple(p.shape)} and {dtype}, not {_shown(entry)}"
+                )
+            elif dtype is not None:
+                slot[REST] = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(entry.detach())
         elif state is None:
             near = difflib.get_close_matches(key, by_key, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(map(repr, [states.STEP, *by_key]))}"

@@ -192,7 +192,7 @@ class _NativeLauncher:
                     if t.dtype != torch.float64:
                         raise BackendUnavailable(f"numbers per tensor are float64, `{name}` is {t.dtype}")
                     continue
-                if name in stored or roles[name] == "scale":
+                if name in stored or roles[name] in ("scale", "rest"):
                     continue
                 if found.setdefault(roles[name], t.dtype) != t.dtype:
                     raise BackendUnavailable(f"native kernels want one dtype for all states, not {t.dtype} for `{name}`")

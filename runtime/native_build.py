@@ -91,11 +91,12 @@ def load_matrices(text: str, macros: Mapping[str, str]) -> tuple[Callable[..., N
 
 def kernel_source(text: str, passes: bool = False, matrices: bool = False) -> str:
     """All that is compiled for a kernel's text: the fixed parts for one pass, for several, for rows and columns; the text."""
-    draws = (_part("draws") if "uniform_" in text else "") + (_part("codes") if "Kept<" in text else "")
+    wanted = (("draws", "uniform_"), ("codes", "Kept<"), ("pairs", "joined<"))
+    more = "".join(_part(part) for part, sign in wanted if sign in text)
     if not passes:
-        return prelude() + draws + text
+        return prelude() + more + text
     known = "#define OPTC_MATRICES\n" if matrices else ""
-    return f"#define OPTC_PASSES\n{known}{prelude()}{draws}{reductions(matrices)}{text}"
+    return f"#define OPTC_PASSES\n{known}{prelude()}{more}{reductions(matrices)}{text}"
 
 
 def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:

@@ -20,6 +20,7 @@ from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Column, Gradients
 from optc.runtime.draws import draws, first_element
 from optc.runtime.hypers import Values, holds
+from optc.runtime.pairs import REST
 from optc.runtime.participants import Participants
 from optc.runtime.schema import Condition, Procedure, Schema, State
 from optc.runtime.survey import Survey
@@ -290,6 +291,8 @@ def _has_state(request: Request, p: Tensor, wanted: Sequence[State], slots: stat
     if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN:
         return False
     present = (state for state in wanted if states.exists(state, request.values, p))
+    if schema.pair is not None and states.rest_of(schema.pair, slot.get(REST), p.detach()) is not slot.get(REST):
+        return False
     return all(states.fits(slot, schema, state, p, request.values) for state in present)
 
 
@@ -335,6 +338,8 @@ def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor
                 tensors[state.name] = [entry for entry in entries if entry is not None]
                 if state.codebook(thetas[first].numel()) is not None:
                     tensors[state.scales] = [slots[roster[i]][state.scale_key] for i in positions]
+        if REST in slots[roster[first]]:
+            tensors[REST] = [slots[roster[i]][REST] for i in positions]
         elements = [first_element(numbers[id(roster[i])]) for i in positions]
         found.append(Members(tuple(positions), thetas[first].device, dtypes[first], variant, choices, tensors, elements))
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from optc.runtime.codebook import Codebook
+from optc.runtime.pairs import Pair
 
 Value: TypeAlias = float | int | bool | str | None
 Extent: TypeAlias = Literal["elem", "row", "col", "matrix", "pick", "tensor", "model"]
@@ -109,7 +110,7 @@ class Stream:
 
     `element` is none in memory: the numbers of the elements, by which random numbers are drawn. `scale`: the scales of a state
     that is kept as codes; `book`: what the codes mean, the same for every parameter. `coded` says in which variants a state
-    with a codebook as `storage` is kept so.
+    with a codebook as `storage` is kept so. `rest`: what θ lacks, where `pair` says that they are kept together.
 
     Passes move through those of extent "elem" and "pick"; code on statistics reads and writes the others ("tensor": 0-dim
     float64). `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that
@@ -117,7 +118,7 @@ class Stream:
     """
 
     name: str
-    role: Literal["theta", "gradient", "input", "state", "element", "scale", "book"]
+    role: Literal["theta", "rest", "gradient", "input", "state", "element", "scale", "book"]
     reads: bool
     writes: bool
     extent: Extent = "elem"
@@ -125,6 +126,7 @@ class Stream:
     write_if: Condition | None = None
     storage: Storage | None = None
     coded: Condition | None = None
+    pair: Pair | None = None
 
     @property
     def number(self) -> bool:
@@ -142,9 +144,14 @@ class Stream:
         return self.role in ("scale", "book")
 
     @property
+    def whole(self) -> bool:
+        """Whether PyTorch code is given it as a tensor: it knows no codes and no pairs."""
+        return not self.beside and self.role not in ("element", "rest")
+
+    @property
     def stays(self) -> bool:
         """Whether a table of it holds from step to step."""
-        return self.role in ("theta", "state", "element", "scale", "book")
+        return self.role in ("theta", "rest", "state", "element", "scale", "book")
 
     def codebook(self, variant: Mapping[str, bool]) -> Codebook | None:
         """What its codes mean in a variant; None where it has none."""
@@ -299,7 +306,8 @@ class Schema:
     """An optimizer. `flags` are its static flags, by name, in the order of every variant tuple.
 
     `matrix`: rows and columns are those of θ seen as (first dimension, all others), else those of its last two dimensions.
-    `pick`: the inside name of the hyper p for what is kept of every p-th element; it stays as it is once that is there.
+    `pick`: the inside name of the hyper p for what is kept of every p-th element; it stays as it is once that is there. `pair`:
+    how parameters of 16 bits are kept together with a state `theta_rest`, see `pairs.py`.
     """
 
     name: str
@@ -311,6 +319,7 @@ class Schema:
     procedures: tuple[Procedure, ...]
     matrix: bool = False
     pick: str | None = None
+    pair: Pair | None = None
 
     @property
     def reads_loss(self) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from optc.runtime import layout, shapes
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.hypers import Values, holds
+from optc.runtime.pairs import REST, Pair, first_rest, rest_dtype
 from optc.runtime.schema import PER_ELEMENT, Procedure, Schema, State
 from optc.runtime.storage import are_codes, kept_as_codes, kept_dtype
 
@@ -134,7 +135,24 @@ def prepare(
                     f"{tuple(shape)}{picked}: after changing a parameter's shape, delete its entry in `state`"
                 )
             edits.put(p, state.key, layout.arranged(entry, _like(state, shape, theta), kept_dtype(state, dtype)))
+    if schema.pair is not None and (rest := rest_of(schema.pair, slot.get(REST), theta)) is not None:
+        edits.put(p, REST, rest)
     return frozenset(created)
+
+
+def rest_of(pair: Pair, entry: Any, theta: Tensor) -> Tensor | None:
+    """What a parameter lacks, as kernels want it: the entry itself, if it is so; None where nothing is lacking."""
+    dtype = rest_dtype(pair, theta.dtype)
+    if dtype is None:
+        return None
+    if not isinstance(entry, Tensor):
+        return first_rest(pair, theta)
+    if entry.shape != theta.shape:
+        raise ValueError(
+            f"state {REST!r} has shape {tuple(entry.shape)}, for its parameter {tuple(theta.shape)} it must have the same: "
+            "after changing a parameter's shape, delete its entry in `state`"
+        )
+    return layout.arranged(entry, theta, dtype)
 
 
 def _like(state: State, shape: tuple[int, ...], theta: Tensor) -> Tensor:

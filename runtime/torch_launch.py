@@ -13,6 +13,7 @@ from optc.runtime.backend import Launcher, Residents, arithmetic_dtype
 from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Columns
 from optc.runtime.draws import Elements
+from optc.runtime.pairs import REST, joined, split_into
 from optc.runtime.schema import Kernel, Stream
 from optc.runtime.storage import PIECE, put, taken
 
@@ -50,7 +51,7 @@ class TorchLauncher:
         static = [variant[name] for name in kernel.static_flags]
         tensors = self.residents.tensors
         columns = [tensors.get(s.name) if s.stays else varying[s.name] for s in streams]
-        scales = [tensors.get(f"{s.name}.scale") for s in streams]
+        scales = [tensors.get(REST if s.pair else f"{s.name}.scale") for s in streams]
         dtypes = self._dtypes(columns)
         told = all(s.role == "state" or s.beside for s in kernel.streams)
         sizes = self.residents.sizes(kernel) if told or any(s.codebook(variant) for s in streams) else None
@@ -81,7 +82,7 @@ class TorchLauncher:
     @property
     def _streams(self) -> list[Stream]:
         """Those that the kernel is given as tensors."""
-        return [s for s in self.kernel.streams if s.role != "element" and not s.beside]
+        return [s for s in self.kernel.streams if s.whole]
 
     def _pieces(self, index: int, kept: Sequence[_Kept | None], numel: int) -> list[_Piece]:
         """What is computed at a time: all, or, so that codes are never all decoded, pieces where no element needs another."""
@@ -130,10 +131,17 @@ class _Piece:
     size: int
     shape: tuple[int, ...] | None = None
 
+    def of(self, tensor: Tensor) -> Tensor:
+        """These elements of a tensor per element."""
+        return tensor if self.shape is not None else tensor.view(-1)[self.first : self.first + self.size]
+
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A stream of one parameter: its tensor, and where that is codes, what they mean and their scales."""
+    """A stream of one parameter: its tensor, and where that is codes, what they mean and their scales.
+
+    Of a pair, what is beside the parameter stands in the place of scales.
+    """
 
     stream: Stream
     tensor: Tensor
@@ -145,7 +153,10 @@ class _Kept:
         if self.book is not None and self.scales is not None:
             found = taken(self.tensor, self.scales, self.book, piece.first, piece.size)
             return found if piece.shape is None else found.view(piece.shape)
-        return self.tensor if piece.shape is not None else self.tensor.view(-1)[piece.first : piece.first + piece.size]
+        stored = piece.of(self.tensor)
+        if self.stream.pair is not None and self.scales is not None:
+            return joined(self.stream.pair, stored, piece.of(self.scales))
+        return stored
 
     def mark(self, value: Tensor) -> int | Tensor:
         """What tells whether a kernel writes: codes of what it leaves alone must not be made anew, they would drift.
@@ -166,10 +177,12 @@ class _Kept:
         """Keeps what a kernel has written, where it does not lie there already."""
         if self.book is not None and self.scales is not None:
             put(self.tensor, self.scales, self.book, piece.first, value)
-        else:
-            stored = self.tensor if piece.shape is not None else self.tensor.view(-1)[piece.first : piece.first + piece.size]
-            if not _shares(value, stored):
-                stored.copy_(value.view(stored.shape))
+            return
+        stored = piece.of(self.tensor)
+        if self.stream.pair is not None and self.scales is not None:
+            split_into(self.stream.pair, stored, piece.of(self.scales), value.view(stored.shape))
+        elif not _shares(value, stored):
+            stored.copy_(value.view(stored.shape))
 
 
 def _shares(value: Tensor, stored: Tensor) -> bool:

@@ -23,6 +23,8 @@ _NAMES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
     torch.uint8: "uint8",
+    torch.int8: "int8",
+    torch.int16: "int16",
 }
 
 

@@ -185,15 +185,15 @@ def _still_kept(
     optimizer: nodes.Optimizer, derived: nodes.Derived, storages: tuple[nodes.Storage, ...], source: Source
 ) -> tuple[nodes.Kept, ...]:
     """What is said of states that are there; a base may have lost some. Raises SpecError for mistakes of the composition."""
-    states = {node.name for item in optimizer.states for node in walk(item) if isinstance(node, nodes.State)}
-    hint = "the states are " + ", ".join(f"`{name}`" for name in sorted(states))
+    states = {node.name for item in optimizer.states for node in walk(item) if isinstance(node, nodes.State)} | {"theta"}
+    hint = "the states are " + ", ".join(f"`{name}`" for name in sorted(states - {"theta"}))
     wrong = [
         Diagnostic("unknown-state", f"there is no state `{kept.state}`", kept.span, hint)
         for kept in derived.storing
         if kept.state not in states
     ]
     lines = {s.name for s in (*shipped_storages().values(), *storages) if s.decode is not None}
-    found = (resolve(kept, storages) for kept in derived.storing if kept.storage not in lines)
+    found = (resolve(kept, storages) for kept in derived.storing if kept.storage not in lines and kept.state != "theta")
     wrong += [mistake for mistake in found if isinstance(mistake, Diagnostic)]
     if wrong:
         raise SpecError(source, wrong)

@@ -1,7 +1,7 @@
 """Storages that keep other states in the place of one: their lines are written out in the spec, before and behind the step.
 
-Under `storing v: rowcol` the state v becomes the states of `rowcol`. The step begins with the value that they stand for, `v_now`,
-which takes the place of v in all lines, and ends with the lines that keep its new value.
+Under `storing v: rowcol` the state v becomes the states of `rowcol`. The step begins with the value that they stand for,
+`v_now`, which takes the place of v in all lines, and ends with the lines that keep its new value.
 """
 
 from __future__ import annotations

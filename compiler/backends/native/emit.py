@@ -2,8 +2,8 @@
 
 The text needs `runtime/prelude.hpp` and `elementary.hpp` before it, `codes.hpp` where states are kept as codes, and one macro,
 `OPTC_VARIANT`, the static flags as bits in the order of `kernel.static_flags`. Loads stand at the top of the loop, stores at
-its end; what a variant does not need is removed by the C++ compiler, and streams that it lacks are never dereferenced. Kernels of
-several passes are in `passes.py`.
+its end; what a variant does not need is removed by the C++ compiler, and streams that it lacks are never dereferenced. Kernels
+of several passes are in `passes.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _PRELUDE = """load store where square cube fourth sqrt abs floor sign min max mo
 atan2 Power Exponent kind_of kind
 bits_of float_of infinity not_a_number is_double first_chunk select_update update optc optc_run optc_key fp32 fp64 bf16 fp16
 param_t grad_t state_t input_t math_t Chunk Update CHUNK_COST chunk scalars flags factor gradient_factor i
+split24 split32 kahan master joined split_into Split
 int32_t int64_t uint8_t uint16_t uint32_t uint64_t Philox uniform_0 uniform_1 uniform_2 uniform_3"""
 PRELUDE_NAMES = frozenset(_PRELUDE.split())
 """What the text means something else by; a spec's name among these gets a `_`."""

@@ -72,7 +72,8 @@ class Codes:
         """An object per stream."""
         found = []
         for coded in self._streams:
-            s, when = coded.stream, "true" if coded.when == TRUE else self._lines.expression(coded.when, 11)
+            s, condition = coded.stream, both(coded.stream.exists, coded.when)  # an absent stream is a null pointer
+            when = "true" if condition == TRUE else self._lines.expression(condition, 11)
             places = ", ".join(str(self._row[name]) for name in (s.name, scales_of(s), book_of(s)))
             found.append(f"Kept<{book_type(coded.storage)}, {when}, PIECE> {self._kept(s)}(chunk, {places});")
         return found

@@ -13,6 +13,7 @@ from optc.compiler.ir import expressions, walk
 from optc.compiler.plan import Kernel, Stream
 from optc.dsl.kinds import Extent
 from optc.dsl.program import TRUE, Apply, Expression, Read, Role, Statement, Symbol
+from optc.dsl.storages import REST
 
 _ROW_TYPES = {Role.THETA: "param_t", Role.GRADIENT: "grad_t", Role.STATE: "state_t", Role.INPUT: "input_t"}
 
@@ -40,8 +41,9 @@ class Streams:
         return [self._pointer(row, s, written_when(self.body, s.name)) for row, s in streams]
 
     def loads(self) -> list[str]:
-        """A variable per stream."""
-        return [self._load(s, written_when(self.body, s.name)) for s in self.rows.values()]
+        """A variable per stream; what θ lacks is read with it."""
+        streams = (s for s in self.rows.values() if s.role is not Role.REST)
+        return [self._load(s, written_when(self.body, s.name)) for s in streams]
 
     def stores(self) -> list[str]:
         """What the body wrote goes to memory."""
@@ -55,6 +57,9 @@ class Streams:
             return f"{const}double* {name} = tensor.number({row});"
         if stream.role is Role.ELEMENT:
             return f"const uint64_t {name} = chunk.number({row});"
+        if stream.role is Role.REST:
+            kind = f"{stream.pair}::rest_t"
+            return f"{'' if stream.writes else 'const '}{kind}* __restrict {name} = chunk.row<{kind}>({row});"
         kind = row_type(stream, _ROW_TYPES[stream.role])
         where = f"picked<{kind}>({row}, {self.all_picked})" if stream.extent is Extent.PICK else f"row<{kind}>({row})"
         return f"{const}{kind}* __restrict {name} = chunk.{where};"
@@ -66,6 +71,8 @@ class Streams:
         if stream.role is Role.ELEMENT:
             return f"const uint64_t {name} = {at} + uint64_t({self.place});"
         real, value = ("math_t", f"load({at}[{self._place(stream)}])")
+        if stream.pair is not None:
+            value = f"joined<{stream.pair}>({at}, {self.names.beside(REST, 'at')}, {self._place(stream)})"
         if stream.extent is Extent.TENSOR:
             real, value = ("double", f"*{at}")
         if not stream.reads and written == TRUE:
@@ -81,10 +88,13 @@ class Streams:
         return "i" if stream.extent is Extent.PICK else self.place
 
     def _store(self, stream: Stream, written: Expression) -> str:
-        if written == FALSE:
+        if written == FALSE or stream.role is Role.REST:
             return ""
         at, name = self.names.beside(stream.name, "at"), self.names(Symbol(stream.role, stream.name))
         call = f"*{at} = {name};" if stream.extent is Extent.TENSOR else f"store({at}[{self._place(stream)}], {name});"
+        if stream.pair is not None:
+            rest = self.names.beside(REST, "at")
+            call = f"split_into<{stream.pair}>({at}, {rest}, {self._place(stream)}, {name});"
         guard = both(stream.exists, written)
         return call if guard == TRUE else f"if ({self.lines.expression(guard)}) {call}"
 

@@ -38,6 +38,7 @@ def emit_kernel(kernel: Kernel, source: Source, tensors: frozenset[str] = frozen
     numbers = numbers_of(kernel.body, tensors, kernel.leaves)
     printer = Printer(namer, like=_like(kernel), numbers=numbers, whole=reduces, tensors=tensors)
     told = all(s.role is Role.STATE for s in kernel.streams)
+    given = [s for s in kernel.streams if s.role is not Role.REST]  # θ is given whole
     printer = replace(printer, rounded=_rounded(kernel, printer), size=namer("numel") if told else "")
     of_picked = _names_of_picked(kernel)
     if kernel.pick is not None:
@@ -50,7 +51,7 @@ def emit_kernel(kernel: Kernel, source: Source, tensors: frozenset[str] = frozen
     lines += emitter.block(kernel.body, kernel.body, INDENT)
     if kernel.leaves:
         lines.append(f"{INDENT}return {tuple_of(namer(n) for n in kernel.leaves)}")
-    parameters = [f"{namer(s.name)}: {'Elements' if s.role is Role.ELEMENT else 'Tensor'}" for s in kernel.streams]
+    parameters = [f"{namer(s.name)}: {'Elements' if s.role is Role.ELEMENT else 'Tensor'}" for s in given]
     parameters += [f"{namer(n)}: {'Tensor' if n in tensors else 'float'}" for n in kernel.scalars]
     parameters += [f"{namer(n)}: bool" for n in (*kernel.static_flags, *kernel.host_flags)]
     parameters += [f"{namer(n)}: Tensor" for n in kernel.given] + [f"{namer('numel')}: float"] * told

@@ -10,7 +10,7 @@ from optc.compiler.storing import rows
 from optc.dsl.kinds import PER_ELEMENT, Sort
 from optc.dsl.program import Let, Role, Symbol
 
-STAYING = (Role.THETA, Role.STATE, Role.ELEMENT, Role.SCALE, Role.BOOK)
+STAYING = (Role.THETA, Role.REST, Role.STATE, Role.ELEMENT, Role.SCALE, Role.BOOK)
 """What does not change from step to step."""
 
 

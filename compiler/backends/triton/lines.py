@@ -58,6 +58,10 @@ class Lines:
         """A scalar as a block."""
         return f"tl.full({self.shape}, {text}, {kind})"
 
+    def spread_out(self, text: str) -> str:
+        """A value as a block, whatever it is."""
+        return f"tl.broadcast_to({text}, {self.shape})"
+
     def when(self, condition: Expression, line: str) -> Iterator[str]:
         """A line that runs under a condition over flags."""
         if condition == FALSE:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from optc.compiler.backends.triton import flow
 from optc.compiler.backends.triton.kept import Codes
 from optc.compiler.backends.triton.lines import Lines
+from optc.compiler.backends.triton.pairs import join_text, split_text
 from optc.compiler.backends.triton.spelling import Spelling
 from optc.compiler.conditions import both, written_when
 from optc.compiler.plan import Pass
 from optc.dsl.program import GRADIENT, Role
 from optc.dsl.source import Source
+from optc.dsl.storages import REST
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Tile:
         for stream in sweep.streams:
             address = self.pointer[stream.name]
             written = written_when(sweep.body, stream.name)
+            if stream.role is Role.REST:
+                continue
             if stream.role is Role.ELEMENT:
                 yield f"{spell(stream.name)} = {address}"
                 bound.add(stream.name)
@@ -52,7 +56,10 @@ class Tile:
                 bound.add(stream.name)
             elif stream.reads:
                 scale = " * factor" if stream.name == GRADIENT.name else ""
-                yield from body.when(stream.exists, f"{spell(stream.name)} = tl.load({address}, mask).to(real){scale}")
+                value = f"tl.load({address}, mask).to(real){scale}"
+                if stream.pair is not None:
+                    value = join_text(stream.pair, address, self.pointer[REST])
+                yield from body.when(stream.exists, f"{spell(stream.name)} = {value}")
                 bound.add(stream.name)
             elif flow.reads_host_flags(written, self.static_flags):
                 yield f"{spell(stream.name)} = {body.spread('0.0', 'real')}"
@@ -65,11 +72,15 @@ class Tile:
                 yield f"{spell(name)} = {body.spread(spell(name), 'real')} != 0.0"
         yield from body.printed(bound)
         for stream in sweep.streams:
-            if stream.writes:
+            if stream.writes and stream.role is not Role.REST:
                 when = both(stream.exists, written_when(sweep.body, stream.name))
                 if stream.name in self.codes:
                     yield from self.codes[stream.name].store(when, body.when)
                     continue
-                yield from body.when(when, f"tl.store({self.pointer[stream.name]}, {spell(stream.name)}, mask)")
+                store = f"tl.store({self.pointer[stream.name]}, {spell(stream.name)}, mask)"
+                if stream.pair is not None:
+                    number = body.spread_out(spell(stream.name))
+                    store = split_text(stream.pair, number, self.pointer[stream.name], self.pointer[REST])
+                yield from body.when(when, store)
         if sweep.measures:
             yield "return " + ", ".join(spell(name) for name, _ in sweep.measures)

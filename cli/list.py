@@ -53,13 +53,16 @@ def list_specs(as_json: bool) -> None:
     ]
     output.say()
     output.say(output.table(["modifier", "stage", "file", "what it does"], modifiers))
-    storages = [[output.good(str(s["name"])), f"{s['bytes']:.4g}", str(s["text"] or "")] for s in _storages()]
+    storages = [
+        [output.good(str(s["name"])), "" if s["bytes"] is None else f"{s['bytes']:.4g}", str(s["text"] or "")]
+        for s in _storages()
+    ]
     output.say()
     output.say(output.table(["storage", "bytes", "what it does"], storages, right=[1]))
 
 
 def _storages() -> list[dict[str, Any]]:
-    """The shipped storages: name, bytes per element, text and references."""
+    """The shipped storages: name, bytes per element (None where they are not one number), text and references."""
     from optc.dsl import nodes
     from optc.dsl.program import Storage
     from optc.dsl.storages import CASTS, resolve, shipped
@@ -68,9 +71,9 @@ def _storages() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name in (*CASTS, *known):
         storage = resolve(nodes.Kept("x", name), ())
-        if isinstance(storage, Storage):
-            text, cites = (known[name].text, known[name].cites) if name in known else (f"rounded to {storage.dtype}", ())
-            found.append({"name": name, "bytes": storage.bytes, "text": text, "cites": list(cites)})
+        text, cites = (known[name].text, known[name].cites) if name in known else (f"rounded to {CASTS[name]}", ())
+        size = storage.bytes if isinstance(storage, Storage) else None
+        found.append({"name": name, "bytes": size, "text": text, "cites": list(cites)})
     return found
 
 

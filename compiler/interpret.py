@@ -185,7 +185,7 @@ class _Run:
         due = self._due()
         values = {s.name: self._shaped(s, evaluate(s.initial, self._read, self._shape, self._p)) for s in due}
         for state in due:
-            self._states_of(state.extent)[state.name] = _through_memory(state, values[state.name])
+            self._states_of(state.extent)[state.name] = _through_memory(state, values[state.name], True)
         yield from self._block(self._procedure.body)
 
     def keep(self) -> None:
@@ -297,9 +297,9 @@ class _Run:
         return np.array(np.broadcast_to(value, state.extent.shape(self._shape, self._p)), dtype=np.float64)
 
 
-def _through_memory(state: State, value: Array | np.float64) -> Array | np.float64:
+def _through_memory(state: State, value: Array | np.float64, new: bool = False) -> Array | np.float64:
     """What the next step finds of a value."""
-    return value if state.storage is None or not isinstance(value, np.ndarray) else through_memory(value, state.storage)
+    return value if state.storage is None or not isinstance(value, np.ndarray) else through_memory(value, state.storage, new)
 
 
 def _together(runs: Sequence[_Steps[None]]) -> None:

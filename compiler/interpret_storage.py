@@ -14,19 +14,20 @@ from optc.dsl.program import Storage
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
-_AT_ONCE = 1 << 14
-"""Numbers that are compared with all levels at once."""
 
+def through_memory(value: Array, storage: Storage, new: bool = False) -> Array:
+    """The value as the next step finds it. Codes and scales are float32; what is not finite does not count for its block.
 
-def through_memory(value: Array, storage: Storage) -> Array:
-    """The value as the next step finds it. Codes and scales are float32; what is not finite does not count for its block."""
+    Blocks of zeros of a `new` state are zeros, also where no level is 0.
+    """
     if storage.dtype is not None:
         return _as_dtype(value, storage.dtype)
     if value.size < storage.smallest or not value.size:
         return value
     with np.errstate(all="ignore"):
         x = value.astype(np.float32).reshape(-1)
-        kept = [_block(x[first : first + storage.block], storage) for first in range(0, x.size, storage.block)]
+        blocks = [x[first : first + storage.block] for first in range(0, x.size, storage.block)]
+        kept = [block if new and not block.any() else _block(block, storage) for block in blocks]
     return np.concatenate(kept).astype(np.float64).reshape(value.shape)
 
 
@@ -40,17 +41,16 @@ def _block(x: npt.NDArray[np.float32], storage: Storage) -> npt.NDArray[np.float
 
 
 def _nearest(ratio: Array, storage: Storage) -> npt.NDArray[np.intp]:
+    """The codes of the nearest levels. Numbers are compared with what is halfway between two levels: distances would round."""
     levels = np.array(storage.levels, dtype=np.float32).astype(np.float64)
-    code = np.arange(len(levels))
-    # of equally near levels the last in this order is taken
-    rank = {"up": levels, "down": -levels, "even": (code % 2 == 0).astype(np.float64)}[storage.ties]
-    order = np.lexsort((-code, np.nan_to_num(rank, nan=-np.inf)))
-    bounded = np.clip(ratio, np.nanmin(levels), np.nanmax(levels))
-    found = np.empty(ratio.size, dtype=np.intp)
-    for first in range(0, ratio.size, _AT_ONCE):
-        part = bounded[first : first + _AT_ONCE, None]
-        distance = np.where(np.isnan(levels), np.inf, np.abs(part - levels))[:, order[::-1]]
-        found[first : first + _AT_ONCE] = order[::-1][distance.argmin(axis=1)]
+    order = np.array([code for code in np.argsort(levels, kind="stable") if not np.isnan(levels[code])])
+    order = order[np.concatenate([[True], np.diff(levels[order]) > 0])]  # 0 and -0 are one level
+    halfway = (levels[order[1:]] + levels[order[:-1]]) / 2
+    above = (ratio[:, None] > halfway).sum(axis=1)
+    tied = (ratio[:, None] == halfway).any(axis=1)
+    upper = order[np.minimum(above + 1, len(order) - 1)]
+    upward = {"up": np.True_, "down": np.False_, "even": upper % 2 == 0}[storage.ties]
+    found: npt.NDArray[np.intp] = np.where(tied & upward, upper, order[above])
     return found
 
 

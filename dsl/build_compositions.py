@@ -124,7 +124,7 @@ class CompositionRules(Rules):
             text=next(iter(kinds.get("doc", [])), None),
             cites=tuple(kinds.get("cite", [])),
             notes=tuple(kinds.get("note", [])),
-            settings=tuple(kinds.get("Setting", [])),
+            settings=tuple(kinds.get("Argument", [])),
             defines=tuple(kinds.get("Define", [])),
             states=tuple(item for items in kinds.get("state", []) for item in items),
             decode=next(iter(kinds.get("decode", [])), None),
@@ -144,8 +144,8 @@ class CompositionRules(Rules):
     def on_encode(self, parts: list[Any], span: Span) -> Clause:
         return Clause("encode", (parts[0].value, parts[1]), span)
 
-    def on_setting(self, parts: list[Any], span: Span) -> nodes.Setting:
-        return nodes.Setting(parts[0].id, parts[1], span=span)
+    def on_setting(self, parts: list[Any], span: Span) -> nodes.Argument:
+        return nodes.Argument(parts[0].id, parts[1], span=span)
 
     def on_base(self, parts: list[Any], span: Span) -> nodes.Term:
         arguments = tuple(part for part in parts[1:] if isinstance(part, nodes.Argument))

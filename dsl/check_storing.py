@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
 from optc.dsl import nodes
+from optc.dsl.errors import Diagnostic
 from optc.dsl.kinds import Extent
 from optc.dsl.program import Program, State, Storage
 from optc.dsl.scope import Context, nearest
@@ -15,12 +17,17 @@ from optc.dsl.storages import PAIRS, REST, mistakes, resolve
 
 def check_storing(context: Context, spec: nodes.Spec, states: tuple[State, ...]) -> tuple[State, ...]:
     """The states with their storages; reports what cannot be kept so."""
-    for storage in spec.storages:
+    for number, storage in enumerate(spec.storages):
+        if storage.name in [other.name for other in spec.storages[:number]]:
+            message = f"the storage `{storage.name}` is defined twice"
+            context.error("duplicate-name", message, context.head(storage, "storage"), "choose another name")
+            continue
         context.diagnostics.extend(mistakes(storage))
         if all(kept.storage != storage.name for kept in spec.optimizer.storing):
             message = f"nothing is kept in the storage `{storage.name}`"
             context.error("unused-storage", message, context.head(storage, "storage"), "take it out, or use it in `storing`")
     found = dict(_found(context, spec, {state.name: state for state in states}))
+    _check_names(context, spec, states, found)
     return tuple(replace(state, storage=found.get(state.name)) for state in states)
 
 
@@ -44,6 +51,35 @@ def pair_of(spec: nodes.Spec) -> str | None:
     return next((kept.storage for kept in spec.optimizer.storing if kept.state == "theta"), None)
 
 
+def _check_names(context: Context, spec: nodes.Spec, states: tuple[State, ...], found: dict[str, Storage]) -> None:
+    """Scales have the key of their state with `_scale` behind it; generated code has one name for what codes mean."""
+    codes = {name: storage for name, storage in found.items() if storage.dtype is None}
+    keys = {state.name: f"{state.key}_scale" for state in states if state.name in codes}
+    taken = {state.name for state in states} | {state.key for state in states}
+    named: dict[str, Storage] = {}
+    for kept in spec.optimizer.storing:
+        if kept.state not in codes:
+            continue
+        if keys[kept.state] in taken:
+            message = f"`{keys[kept.state]}` is where the scales of `{kept.state}` are kept: no state can be called so"
+            context.error("reserved-name", message, kept.span, "choose another name for it")
+        other = named.setdefault(re.sub(r"\W+", "_", codes[kept.state].name).strip("_").upper(), codes[kept.state])
+        if other != codes[kept.state]:
+            message = f"the names of `{other.name}` and `{codes[kept.state].name}` are too much alike"
+            context.error("duplicate-name", message, kept.span, "let them differ by more than case and signs")
+
+
+def second_storage(kept: nodes.Kept) -> Diagnostic:
+    """What is wrong with a second storage of one state."""
+    return Diagnostic("duplicate-name", f"`{kept.state}` has a storage already", kept.span, "a state has one storage")
+
+
+def not_like_theta(kept: nodes.Kept, extent: str) -> Diagnostic:
+    """What is wrong with a storage of a state per row, column, tensor or picked element."""
+    message = f"`{kept.state}` is per {extent}; storages are for states like θ"
+    return Diagnostic("wrong-extent", message, kept.span, "it is small: leave it out of `storing`")
+
+
 def _check_pair(context: Context, kept: nodes.Kept, states: dict[str, State]) -> None:
     if kept.storage not in PAIRS or kept.arguments:
         near = nearest(kept.storage, PAIRS)
@@ -62,14 +98,13 @@ def _found(context: Context, spec: nodes.Spec, states: dict[str, State]) -> Iter
         if kept.state == "theta":
             _check_pair(context, kept, states)
         elif kept.state in seen:
-            context.error("duplicate-name", f"`{kept.state}` has a storage already", kept.span, "a state has one storage")
+            context.diagnostics.append(second_storage(kept))
         elif kept.state not in context.states:
             near = nearest(kept.state, tuple(states))
             hint = f"did you mean `{near}`?" if near else "the states are " + ", ".join(f"`{name}`" for name in states)
             context.error("unknown-state", f"there is no state `{kept.state}`", kept.span, hint)
         elif state is not None and state.extent is not Extent.ELEM:
-            message = f"`{kept.state}` is per {state.extent.value}; storages are for states like θ"
-            context.error("wrong-extent", message, kept.span, "it is small: leave it out of `storing`")
+            context.diagnostics.append(not_like_theta(kept, state.extent.value))
         elif state is not None:
             storage = resolve(kept, spec.storages)
             if isinstance(storage, Storage):

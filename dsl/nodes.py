@@ -237,7 +237,7 @@ class Entry(Node):
 
 @dataclass(frozen=True, slots=True)
 class Argument(Node):
-    """`betas = (0.95, 0.999)`; `name` is None for a bare value: the first hyper of a modifier, or a storage's block."""
+    """`betas = (0.95, 0.999)`; `name` is None for a bare value: the first hyper of a modifier, a storage's block."""
 
     name: str | None
     value: Expression | tuple[Expression, ...]
@@ -276,14 +276,6 @@ class Optimizer(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Setting(Node):
-    """`block = 256` in a storage."""
-
-    name: str
-    value: Expression
-
-
-@dataclass(frozen=True, slots=True)
 class Storage(Node):
     """A way of keeping a state in memory: settings, and `define level(c)`, the number that a code stands for; or other states,
     what they `decode` to, and the lines that `encode` a value called `value`."""
@@ -292,7 +284,7 @@ class Storage(Node):
     text: str | None = None
     cites: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    settings: tuple[Setting, ...] = ()
+    settings: tuple[Argument, ...] = ()
     defines: tuple[Define, ...] = ()
     states: tuple[StateItem, ...] = ()
     decode: Expression | None = None

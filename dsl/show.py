@@ -157,7 +157,7 @@ class _Printer:
     def storage(self, storage: nodes.Storage) -> list[Row]:
         place = self.head_span("storage", storage.span)
         rows = [Row(0, (f"storage {storage.name}:",), place), *self.texts(storage)]
-        rows += aligned([Row(1, (s.name, f"= {self.expression(s.value)}"), s.span) for s in storage.settings])
+        rows += aligned([Row(1, (f"{s.name}", f"= {self.value(s)}"), s.span) for s in storage.settings])
         rows += self.section("state", self.states(storage.states, 2), storage.span)
         for define in storage.defines:
             rows += self.define(define, 1)
@@ -174,9 +174,11 @@ class _Printer:
         return term.name + arguments + without
 
     def argument(self, argument: nodes.Argument) -> str:
+        return self.value(argument) if argument.name is None else f"{self.name(argument.name)} = {self.value(argument)}"
+
+    def value(self, argument: nodes.Argument) -> str:
         value = argument.value
-        shown = f"({', '.join(map(self.expression, value))})" if isinstance(value, tuple) else self.expression(value)
-        return shown if argument.name is None else f"{self.name(argument.name)} = {shown}"
+        return f"({', '.join(map(self.expression, value))})" if isinstance(value, tuple) else self.expression(value)
 
     def hyper(self, hyper: nodes.Hyper) -> Row:
         if isinstance(hyper.default, tuple):

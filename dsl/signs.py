@@ -10,7 +10,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from optc.dsl.program import Apply, Branch, Constant, Expression, Hyper, Let, Program, Read, Role, Statement, Store, Symbol
+from optc.dsl.program import (
+    STEP,
+    Apply,
+    Branch,
+    Constant,
+    Expression,
+    Hyper,
+    Let,
+    Program,
+    Read,
+    Role,
+    Statement,
+    Storage,
+    Store,
+    Symbol,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +52,22 @@ _Names: TypeAlias = dict[Symbol, Interval]
 def never_negative(program: Program) -> frozenset[str]:
     """The names of the states that are never negative (NaN aside)."""
     hypers = {name: _of_hyper(hyper, number) for hyper in program.hypers for number, name in enumerate(hyper.names)}
-    known = {s.name for s in program.states if _value(s.initial, {}, hypers, frozenset()).low >= 0}
+    known = {s.name for s in program.states if _stays(s.storage) and _value(s.initial, {}, hypers, frozenset()).low >= 0}
+    first = program.procedures[0]
     while True:
-        kept = known - {n for p in program.procedures for n in _broken(p.body, {}, hypers, frozenset(known))[1]}
+        kept = set(known)
+        for procedure in program.procedures:
+            # an entry may be called before the first step
+            names = {} if procedure is first else {STEP: _POSITIVE}
+            kept -= _broken(procedure.body, names, hypers, frozenset(known))[1]
         if kept == known:
             return frozenset(known)
         known = kept
+
+
+def _stays(storage: Storage | None) -> bool:
+    """Whether numbers of 0 or above are so when they come back from memory: codes need a 0, or nothing below it."""
+    return storage is None or storage.dtype is not None or not storage.signed or 0.0 in storage.levels
 
 
 def _of_hyper(hyper: Hyper, number: int) -> Interval:
@@ -104,9 +129,9 @@ def _operation(operation: str, arguments: tuple[Expression, ...], x: list[Interv
         case "neg":
             return Interval(-x[0].high, -x[0].low)
         case "add":
-            return Interval(x[0].low + x[1].low, x[0].high + x[1].high)
+            return _sum(x[0], x[1])
         case "sub":
-            return Interval(x[0].low - x[1].high, x[0].high - x[1].low)
+            return _sum(x[0], Interval(-x[1].high, -x[1].low))
         case "mul":
             if arguments[0] == arguments[1]:
                 return _POSITIVE
@@ -132,6 +157,14 @@ def _operation(operation: str, arguments: tuple[Expression, ...], x: list[Interv
             return _POSITIVE if x[1].low >= 0 else _ANY
         case _:
             return _POSITIVE if operation.startswith("uniform_") else _ANY
+
+
+def _sum(a: Interval, b: Interval) -> Interval:
+    """Infinities that cancel come to NaN, of which `min` and `max` take the other side: then nothing is known."""
+    low, high = a.low + b.low, a.high + b.high
+    if math.isnan(low) or math.isnan(high):
+        return _ANY
+    return Interval(low, high)
 
 
 def _product(a: float, b: float) -> float:

@@ -1,7 +1,6 @@
 """Storages: what `storing m: dynamic8` means. A definition is a few settings and the number that each code stands for.
 
-Definitions stand in the same file, or are shipped in `specs/storages`. Their levels are computed here, in float64, for all
-codes at once, and rounded to float32.
+Definitions stand in the same file, or are shipped in `specs/storages`.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ import numpy as np
 
 from optc.dsl import nodes
 from optc.dsl.errors import Diagnostic
-from optc.dsl.functions import BUILTINS
+from optc.dsl.levels import SettingWrong, levels_of
 from optc.dsl.program import Storage
 from optc.dsl.scope import nearest
-from optc.dsl.semantics import OPERATIONS
 from optc.dsl.source import Span
 
 SHIPPED = Path(__file__).resolve().parents[1] / "specs" / "storages"
@@ -33,29 +31,18 @@ REST = "theta_rest"
 _CODES = (16, 256)
 _BLOCKS = tuple(2**k for k in range(6, 13))
 _TIES = ("down", "up", "even")
-_BINARY = {
-    "+": "add", "-": "sub", "*": "mul", "/": "div", "mod": "mod", "^": "pow", "<": "lt", "<=": "le", ">": "gt", ">=": "ge",
-    "==": "eq", "!=": "ne", "and": "and", "or": "or",
-}  # fmt: skip
+_LARGEST = float(np.finfo(np.float32).max)
 _SETTINGS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "codes": (lambda x: x in _CODES, "16 or 256"),
-    "block": (lambda x: x in _BLOCKS, "a power of two from 64 to 4096"),
+    "codes": (lambda x: isinstance(x, int) and x in _CODES, "16 or 256"),
+    "block": (lambda x: isinstance(x, int) and x in _BLOCKS, "a power of two from 64 to 4096"),
     "ties": (lambda x: x in _TIES, '"down", "up" or "even"'),
-    "unit": (lambda x: isinstance(x, float | int) and 1 <= x < math.inf, "a number, 1 or above"),
-    "least": (lambda x: isinstance(x, float | int) and 0 <= x < math.inf, "a number, 0 or above"),
+    "unit": (lambda x: isinstance(x, float | int) and 1 <= x <= _LARGEST, "a number, 1 or above"),
+    "least": (lambda x: isinstance(x, float | int) and 0 <= x <= _LARGEST, "a number, 0 or above"),
     "smallest": (lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or above"),
     "rank": (lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or above"),
 }
 """What each setting may be, and that in words."""
 _DEFAULTS = {"codes": 256, "block": 256, "ties": "down", "unit": 1.0, "least": 0.0, "smallest": 4096}
-
-
-class SettingWrong(Exception):
-    """A mistake in a definition, or in what is asked of it."""
-
-    def __init__(self, code: str, message: str, span: Span, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.diagnostic = Diagnostic(code, message, span, hint)
 
 
 def resolve(kept: nodes.Kept, own: Iterable[nodes.Storage]) -> Storage | Diagnostic:
@@ -85,6 +72,9 @@ def resolve(kept: nodes.Kept, own: Iterable[nodes.Storage]) -> Storage | Diagnos
 
 def mistakes(storage: nodes.Storage) -> list[Diagnostic]:
     """What is wrong with a definition."""
+    if storage.name in (*CASTS, *PAIRS):
+        message = f"`{storage.name}` is a storage of the language"
+        return [Diagnostic("reserved-name", message, storage.span, "choose another name")]
     if storage.decode is not None or storage.encode:
         return _mistakes_of_lines(storage)
     found = resolve(nodes.Kept("x", storage.name, span=storage.span), (storage,))
@@ -110,14 +100,12 @@ def settings_of(node: nodes.Storage, arguments: Iterable[nodes.Argument]) -> dic
     Raises SettingWrong.
     """
     given = {"rank": 0, "smallest": 0}
-    asked = [(s.name, s.value, s.span) for s in node.settings]
-    asked += [(a.name or "", a.value, a.span) for a in arguments if not isinstance(a.value, tuple)]
-    for name, value, span in asked:
+    for asked in (*node.settings, *arguments):
+        name = asked.name or ""
         if name not in given:
-            raise SettingWrong(
-                "unknown-setting", f"`{node.name}` has no setting `{name}`", span, "there are `rank`, `smallest`"
-            )
-        given[name] = _checked(name, value, span)
+            message = f"`{node.name}` has no setting `{name}`"
+            raise SettingWrong("unknown-setting", message, asked.span, "there are `rank`, `smallest`")
+        given[name] = _checked(name, asked.value, asked.span)
     return given
 
 
@@ -133,29 +121,27 @@ def shipped() -> dict[str, nodes.Storage]:
 
 def _defined(node: nodes.Storage, kept: nodes.Kept) -> Storage:
     given: dict[str, Any] = dict(_DEFAULTS)
-    for setting in node.settings:
-        given[setting.name] = _checked(setting.name, setting.value, setting.span)
+    for number, setting in enumerate(node.settings):
+        name = _name(setting)
+        _not_of_lines(node, name, setting.span)
+        _once(name, node.settings[:number], setting.span)
+        given[name] = _checked(name, setting.value, setting.span)
     for number, argument in enumerate(kept.arguments):
-        name = argument.name or "block"
+        name = _name(argument)
+        _not_of_lines(node, name, argument.span)
         if isinstance(argument.value, tuple) or (argument.name is None and number):
             raise SettingWrong("unknown-setting", "only the first setting may stand without its name: the block", argument.span)
         if name in ("codes", "ties", "unit"):
             raise SettingWrong(
                 "unknown-setting", f"`{name}` is part of what `{node.name}` is", argument.span, "define another storage"
             )
+        _once(name, kept.arguments[:number], argument.span)
         given[name] = _checked(name, argument.value, argument.span)
-    levels = _levels(node, given)
-    order = np.sort(levels[~np.isnan(levels)])
-    if len(order) < 2 or not np.isfinite(order).all():
-        raise SettingWrong("wrong-levels", f"`level` of `{node.name}` must give two numbers or more, all finite", node.span)
-    if (np.diff(order[order != 0]) == 0).any() or (order == 0).sum() > 2:
-        raise SettingWrong(
-            "wrong-levels", f"two codes of `{node.name}` stand for the same number", node.span, "nan leaves a code out"
-        )
-    changed = [f"{argument.name or 'block'} = {given[argument.name or 'block']:g}" for argument in kept.arguments]
+    levels = levels_of(node, given["codes"])
+    changed = [f"{_name(argument)} = {given[_name(argument)]:g}" for argument in kept.arguments]
     return Storage(
         node.name + (f"({', '.join(changed)})" if changed else ""),
-        levels=tuple(map(float, levels)),
+        levels=tuple(math.nan if x != x else float(x) for x in levels),  # one NaN: equal storages are equal
         block=given["block"],
         ties=given["ties"],
         unit=float(np.float32(given["unit"])),
@@ -164,7 +150,22 @@ def _defined(node: nodes.Storage, kept: nodes.Kept) -> Storage:
     )
 
 
-def _checked(name: str, node: nodes.Expression, span: Span) -> Any:
+def _name(argument: nodes.Argument) -> str:
+    return argument.name or "block"
+
+
+def _once(name: str, before: Iterable[nodes.Argument], span: Span) -> None:
+    if name in map(_name, before):
+        raise SettingWrong("duplicate-name", f"`{name}` is given twice", span, "take one of them out")
+
+
+def _not_of_lines(node: nodes.Storage, name: str, span: Span) -> None:
+    if name == "rank":
+        hint = "it belongs to storages with `decode:` and `encode x:`"
+        raise SettingWrong("unknown-setting", f"`{node.name}` keeps codes of tensors of any rank", span, hint)
+
+
+def _checked(name: str, node: nodes.Expression | tuple[nodes.Expression, ...], span: Span) -> Any:
     if name not in _SETTINGS:
         near = nearest(name, tuple(_SETTINGS))
         hint = f"did you mean `{near}`?" if near else "there are " + ", ".join(f"`{known}`" for known in _SETTINGS)
@@ -172,74 +173,6 @@ def _checked(name: str, node: nodes.Expression, span: Span) -> Any:
     allowed, words = _SETTINGS[name]
     value: Any = node.value if isinstance(node, nodes.Number | nodes.Text) else None
     if value is None or not allowed(value):
-        raise SettingWrong("wrong-setting", f"`{name}` must be {words}", node.span)
+        place = span if isinstance(node, tuple) else node.span
+        raise SettingWrong("wrong-setting", f"`{name}` must be {words}", place)
     return value
-
-
-# --- levels -------------------------------------------------------------------------------------------------------------------
-
-
-def _levels(node: nodes.Storage, given: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The float32 number of each code."""
-    level = next((define for define in node.defines if define.name == "level"), None)
-    if level is None or len(level.parameters) != 1:
-        hint = "write `define level(c) = …`: the number that the code c = 0, 1, 2, … stands for"
-        raise SettingWrong("no-level", f"`{node.name}` does not say what its codes stand for", node.span, hint)
-    defines = {define.name: define for define in node.defines}
-    code = np.arange(given["codes"], dtype=np.float64)
-    with np.errstate(all="ignore"):
-        value = _call(level, [code], defines, 0)
-    return np.broadcast_to(np.asarray(value, dtype=np.float32), code.shape)
-
-
-def _call(define: nodes.Define, arguments: list[Any], defines: Mapping[str, nodes.Define], depth: int) -> Any:
-    if depth > 8:
-        raise SettingWrong("recursion", f"`{define.name}` calls itself", define.span, "write it without")
-    if len(arguments) != len(define.parameters):
-        raise SettingWrong("wrong-arity", f"`{define.name}` takes {len(define.parameters)} arguments", define.span)
-    names = dict(zip(define.parameters, arguments, strict=True))
-    for statement in define.body:
-        match statement:
-            case nodes.Assign(targets=(target,), value=value) if not isinstance(value, tuple):
-                names[target.id] = _value(value, names, defines, depth)
-            case nodes.Return(value=value):
-                return _value(value, names, defines, depth)
-            case _:
-                hint = "write `name = value`, and `where(c, a, b)` for a choice"
-                raise SettingWrong("unsupported", "levels are computed by plain lines and `return`", statement.span, hint)
-    raise SettingWrong("no-return", f"`{define.name}` returns nothing", define.span)
-
-
-def _value(node: nodes.Expression, names: Mapping[str, Any], defines: Mapping[str, nodes.Define], depth: int) -> Any:
-    def of(inner: nodes.Expression) -> Any:
-        return _value(inner, names, defines, depth)
-
-    match node:
-        case nodes.Number(value=value):
-            return np.float64(value)
-        case nodes.Name(id="inf"):
-            return np.float64(np.inf)
-        case nodes.Name(id="nan"):
-            return np.float64(np.nan)
-        case nodes.Name(id="pi"):
-            return np.float64(np.pi)
-        case nodes.Name(id=name) if name in names:
-            return names[name]
-        case nodes.Unary(operator="-", operand=operand):
-            return -of(operand)
-        case nodes.Unary(operator="not", operand=operand):
-            return np.logical_not(of(operand))
-        case nodes.Binary(operator=operator, left=left, right=right) if operator in _BINARY:
-            return OPERATIONS[_BINARY[operator]](of(left), of(right))
-        case nodes.Call(function="fp32", arguments=(argument,)):
-            return np.float64(np.float32(of(argument)))
-        case nodes.Call(function="where", arguments=(condition, then, otherwise)):
-            return np.where(of(condition), of(then), of(otherwise))
-        case nodes.Call(function=name, arguments=arguments) if name in defines:
-            return _call(defines[name], [of(a) for a in arguments], defines, depth + 1)
-        case nodes.Call(function=name, arguments=arguments) if (builtin := BUILTINS.get(name)) is not None:
-            if builtin.operation in OPERATIONS and len(arguments) == len(builtin.parameters):
-                return OPERATIONS[builtin.operation](*[of(a) for a in arguments])
-    raise SettingWrong(
-        "unsupported", "this cannot stand in a level", node.span, "it reads its argument, numbers and plain functions"
-    )

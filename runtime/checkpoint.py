@@ -61,6 +61,8 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     slots: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
     known = set()
     for number, (group, other) in enumerate(zip(groups, saved, strict=True)):
+        if not isinstance(other.get(STORING, {}), Mapping):
+            problems.append(f"group {number}: {STORING!r} must say of states what their codes mean, not {other[STORING]!r}")
         try:
             values = hypers.validate(schema, group)
         except ValueError as error:
@@ -190,7 +192,7 @@ def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any)
     if not isinstance(entry, Tensor):
         return None
     if state.extent == "elem":
-        if entry.shape != p.shape:
+        if entry.shape != p.shape or not entry.is_floating_point():  # bytes are codes that lack their scales
             return None
         like = p if layout.is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
         dtype = kept_dtype(state, arithmetic_dtype(p.dtype))

@@ -77,10 +77,11 @@ class Kept:
                 problems.append(f"{self.label}: {key!r} are codes, and the file does not say what they mean")
                 return {}
             shape, blocks = codes_shape(meant, p.shape), meant.blocks_of(p.numel())
-            if not isinstance(scales, Tensor) or scales.shape != (blocks,) or entry.numel() != math.prod(shape):
+            fits = isinstance(scales, Tensor) and scales.is_floating_point() and scales.shape == (blocks,)
+            if not fits or entry.shape != shape:
                 problems.append(f"{self.label}: {key!r} must be codes of shape {shape} with {blocks} scales")
                 return {}
-            codes = entry.detach().reshape(shape).to(p.device, copy=True).contiguous()
+            codes = entry.detach().to(p.device, copy=True).contiguous()
             kept = scales.detach().to(p.device, torch.float32, copy=True).contiguous()
             if own is not None and _same(own, meant):
                 return {key: codes, state.scale_key: kept}
@@ -120,6 +121,9 @@ def _codebook(told: Any) -> Codebook | None:
     levels, block, name = told.get("levels"), told.get("block"), told.get("name")
     if not isinstance(levels, Sequence) or len(levels) not in (16, 256) or not all(isinstance(x, float) for x in levels):
         return None
+    known = [x for x in levels if x == x]
+    if len(set(known)) < 2 or max(map(abs, known)) > torch.finfo(torch.float32).max:
+        return None
     if not isinstance(block, int) or block not in BLOCKS or not isinstance(name, str):
         return None
-    return Codebook(name, tuple(levels), block)
+    return Codebook(name, tuple(x if x == x else math.nan for x in levels), block)  # one NaN: equal codebooks are equal

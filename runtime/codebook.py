@@ -113,7 +113,7 @@ def table(book: Codebook) -> Table:
     """That of a codebook. Raises ValueError where levels are too close for it."""
     found = thresholds(book)
     size = np.abs(found.bounds).view(np.int32).astype(np.int64)
-    negative = np.signbit(found.bounds)
+    negative = np.signbit(found.bounds) | (found.bounds == 0)  # -0 is above a bound of 0, whatever its sign says
     # the magnitude at which |x| belongs to the outer side: negative x is on the lower side of a bound it is below
     size = size + negative
     for shift in range(_MOST_SHIFT, _LEAST_SHIFT - 1, -1):

@@ -57,12 +57,17 @@ def kept_as_codes(state: State, book: Codebook, entry: Any, scales: Any, p: Tens
 
 
 def encoded(x: Tensor, book: Codebook, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(codes, scales) of a tensor, piece by piece."""
+    """(codes, scales) of a tensor, piece by piece. Blocks of zeros are zeros, also where no level is 0: states start so."""
     codes = torch.empty(codes_shape(book, x.shape), dtype=torch.uint8, device=device)
     scales = torch.empty(book.blocks_of(x.numel()), dtype=torch.float32, device=device)
     flat = x.detach().reshape(-1)
     for first in range(0, flat.numel(), PIECE):
-        put(codes, scales, book, first, flat[first : first + PIECE].to(device, torch.float32))
+        piece = flat[first : first + PIECE].to(device, torch.float32)
+        put(codes, scales, book, first, piece)
+        of_piece = _places(book, first, piece.numel())[1]
+        blocks = torch.zeros(book.blocks_of(piece.numel()) * book.block, dtype=torch.bool, device=device)
+        blocks[: piece.numel()] = piece != 0
+        scales[of_piece] = torch.where(blocks.view(-1, book.block).any(1), scales[of_piece], 0)
     return codes, scales
 
 
@@ -88,9 +93,8 @@ def _places(book: Codebook, first: int, size: int) -> tuple[slice, slice]:
 
 @dataclass(frozen=True, slots=True)
 class _OnDevice:
-    """What encoding and decoding read on one device."""
+    """What encoding reads on one device."""
 
-    levels: Tensor
     bounds: Tensor
     codes: Tensor
     memory: Tensor
@@ -98,12 +102,18 @@ class _OnDevice:
 
 @cache
 def on_device(book: Codebook, device: torch.device) -> _OnDevice:
-    """The levels and thresholds of a codebook in the memory of a device; made once. `memory`: levels and table, for kernels."""
+    """The thresholds of a codebook in the memory of a device; made once. `memory`: levels and table, for kernels."""
     found = thresholds(book)
     levels = torch.tensor(book.levels, dtype=torch.float32)
     memory = torch.cat((levels.view(torch.int32), torch.from_numpy(table(book).entries)))
-    columns = levels, torch.from_numpy(found.bounds), torch.from_numpy(found.codes), memory
+    columns = torch.from_numpy(found.bounds), torch.from_numpy(found.codes), memory
     return _OnDevice(*(column.to(device) for column in columns))
+
+
+@cache
+def _levels(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    """The levels of a codebook in the memory of a device. They alone make numbers of codes, whoever has made these."""
+    return torch.tensor(levels, dtype=torch.float32, device=device)
 
 
 def decode(codes: Tensor, scales: Tensor, book: Codebook, numel: int) -> Tensor:
@@ -111,7 +121,7 @@ def decode(codes: Tensor, scales: Tensor, book: Codebook, numel: int) -> Tensor:
     flat = codes.reshape(-1)
     if book.bits == 4:
         flat = torch.stack((flat >> 4, flat & 15), dim=-1).reshape(-1)[:numel]
-    values = on_device(book, codes.device).levels[flat.int()]
+    values = _levels(book.levels, codes.device)[flat.int()]
     return values.mul_(scales.repeat_interleave(book.block)[:numel])
 
 

@@ -18,6 +18,7 @@ from optc.compiler.compose.tree import called
 from optc.compiler.compose.unfold import unfolded
 from optc.dsl import nodes
 from optc.dsl.check import check
+from optc.dsl.check_storing import not_like_theta, second_storage
 from optc.dsl.errors import Diagnostic, OptcError, SpecError
 from optc.dsl.parse import parse, parse_file
 from optc.dsl.scope import nearest, walk
@@ -165,6 +166,12 @@ def _gather(derived: nodes.Derived, source: Source, library: Library, path: tupl
         raise SpecError(source, diagnostics)
     own = library.given[derived.name].storages if derived.name in library.given else ()
     storages = {storage.name: storage for storage in (*parts.storages, *own)}
+    for storage in parts.storages:
+        if storages[storage.name] != storage:
+            message = f"`{derived.base.name}` has a storage `{storage.name}` of its own, which is another"
+            report("duplicate-name", message, storages[storage.name].span, "choose another name")
+    if diagnostics:
+        raise SpecError(source, diagnostics)
     base = replace(parts.base, storing=_overridden(parts.base.storing, derived.storing))
     return replace(parts, base=base, modifiers=(*parts.modifiers, *added), storages=tuple(storages.values()))
 
@@ -185,13 +192,17 @@ def _still_kept(
     optimizer: nodes.Optimizer, derived: nodes.Derived, storages: tuple[nodes.Storage, ...], source: Source
 ) -> tuple[nodes.Kept, ...]:
     """What is said of states that are there; a base may have lost some. Raises SpecError for mistakes of the composition."""
-    states = {node.name for item in optimizer.states for node in walk(item) if isinstance(node, nodes.State)} | {"theta"}
-    hint = "the states are " + ", ".join(f"`{name}`" for name in sorted(states - {"theta"}))
-    wrong = [
-        Diagnostic("unknown-state", f"there is no state `{kept.state}`", kept.span, hint)
-        for kept in derived.storing
-        if kept.state not in states
-    ]
+    extents = {n.name: n.extent for item in optimizer.states for n in walk(item) if isinstance(n, nodes.State)}
+    hint = "the states are " + ", ".join(f"`{name}`" for name in sorted(extents))
+    states = {*extents, "theta"}
+    wrong = []
+    for number, kept in enumerate(derived.storing):
+        if kept.state not in states:
+            wrong.append(Diagnostic("unknown-state", f"there is no state `{kept.state}`", kept.span, hint))
+        elif kept.state in [other.state for other in derived.storing[:number]]:
+            wrong.append(second_storage(kept))
+        elif (extent := extents.get(kept.state)) not in (None, "elem"):
+            wrong.append(not_like_theta(kept, str(extent)))
     lines = {s.name for s in (*shipped_storages().values(), *storages) if s.decode is not None}
     found = (resolve(kept, storages) for kept in derived.storing if kept.storage not in lines and kept.state != "theta")
     wrong += [mistake for mistake in found if isinstance(mistake, Diagnostic)]

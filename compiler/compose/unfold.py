@@ -12,9 +12,10 @@ from typing import TypeAlias
 
 from optc.compiler.compose.tree import bound, every_name, renamed, transformed, transformed_items
 from optc.dsl import nodes
+from optc.dsl.levels import SettingWrong
 from optc.dsl.scope import walk
 from optc.dsl.source import Span
-from optc.dsl.storages import SettingWrong, settings_of, shipped
+from optc.dsl.storages import settings_of, shipped
 
 Report: TypeAlias = Callable[[str, str, Span, str], None]
 _Path: TypeAlias = tuple[nodes.Expression, ...]

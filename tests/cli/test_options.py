@@ -174,10 +174,11 @@ def test_list_names_every_shipped_spec(optc: Command, folder: Path) -> None:
     assert set(found) == set(shipped)
     assert (found["adamw"]["state_bytes"], found["sgd"]["state_bytes"], found["lion"]["state_bytes"]) == (8, 0, 4)
     assert (ROOT / found["adamw"]["file"]) == shipped["adamw"]
-    optimizers, modifiers = (part.splitlines() for part in optc("list")[1].split("\n\n"))
+    optimizers, modifiers, storages = (part.splitlines() for part in optc("list")[1].split("\n\n"))
     assert optimizers[0].split()[:3] == ["name", "state", "B"]
     assert {line.split()[0] for line in optimizers[1:]} == set(shipped)
     assert {line.split()[0] for line in modifiers[1:]} == {p.stem for p in (ROOT / "specs/modifiers").glob("*.opt")}
+    assert {line.split()[0] for line in storages[1:]} >= {p.stem for p in (ROOT / "specs/storages").glob("*.opt")} | {"bf16"}
 
 
 @pytest.mark.parametrize(
@@ -274,8 +275,8 @@ def test_an_error_of_the_system_is_json_too(folder: Path, optc: Command) -> None
 
 def test_list_has_the_same_shape(folder: Path, optc: Command) -> None:
     status, out, _ = optc("list", "--json")
-    assert (status, list(json.loads(out))) == (0, ["errors", "optimizers", "modifiers"])
-    assert "errors, optimizers, modifiers" in optc("list", "--help")[1]
+    assert (status, list(json.loads(out))) == (0, ["errors", "optimizers", "modifiers", "storages"])
+    assert "errors, optimizers, modifiers, storages" in optc("list", "--help")[1]
 
 
 def test_every_command_with_json_is_tried() -> None:

@@ -87,9 +87,10 @@ def train(cls: Any, dtype: torch.dtype, backend: str, steps: int = 6) -> tuple[l
 @pytest.mark.parametrize("pair", PAIRS)
 def test_training_in_bfloat16_is_training_in_float32(pair: Pair, spec: str, backend: str) -> None:
     cls = optc.compile(spec, storing={"theta": pair})
-    low, optimizer = train(cls, torch.bfloat16, backend)
-    high, _ = train(cls, torch.float32, backend)
-    plain, _ = train(optc.compile(spec), torch.bfloat16, "torch")
+    steps = 2 if (spec, backend) == ("adafactor", "triton") else 6  # Triton's interpreter takes seconds for its rows
+    low, optimizer = train(cls, torch.bfloat16, backend, steps)
+    high, _ = train(cls, torch.float32, backend, steps)
+    plain, _ = train(optc.compile(spec), torch.bfloat16, "torch", steps)
     for p, q, r in zip(low, high, plain, strict=True):
         found = joined(pair, p.detach(), optimizer.state[p][REST])
         assert torch.allclose(found, q, rtol=6 * ERROR[pair] + 1e-6, atol=1e-7)

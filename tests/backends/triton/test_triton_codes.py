@@ -292,6 +292,7 @@ for dtype, target, constants in json.load(sys.stdin):
     places = {(function.parameters.index(name),): value for name, value in constants.items()}
     made = triton.compile(ASTSource(function.jit, signature, constexprs=places), target=machine, options={"num_warps": 4})
     text, shared = made.asm["amdgcn" if amd else "ptx"], made.metadata.shared
+    constants["WARPS"] = 4
     request, loops = aot.Request("step_triton", target), (gcn_loops if amd else ptx_loops)(text)
     if amd:
         report = aot._amd_report(request, loops, text, constants, shared)

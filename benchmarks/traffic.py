@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
+from optc.runtime.pairs import rest_dtype
 from optc.runtime.schema import Condition, Schema, Stream
 
 ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -28,6 +31,11 @@ class Precision:
             return 1 / book.per_byte + 4 / book.block
         if isinstance(stream.storage, str):
             return ITEM_SIZE[stream.storage]
+        if stream.role == "rest":
+            return 0.0  # moved with θ, where there is one
+        if stream.role == "theta" and stream.pair is not None:
+            rest = rest_dtype(stream.pair, getattr(torch, self.theta))
+            return ITEM_SIZE[self.theta] + (rest.itemsize if rest is not None else 0)
         return ITEM_SIZE[{"theta": self.theta, "state": self.state}.get(stream.role, self.gradient)]
 
 

@@ -238,7 +238,7 @@ OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) {
     return where((x < 0) & finite, __builtin_nanf(""), where((size > 0) & finite, scaled, size));
 }
 #else
-OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) { return pow(x, y.value); }
+OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) { return pow(x, math_t(y.value)); }
 #endif
 
 }  // namespace optc

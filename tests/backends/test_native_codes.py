@@ -39,6 +39,7 @@ BOOKS = (
     Codebook("udynamic8", dynamic(False), 64, ties="up"),
     Codebook("even4", tuple(float(x) for x in range(-8, 8)), 4096, ties="even", unit=7.0),
     Codebook("powers4", tuple(2.0**-k for k in range(16)), 64, least=1e-20),
+    Codebook("halves4", tuple((c - 7.5) / 8 for c in range(16)), 64, ties="up"),
     Codebook("close8", tuple(1 + k / 256 for k in range(250)) + (NAN,) * 5 + (-0.25,), 4096, unit=3.0, least=1e-3),
 )
 """All streams of one kernel: with and without negative levels and 0, with codes that have no level, units and least scales."""

@@ -219,4 +219,5 @@ def test_a_statement_that_is_not_of_a_kernel_is_refused() -> None:
 def test_the_template_does_no_arithmetic() -> None:
     template = Path(emit.__file__).with_name("kernel.cpp.j2").read_text(encoding="utf-8")
     for tag in re.findall(r"{[{%](.*?)[%}]}", template):
-        assert re.fullmatch(r" (for line in \w+|endfor|if \w+|endif|\w+) ", tag), tag
+        loop = r'macro elements\(first, end\)|endmacro|elements\("[\w.]+", "[\w.]+"\)( \| indent\(4\))? \| trim\("\\n"\)'
+        assert re.fullmatch(rf" (for line in \w+|endfor|if \w+|else|endif|{loop}|\w+) ", tag), tag

@@ -94,7 +94,8 @@ def test_tuples_of_hypers_are_taken_apart() -> None:
 
 
 def test_every_case_has_a_generated_class() -> None:
-    assert {class_name(case.spec) for case in cases()} == set(generated.OPTIMIZERS)
+    apart = {path.stem for path in (ROOT / "specs/low_memory").glob("*.opt")}  # measured by `cpu_storage`
+    assert {class_name(name) for name in {case.spec for case in cases()} | apart} == set(generated.OPTIMIZERS)
     assert {case.spec for case in CASES} <= set(SHIPPED)
 
 

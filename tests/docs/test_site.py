@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-SPECS = sorted((ROOT / "specs").rglob("*.opt"))
+SPECS = sorted(path for path in (ROOT / "specs").rglob("*.opt") if path.parent.name != "storages")
 MODIFIERS = [path for path in SPECS if path.parent.name == "modifiers"]
 OPTIMIZERS = [path for path in SPECS if path not in MODIFIERS]
 PICTURED = ("adamw", "cautious_lion")

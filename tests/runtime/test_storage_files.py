@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 
-from optc.generated import AdamW, AdamW4bit, AdamW8bit, AdamWBf16, AdamWFp8
+import optc
+from optc.generated import AdamW, AdamW4bit, AdamW8bit, AdamWBf16, AdamWFp8, Lion8bit
 from optc.runtime import checkpoint_codes, storage
 from optc.runtime.codebook import Codebook
 from optc.runtime.schema import State
@@ -132,6 +133,18 @@ def test_files_are_converted_and_that_is_said(there: Any, here: Any) -> None:
             else:
                 assert_equal([kept[ours.key], kept[ours.scale_key]], list(encoded(x, codebook, q.device)))
     train([3], (other, others))
+
+
+def test_another_block_is_another_meaning() -> None:
+    params, optimizer = trained(Lion8bit)
+    others = twins(params)
+    other = optc.compile("lion", storing={"m": "dynamic8(block = 128)"})(others, backend="torch")
+    name = f"{type(other).__name__}: 'exp_avg' is kept as dynamic8 in the file and as dynamic8(block = 128) here: converted"
+    assert loading(other, through_a_file(optimizer.state_dict())) == [name]
+    (state,) = other.schema.states
+    assert isinstance(state.storage, Codebook)
+    expected = encoded(numbers(optimizer, params[0], optimizer.schema.states[0]), state.storage, params[0].device)
+    assert_equal([other.state[others[0]][key] for key in ("exp_avg", "exp_avg_scale")], list(expected))
 
 
 def test_conversions_go_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:

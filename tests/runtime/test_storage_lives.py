@@ -87,21 +87,29 @@ def test_numbers_put_into_the_state_are_kept_as_codes(backend: str, change: Any)
     assert_equal(entries(optimizer, params), entries(other, others))
 
 
-def test_a_state_that_does_not_fit_is_told_and_changes_nothing() -> None:
-    for key, wrong in (("exp_avg", torch.ones(3)), ("exp_avg", torch.ones(80, 64, dtype=torch.int32)), ("exp_avg_scale", None)):
-        params = parameters([(80, 64), (4100,)])
-        optimizer = AdamW8bit(params, backend="torch")
-        train(range(2), (optimizer, params))
-        before, slot = twins(params), optimizer.state[params[0]]
-        slot[key] = wrong
-        if wrong is None:
-            del slot[key]
-        with pytest.raises(
-            ValueError, match=r"must be codes of shape \(80, 64\) with 20 scales under 'exp_avg_scale', or numbers"
-        ):
-            train([2], (optimizer, params))
-        assert_equal(params, before)
-        assert optimizer.state[params[1]]["step"] == 2
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("exp_avg", torch.ones(3)),
+        ("exp_avg", torch.ones(64, 80)),
+        ("exp_avg", torch.ones(80, 64, dtype=torch.int32)),
+        ("exp_avg", torch.ones(64, 80, dtype=torch.uint8)),
+        ("exp_avg_scale", torch.ones(21)),
+        ("exp_avg_scale", None),
+    ],
+)
+def test_a_state_that_does_not_fit_is_told_and_changes_nothing(key: str, wrong: Any) -> None:
+    params = parameters([(80, 64), (4100,)])
+    optimizer = AdamW8bit(params, backend="torch")
+    train(range(2), (optimizer, params))
+    before, slot = twins(params), optimizer.state[params[0]]
+    slot[key] = wrong
+    if wrong is None:
+        del slot[key]
+    with pytest.raises(ValueError, match=r"must be codes of shape \(80, 64\) with 20 scales under 'exp_avg_scale', or numbers"):
+        train([2], (optimizer, params))
+    assert_equal(params, before)
+    assert optimizer.state[params[1]]["step"] == 2
 
 
 def test_copies_and_pickles_are_complete_and_apart() -> None:

@@ -307,6 +307,12 @@ def test_dtypes_and_defaults() -> None:
     assert {name: storages_of(checked(using(f"m: {name}")))["m"].dtype for name in CASTS} == CASTS
 
 
+def test_settings_of_a_definition_are_taken() -> None:
+    lines = ("codes = 16", "block = 512", 'ties = "even"', "unit = 3", "least = 0.5", "smallest = 7", "define level(c) = c - 7")
+    found = storages_of(checked(using("m: q", defined(*lines))))["m"]
+    assert found == Storage("q", None, tuple(float(c - 7) for c in range(16)), 512, "even", 3.0, 0.5, 7)
+
+
 def test_a_storage_of_the_file_goes_before_a_shipped_one() -> None:
     own = SIXTEEN.replace("storage q", "storage dynamic8")
     assert len(storages_of(checked(using("m: dynamic8", own)))["m"].levels) == 16

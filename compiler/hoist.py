@@ -134,7 +134,7 @@ class _Hoister:
 
     def _given(self) -> Iterator[str]:
         """What a host program is called with; it has a value on every path."""
-        yield from ("t", "numel", "ndim")
+        yield from ("t", "numel", "ndim", "bf16")
         for hyper in self.program.hypers:
             yield from hyper.names
         yield from (s.name for s in self.program.states)

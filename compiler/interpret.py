@@ -49,7 +49,7 @@ class ParameterState:
     """One parameter and what is kept for it: arrays with the dimensions of θ, and float64 scalars for states per tensor.
 
     `model` holds the states of the whole model; parameters of one model share the dictionary. `number` is the parameter's in
-    the model, by which it gets random numbers of its own.
+    the model, by which it gets random numbers of its own. `bf16`: it stands for one in bfloat16; conditions may ask for that.
     """
 
     theta: Array
@@ -57,6 +57,7 @@ class ParameterState:
     t: int = 0
     model: dict[str, np.float64] = field(default_factory=dict)
     number: int = 0
+    bf16: bool = False
 
 
 class Oracle:
@@ -200,7 +201,8 @@ class _Run:
         due = [
             s
             for s in self._program.states
-            if s.name not in self._states_of(s.extent) and evaluate_static(s.exists, self._hypers, theta.ndim, theta.size)
+            if s.name not in self._states_of(s.extent)
+            and evaluate_static(s.exists, self._hypers, theta.ndim, theta.size, self._param.bf16)
         ]
         if self._procedure is not self._program.procedures[0]:
             due = [s for s in due if Symbol(Role.STATE, s.name) in symbols_of(self._procedure.body)]
@@ -276,7 +278,8 @@ class _Run:
             case Role.LOSS:
                 return self._loss
             case Role.SHAPE:
-                return self._param.theta.ndim if symbol.name == "ndim" else self._param.theta.size
+                theta = self._param.theta
+                return {"ndim": theta.ndim, "numel": theta.size, "bf16": self._param.bf16}[symbol.name]
             case Role.NEW:
                 return symbol.name in self._new
         raise TypeError(f"a checked program has no {symbol.role}")

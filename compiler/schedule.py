@@ -55,7 +55,7 @@ def _procedure(procedure: UpdateProcedure, program: Program, flags: tuple[Flag, 
         phases: tuple[Phase, ...] = (Phase(None, kernel(0, hoisted.body, host.scalars)),)
     else:
         taken = {*host.scalars, *host.flags, *(f.name for f in flags), *(s.name for s in program.states)}
-        taken |= {"theta", "g", "t", "numel", "ndim", *procedure.inputs, *(n for h in program.hypers for n in h.names)}
+        taken |= {"theta", "g", "t", "numel", "ndim", "bf16", *procedure.inputs, *(n for h in program.hypers for n in h.names)}
         separated = separate(hoisted.body, program, frozenset(taken))
         phases = phases_of(separated, program, streams, frozenset(f.name for f in flags), kernel)
         if len(phases) == 1 and phases[0].model is None and phases[0].kernel is not None:  # one program, as it was written

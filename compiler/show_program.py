@@ -53,7 +53,7 @@ def _function(name: str) -> Callable[..., str]:
     return lambda *arguments: f"{name}({', '.join(arguments)})"
 
 
-_CALLS = "sqrt exp log sin cos cospi tanh abs sign floor mod min max atan2 where pow sum mean total pick"
+_CALLS = "sqrt exp log sin cos cospi tanh abs sign floor mod min max atan2 round_bf16 where pow sum mean total pick"
 _REDUCTIONS = {"sum": "sum", "mean": "mean", "largest": "max", "smallest": "min"}
 _ALONG = {(Extent.ELEM, Extent.ROW): "row", (Extent.ELEM, Extent.COL): "col", (Extent.ELEM, Extent.MATRIX): "matrix"}
 _ALONG |= {(Extent.COL, Extent.MATRIX): "row", (Extent.ROW, Extent.MATRIX): "col"}

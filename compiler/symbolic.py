@@ -48,6 +48,7 @@ _NUMERIC: dict[str, Any] = {
     "min": min,
     "max": max,
     "atan2": mpmath.atan2,
+    "round_bf16": lambda x, u: 19 * x + mpmath.sin(u),  # opaque
     "lt": lambda x, y: x < y,
     "le": lambda x, y: x <= y,
     "gt": lambda x, y: x > y,

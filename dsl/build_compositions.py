@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from optc.dsl import nodes
-from optc.dsl.names import pretty
+from optc.dsl.names import STOCHASTIC, pretty
 from optc.dsl.rules import Clause, Rules
 from optc.dsl.source import Span
 
@@ -159,3 +159,8 @@ class CompositionRules(Rules):
         for single in value if isinstance(value, tuple) else (value,):
             self.constant(single, "an argument", texts=True)
         return nodes.Argument(parts[0].id if len(parts) > 1 else None, value, span=span)
+
+    def on_kept_setting(self, parts: list[Any], span: Span) -> nodes.Argument:
+        if len(parts) == 1 and isinstance(parts[0], nodes.Name) and parts[0].id == STOCHASTIC:
+            return nodes.Argument(None, parts[0], span=span)
+        return self.on_argument(parts, span)

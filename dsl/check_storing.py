@@ -12,7 +12,7 @@ from optc.dsl.kinds import Extent
 from optc.dsl.program import Program, State, Storage
 from optc.dsl.scope import Context, nearest
 from optc.dsl.signs import never_negative
-from optc.dsl.storages import PAIRS, REST, mistakes, resolve
+from optc.dsl.storages import PAIRS, REST, is_stochastic, mistakes, resolve
 
 
 def check_storing(context: Context, spec: nodes.Spec, states: tuple[State, ...]) -> tuple[State, ...]:
@@ -47,8 +47,8 @@ def check_signs(context: Context, spec: nodes.Spec, program: Program) -> None:
 
 
 def pair_of(spec: nodes.Spec) -> str | None:
-    """How parameters are kept."""
-    return next((kept.storage for kept in spec.optimizer.storing if kept.state == "theta"), None)
+    """How parameters are kept, with what they lack beside them; None where they are not."""
+    return next((k.storage for k in spec.optimizer.storing if k.state == "theta" and not is_stochastic(k)), None)
 
 
 def _check_names(context: Context, spec: nodes.Spec, states: tuple[State, ...], found: dict[str, Storage]) -> None:
@@ -81,10 +81,14 @@ def not_like_theta(kept: nodes.Kept, extent: str) -> Diagnostic:
 
 
 def _check_pair(context: Context, kept: nodes.Kept, states: dict[str, State]) -> None:
+    if is_stochastic(kept):
+        return
     if kept.storage not in PAIRS or kept.arguments:
         near = nearest(kept.storage, PAIRS)
         hint = (
-            f"did you mean `{near}`?" if near and not kept.arguments else "known are " + ", ".join(PAIRS) + ", without settings"
+            f"did you mean `{near}`?"
+            if near and not kept.arguments
+            else "known are " + ", ".join(PAIRS) + ", without settings, and bf16(stochastic)"
         )
         context.error("unknown-storage", f"θ cannot be kept as `{kept.storage}`", kept.span, hint)
     if REST in states or REST in {state.key for state in states.values()}:

@@ -84,6 +84,12 @@ _PRIMITIVES = (
     Builtin("tanh", ("x",), "hyperbolic tangent", operation="tanh"),
     Builtin("atan2", ("y", "x"), "angle of the point (x, y) in radians; atan2(0, 0) is 0", operation="atan2"),
     Builtin("pow", ("x", "y"), "x^y; pow(0, 0) is 1", operation="pow"),
+    Builtin(
+        "round_bf16",
+        ("x", "u"),
+        "x as bfloat16: the neighbour away from 0 where u, from [0, 1), is below x's share of the way to it",
+        operation="round_bf16",
+    ),
 )
 
 _SPECIAL = (

@@ -41,6 +41,7 @@ _GIVEN = {
     "loss": Read(LOSS, Type(Sort.REAL, Extent.MODEL)),
     "ndim": Read(Symbol(Role.SHAPE, "ndim"), _SHAPE),
     "numel": Read(Symbol(Role.SHAPE, "numel"), _SHAPE),
+    "bf16": Read(Symbol(Role.SHAPE, "bf16"), Type(Sort.BOOL, Extent.TENSOR, host=True, static=True)),
 }
 
 

@@ -71,7 +71,12 @@ RESERVED_WORDS = frozenset(
 )
 """Words of the language; they are never names. Some only serve constructs that are not part of this version."""
 
-RESERVED_NAMES = frozenset(["theta", "g", "t", "ndim", "numel", "rows", "cols", "dim", "I", "pi", "inf", "loss", "element"])
+STOCHASTIC = "stochastic"
+"""In `bf16(stochastic)`: the one setting that is a word."""
+
+RESERVED_NAMES = frozenset(
+    ["theta", "g", "t", "ndim", "numel", "bf16", "rows", "cols", "dim", "I", "pi", "inf", "loss", "element"]
+)
 """Names (by identity) whose meaning the language gives; a spec cannot declare them."""
 
 PYTHON_KEYWORDS = frozenset([*keyword.kwlist, "self", "super"])

@@ -31,7 +31,7 @@ class Role(Enum):
     LOCAL = "local"
     STEP = "step"  # t
     LOSS = "loss"  # what the closure returned
-    SHAPE = "shape"  # numel, ndim
+    SHAPE = "shape"  # numel, ndim, and bf16: whether θ is bfloat16
     NEW = "new"  # new(state): created in this very step
     SCALAR = "scalar"  # after lowering: a float64 value of the host program, rounded once
     FLAG = "flag"  # after lowering: a condition known before the kernel starts
@@ -59,7 +59,7 @@ LOSS = Symbol(Role.LOSS, "loss")
 
 UNARY = frozenset({"neg", "sqrt", "exp", "log", "sin", "cos", "cospi", "tanh", "abs", "sign", "floor", "not"})
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
-BINARY = COMPARISONS | {"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "and", "or"}
+BINARY = COMPARISONS | {"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "round_bf16", "and", "or"}
 TERNARY = frozenset({"where"})
 DRAWS = tuple(f"uniform_{word}" for word in range(4))
 REDUCTIONS = frozenset({"sum", "mean", "largest", "smallest"})
@@ -205,7 +205,7 @@ class Storage:
     Codes are those of `levels`, 16 or 256 float32 numbers (NaN: the code is not used). `block` numbers that follow each other
     in the flattened tensor share a float32 scale, max(largest |x|, `least`)/`unit`, and x is kept as the code whose level is
     nearest to x/scale; `ties` says which of two that are equally near ("down", "up", or "even": the even code). Tensors with
-    fewer than `smallest` elements are kept as they are.
+    fewer than `smallest` elements are kept as they are. `stochastic`: the step rounds its last value to the dtype, at random.
     """
 
     name: str
@@ -216,6 +216,7 @@ class Storage:
     unit: float = 1.0
     least: float = 0.0
     smallest: int = 0
+    stochastic: bool = False
 
     @property
     def bytes(self) -> float:
@@ -235,7 +236,8 @@ class Storage:
         that no level has are not thought of.
         """
         if self.dtype is not None:
-            return 2.0 ** -{"float64": 53, "float32": 24, "bfloat16": 9, "float16": 12}[self.dtype]
+            nearest = 2.0 ** -{"float64": 53, "float32": 24, "bfloat16": 8, "float16": 11}[self.dtype]
+            return 2 * nearest if self.stochastic else nearest
         known = sorted(level / self.unit for level in self.levels if level == level)
         gaps = [(b - a) / 2 for a, b in pairwise(known)]
         return max(*gaps, 1 - known[-1], known[0] if known[0] >= 0 else known[0] + 1)

@@ -57,7 +57,9 @@ INITIAL = Place(
     "initial values read hypers, θ and g as they are before the step that creates the state",
 )
 NUMBER_INITIAL = Place("the initial value of such a state", frozenset({Role.HYPER}), "it reads hypers and numbers only")
-CONDITION = Place("the condition of a state", frozenset({Role.HYPER, Role.SHAPE}), "it reads hypers, `ndim` and `numel` only")
+CONDITION = Place(
+    "the condition of a state", frozenset({Role.HYPER, Role.SHAPE}), "it reads hypers, `ndim`, `numel` and `bf16` only"
+)
 REQUIRE = Place("`require`", frozenset({Role.HYPER}), "it is checked before any step and reads hypers only")
 DEFINE = Place("`define`", _EVERYWHERE, "give it to the function as an argument")
 FILE_DEFINE = Place(

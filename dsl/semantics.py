@@ -19,6 +19,16 @@ from optc.dsl.program import DRAWS, PICK, REDUCTIONS, Apply, Constant, Expressio
 Value: TypeAlias = Any
 """A float64 or bool numpy scalar or array; a text or None where the type's sort is CHOICE."""
 
+
+def rounded_to_bf16(x: Value, u: Value) -> Value:
+    """x as bfloat16: away from 0 where the 16 bits of float32 that are cut off, as a number from [0, 1), exceed u."""
+    single = np.asarray(x, dtype=np.float32)
+    bits = single.view(np.uint32).astype(np.uint64)
+    away = (bits & 0xFFFF).astype(np.float64) > np.asarray(u, dtype=np.float64) * 65536
+    rounded = ((bits >> 16) + away << 16).astype(np.uint32).view(np.float32)
+    return np.where(np.isnan(single), np.nan, rounded.astype(np.float64))
+
+
 OPERATIONS: dict[str, Callable[..., Value]] = {
     "neg": np.negative,
     "sqrt": np.sqrt,
@@ -41,6 +51,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "min": np.minimum,  # NaN passes through
     "max": np.maximum,
     "atan2": np.arctan2,
+    "round_bf16": rounded_to_bf16,
     "lt": np.less,
     "le": np.less_equal,
     "gt": np.greater,
@@ -110,16 +121,18 @@ def number(value: Value) -> Value:
     return np.float64(value) if isinstance(value, (int, float)) else value
 
 
-def evaluate_static(expression: Expression, hypers: Mapping[str, Scalar], ndim: int = 0, numel: int = 0) -> bool:
+def evaluate_static(
+    expression: Expression, hypers: Mapping[str, Scalar], ndim: int = 0, numel: int = 0, bf16: bool = False
+) -> bool:
     """Whether a static condition, or one on hypers alone, holds.
 
-    `hypers` maps inside names (`beta1`) to values; `ndim` and `numel` are the shape of the parameter.
+    `hypers` maps inside names (`beta1`) to values; `ndim`, `numel` and `bf16` describe the parameter.
     """
 
     def read(symbol: Symbol) -> Value:
         if symbol.role is Role.HYPER:
             return hypers[symbol.name]
-        return {"ndim": ndim, "numel": numel}[symbol.name]
+        return {"ndim": ndim, "numel": numel, "bf16": bf16}[symbol.name]
 
     return bool(evaluate(expression, read))
 

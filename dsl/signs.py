@@ -153,6 +153,8 @@ def _operation(operation: str, arguments: tuple[Expression, ...], x: list[Interv
             return x[1].hull(x[2])
         case "sum" | "total":
             return _POSITIVE if x[0].low >= 0 else _ANY
+        case "round_bf16":
+            return _POSITIVE if x[0].low >= 0 else _ANY
         case "mod":
             return _POSITIVE if x[1].low >= 0 else _ANY
         case _:

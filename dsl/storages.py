@@ -16,6 +16,7 @@ import numpy as np
 from optc.dsl import nodes
 from optc.dsl.errors import Diagnostic
 from optc.dsl.levels import SettingWrong, levels_of
+from optc.dsl.names import STOCHASTIC
 from optc.dsl.program import Storage
 from optc.dsl.scope import nearest
 from optc.dsl.source import Span
@@ -51,8 +52,13 @@ def resolve(kept: nodes.Kept, own: Iterable[nodes.Storage]) -> Storage | Diagnos
     known = {**shipped(), **{storage.name: storage for storage in own}}
     try:
         if name in CASTS:
+            if is_stochastic(kept):
+                return Storage(f"{name}({STOCHASTIC})", dtype=CASTS[name], stochastic=True)
             if kept.arguments:
-                raise SettingWrong("unknown-setting", f"`{name}` has no settings", kept.arguments[0].span, f"write `{name}`")
+                message, hint = f"`{name}` has no such settings", f"write `{name}`"
+                if name == "bf16":
+                    hint += f", or `{name}({STOCHASTIC})` to round up or down at random"
+                raise SettingWrong("unknown-setting", message, kept.arguments[0].span, hint)
             return Storage(name, dtype=CASTS[name])
         if name in PAIRS:
             message = f"`{name}` is a storage of θ, not of a state"
@@ -68,6 +74,13 @@ def resolve(kept: nodes.Kept, own: Iterable[nodes.Storage]) -> Storage | Diagnos
         return _defined(known[name], kept)
     except SettingWrong as wrong:
         return wrong.diagnostic
+
+
+def is_stochastic(kept: nodes.Kept) -> bool:
+    """Whether a clause asks for bfloat16 that is rounded at random."""
+    values = [argument.value for argument in kept.arguments if argument.name is None]
+    named = [value.id for value in values if isinstance(value, nodes.Name)]
+    return kept.storage == "bf16" and named == [STOCHASTIC] and len(kept.arguments) == 1
 
 
 def mistakes(storage: nodes.Storage) -> list[Diagnostic]:

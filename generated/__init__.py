@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .adamw_8bit import AdamW8bit as AdamW8bit
     from .adamw_8bit_split import AdamW8bitSplit as AdamW8bitSplit
     from .adamw_bf16 import AdamWBf16 as AdamWBf16
+    from .adamw_bf16_stochastic import AdamWBf16Stochastic as AdamWBf16Stochastic
     from .adamw_factored import AdamWFactored as AdamWFactored
     from .adamw_fp8 import AdamWFp8 as AdamWFp8
     from .adamw_gc import AdamWGC as AdamWGC
@@ -188,6 +189,7 @@ OPTIMIZERS = {
     "AdamW8bit": "adamw_8bit",
     "AdamW8bitSplit": "adamw_8bit_split",
     "AdamWBf16": "adamw_bf16",
+    "AdamWBf16Stochastic": "adamw_bf16_stochastic",
     "AdamWFactored": "adamw_factored",
     "AdamWFp8": "adamw_fp8",
     "AdamWGC": "adamw_gc",
@@ -377,6 +379,7 @@ __all__ = [
     "AdamW8bit",
     "AdamW8bitSplit",
     "AdamWBf16",
+    "AdamWBf16Stochastic",
     "AdamWFactored",
     "AdamWFp8",
     "AdamWGC",

@@ -154,6 +154,18 @@ def atan2(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 
 
 @triton_kernel
+def round_bf16(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """a as bfloat16: away from 0 where the bits that are cut off, as a number from [0, 1), exceed b."""
+    single = a.to(tl.float32)
+    bits = single.to(tl.int32, bitcast=True)
+    cut = bits & 0xFFFF
+    away = tl.where(cut.to(b.dtype) > b * 65536.0, 0x10000, 0)
+    # the kept bits are the signed number's upper half: 0x7fff0000 + 0x10000 is reached by NaN alone
+    rounded = ((bits - cut) + away).to(tl.float32, bitcast=True)
+    return tl.where(single == single, rounded, single).to(a.dtype)
+
+
+@triton_kernel
 def sum_with(total: tl.tensor, x: tl.tensor, mask: tl.tensor) -> tl.tensor:
     """Lane by lane, total + x; total where `mask` is given and does not hold."""
     if mask is None:

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from optc.runtime.schema import Condition, Hyper, Schema, Value
@@ -17,9 +18,26 @@ Values: TypeAlias = Mapping[str, Value]
 """Values by inside name: numbers as floats, flags as bools, choices as texts, None where a hyper is optional."""
 
 
-def holds(condition: Condition, values: Values, ndim: int, numel: int) -> bool:
-    """Whether a condition over hypers and shapes holds for a parameter of this shape."""
-    return condition.holds({**values, "ndim": ndim, "numel": numel})
+class Facts(NamedTuple):
+    """What conditions read of a parameter; `bf16`: whether it is bfloat16."""
+
+    ndim: int = 0
+    numel: int = 0
+    bf16: bool = False
+
+    @staticmethod
+    def of(p: Tensor) -> Facts:
+        """Those of a parameter."""
+        return Facts(p.ndim, p.numel(), p.dtype == torch.bfloat16)
+
+
+NOTHING = Facts()
+"""Of no parameter: for conditions that read hypers alone."""
+
+
+def holds(condition: Condition, values: Values, facts: Facts = NOTHING) -> bool:
+    """Whether a condition over hypers, and over what is known of a parameter, holds."""
+    return condition.holds({**values, **facts._asdict()})
 
 
 def validate(schema: Schema, group: Mapping[str, Any]) -> dict[str, Value]:

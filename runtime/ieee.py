@@ -7,13 +7,14 @@ too large is infinite, NaN passes through `minimum`, `maximum` and `sign`.
 from __future__ import annotations
 
 import math
+import struct
 from typing import TypeVar
 
 _T = TypeVar("_T")
 
 __all__ = [
-    "atan2", "cos", "cospi", "div", "exp", "floor", "log", "maximum", "minimum", "mod", "number", "pow", "sign", "sin", "sqrt",
-    "tanh", "where",
+    "atan2", "cos", "cospi", "div", "exp", "floor", "log", "maximum", "minimum", "mod", "number", "pow", "round_bf16",
+    "sign", "sin", "sqrt", "tanh", "where",
 ]  # fmt: skip
 
 
@@ -85,6 +86,19 @@ def tanh(x: float) -> float:
 def atan2(y: float, x: float) -> float:
     """The angle of the point (x, y); 0 or ±π at the origin, by the signs of the zeros."""
     return math.atan2(y, x)
+
+
+def round_bf16(x: float, u: float) -> float:
+    """x as bfloat16: away from 0 where the 16 bits of float32 that are cut off, as a number from [0, 1), exceed u."""
+    if not math.isfinite(x):
+        return x
+    try:
+        (bits,) = struct.unpack("<I", struct.pack("<f", x))
+    except OverflowError:  # larger than float32 has
+        return math.copysign(math.inf, x)
+    away = (bits & 0xFFFF) > u * 65536
+    (rounded,) = struct.unpack("<f", struct.pack("<I", ((bits >> 16) + away) << 16))
+    return float(rounded)
 
 
 def floor(x: float) -> float:

@@ -31,7 +31,7 @@ def settle(schema: Schema, values: Values, groups: Sequence[dict[str, Any]], dev
     """
     found: dict[str, Tensor] = {}
     for state in schema.of_model:
-        if state.exists is not None and not holds(state.exists, values, 0, 0):
+        if state.exists is not None and not holds(state.exists, values):
             continue
         entry = next((group[state.key] for group in groups if group.get(state.key) is not None), None)
         if entry is None:
@@ -84,7 +84,7 @@ class Gathering:
         program = phase.model
         if program is None:
             return {}
-        flags = {**self.flags, **{name: holds(c, self.values, 0, 0) for name, c in self.schema.flags if name in program.flags}}
+        flags = {**self.flags, **{name: holds(c, self.values) for name, c in self.schema.flags if name in program.flags}}
         scalars = placed({name: self.scalars[name] for name in program.scalars}, self.device)
         sums = [self._sums[part] for _, part in program.totals]
         own = [self.numbers.get(name) for name in program.states]

@@ -19,7 +19,7 @@ from optc.runtime.choose import Choice
 from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Column, Gradients
 from optc.runtime.draws import draws, first_element
-from optc.runtime.hypers import Values, holds
+from optc.runtime.hypers import Facts, Values, holds
 from optc.runtime.pairs import REST
 from optc.runtime.participants import Participants
 from optc.runtime.schema import Condition, Procedure, Schema, State
@@ -314,17 +314,17 @@ class _Gradient:
 def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor], slots: states.States) -> list[Members]:
     """Sorts by device, dtypes and variant. A gradient that is not there is expected in its parameter's dtype."""
     flags = request.schema.flags
-    variants: dict[tuple[int, int], dict[str, bool]] = {}
+    variants: dict[Facts, dict[str, bool]] = {}
     sorted_: dict[tuple[object, ...], tuple[dict[str, bool], list[int]]] = {}
     reads_g = "g" in request.taking.varying
     dtypes = [p.grad.dtype if reads_g and p.grad is not None else theta.dtype for p, theta in zip(roster, thetas, strict=True)]
     for index, theta in enumerate(thetas):
-        shape = theta.ndim, theta.numel()
-        if shape not in variants:
-            variants[shape] = {name: holds(condition, request.values, *shape) for name, condition in flags}
+        facts = Facts.of(theta)
+        if facts not in variants:
+            variants[facts] = {name: holds(condition, request.values, facts) for name, condition in flags}
         present = tuple(s.key in slots[roster[index]] for s in request.schema.states)
-        key = (theta.device, theta.dtype, dtypes[index], *variants[shape].values(), present)
-        sorted_.setdefault(key, (variants[shape], []))[1].append(index)
+        key = (theta.device, theta.dtype, dtypes[index], *variants[facts].values(), present)
+        sorted_.setdefault(key, (variants[facts], []))[1].append(index)
     names = [name for hyper in request.schema.hypers if hyper.kind == "choice" for name in hyper.names]
     choices = {name: value for name in names if isinstance(value := request.values[name], str)}
     numbers = {id(p): request.before + place for place, p in enumerate(request.group)}
@@ -349,14 +349,14 @@ def _statics(schema: Schema, parameters: Sequence[Tensor]) -> Callable[[Values],
     """A function of the hypers that changes its result whenever a variant or the presence of a state does."""
     conditions: list[Condition] = [condition for _, condition in schema.flags]
     conditions += [state.exists for state in schema.states if state.exists is not None]
-    sizes: set[tuple[int, int]] = {(0, 0)}
-    if any(not {"ndim", "numel"}.isdisjoint(condition.arguments) for condition in conditions):
-        sizes = {(p.ndim, p.numel()) for p in parameters}
-    ordered = sorted(sizes)
+    known = {Facts()}
+    if any(not set(Facts._fields).isdisjoint(condition.arguments) for condition in conditions):
+        known = {Facts.of(p) for p in parameters}
+    ordered = sorted(known)
     choices = [name for hyper in schema.hypers if hyper.kind == "choice" for name in hyper.names]
     choices += [] if schema.pick is None else [schema.pick]
 
     def result(values: Values) -> object:
-        return [values[name] for name in choices], [holds(c, values, *shape) for shape in ordered for c in conditions]
+        return [values[name] for name in choices], [holds(c, values, facts) for facts in ordered for c in conditions]
 
     return result

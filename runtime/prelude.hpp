@@ -94,6 +94,12 @@ OPTC_INLINE math_t floor(math_t x) { return is_double ? math_t(__builtin_floor(x
 OPTC_INLINE math_t sign(math_t x) { return where(x > 0, math_t(1), where(x < 0, math_t(-1), x)); }
 OPTC_INLINE math_t min(math_t a, math_t b) { return where((a < b) | (a != a), a, b); }
 OPTC_INLINE math_t max(math_t a, math_t b) { return where((a > b) | (a != a), a, b); }
+// x as bfloat16: away from 0 where the bits that are cut off, as a number from [0, 1), exceed u.
+OPTC_INLINE math_t round_bf16(math_t x, math_t u) {
+    const float single = float(x);
+    const uint32_t bits = bits_of(single), away = math_t(int32_t(bits & 0xffff)) > u * 65536 ? 0x10000u : 0u;
+    return math_t(where(single != single, single, float_of((bits & 0xffff0000u) + away)));
+}
 // Floored: the sign of the divisor.
 OPTC_INLINE math_t mod(math_t a, math_t b) {
     const math_t r = is_double ? math_t(__builtin_fmod(a, b)) : math_t(__builtin_fmodf(a, b));

@@ -179,6 +179,7 @@ OPTC_INLINE double mod(double a, double b) {
     const double r = __builtin_fmod(a, b);
     return r != 0 && (r < 0) != (b < 0) ? r + b : r;
 }
+OPTC_INLINE double round_bf16(double x, double u) { return optc::round_bf16(x, u); }
 OPTC_INLINE double half_power(double x) { return x == -__builtin_inf() ? __builtin_inf() : sqrt(x + 0.0); }
 OPTC_INLINE double exp(double x) { return ::exp(x); }
 OPTC_INLINE double log(double x) { return ::log(x); }

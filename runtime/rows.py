@@ -75,6 +75,8 @@ def sort(
         columns.append([float(p.numel()) for p in members])
     if "ndim" in used:
         columns.append([float(p.ndim) for p in members])
+    if "bf16" in used:
+        columns.append([p.dtype == torch.bfloat16 for p in members])
     alike: dict[tuple[Any, ...], list[int]] = {}
     for index, identity in enumerate(zip(*columns, strict=True)):
         alike.setdefault(identity, []).append(index)
@@ -82,7 +84,7 @@ def sort(
     for identity, places in alike.items():
         slot, rest = slots[places[0]], iter(identity[len(keys) :])
         constants: dict[str, Value] = {f"new_{name}": next(rest) for name in news}
-        constants |= {name: next(rest) for name in ("numel", "ndim") if name in used}
+        constants |= {name: next(rest) for name in ("numel", "ndim", "bf16") if name in used}
         history = [repr(states.number(slot[key])) if key in slot else None for key in keys]
         constants |= {s.name: math.nan for s in kept if s.key not in slot}
         cohorts.setdefault((*history, *constants.values()), (constants, []))[1].extend(places)

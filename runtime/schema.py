@@ -43,7 +43,7 @@ class Hyper:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A generated function of `arguments` (inside names of hypers, `ndim`, `numel`; or static flags) that returns a bool."""
+    """A generated function of `arguments` (inside names of hypers, `ndim`, `numel`, `bf16`; or flags) that returns a bool."""
 
     function: Callable[..., bool]
     arguments: tuple[str, ...]
@@ -274,8 +274,8 @@ class Procedure:
     """`step` or an entry.
 
     `host(*arguments)` is the host program in float64: `arguments` name its inputs (inside names of hypers, `t`, `numel`,
-    `ndim`, `new_<state>`, names of host states). It returns `(scalars, flags, carried)`: floats in the order of `scalars`,
-    bools in the order of `flags`, new values of the host states in `carried`. Kernels pick theirs by name.
+    `ndim`, `bf16`, `new_<state>`, names of host states). It returns `(scalars, flags, carried)`: floats in the order of
+    `scalars`, bools in the order of `flags`, new values of the host states in `carried`. Kernels pick theirs by name.
     `triton_scalars` is the same program for the device, used under `capturable`.
     """
 

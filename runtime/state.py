@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optc.runtime import layout, shapes
 from optc.runtime.backend import arithmetic_dtype
-from optc.runtime.hypers import Values, holds
+from optc.runtime.hypers import Facts, Values, holds
 from optc.runtime.pairs import REST, Pair, first_rest, rest_dtype
 from optc.runtime.schema import PER_ELEMENT, Procedure, Schema, State
 from optc.runtime.storage import are_codes, kept_as_codes, kept_dtype
@@ -44,8 +44,8 @@ def number(entry: Any) -> float:
 
 
 def exists(state: State, values: Values, p: Tensor) -> bool:
-    """Whether a parameter of this shape has the state under these hypers."""
-    return state.exists is None or holds(state.exists, values, p.ndim, p.numel())
+    """Whether a parameter of this shape and dtype has the state under these hypers."""
+    return state.exists is None or holds(state.exists, values, Facts.of(p))
 
 
 def needed(schema: Schema, procedure: Procedure) -> tuple[State, ...]:

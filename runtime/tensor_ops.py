@@ -36,6 +36,16 @@ def cospi(x: Tensor) -> Tensor:
     return (x - 2 * torch.floor(x / 2 + 0.5)).mul_(math.pi).cos_()
 
 
+def round_bf16(x: Tensor, u: Tensor | float) -> Tensor:
+    """x as bfloat16, in its own dtype: away from 0 where the 16 bits of float32 that are cut off, as a number from [0, 1),
+    exceed u.
+    """
+    bits = x.to(torch.float32).view(torch.int32)
+    cut = bits & 0xFFFF
+    rounded = (bits - cut + (cut > u * 65536).int() * 0x10000).view(torch.float32)
+    return torch.where(x == x, rounded.to(x.dtype), x)
+
+
 def total(x: Tensor, dim: int | None = None) -> Tensor:
     """Σx in float64; 0 over no elements. With `dim` -1 of each row, with -2 of each column, in a dimension of length 1."""
     if dim is None:

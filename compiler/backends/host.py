@@ -30,6 +30,7 @@ _CALLS: dict[str, Callable[..., str]] = {
     "min": "ieee.minimum({}, {})".format,
     "max": "ieee.maximum({}, {})".format,
     "atan2": "ieee.atan2({}, {})".format,
+    "round_bf16": "ieee.round_bf16({}, {})".format,
     "where": "({1} if {0} else {2})".format,
     "eq": _eq,
     "ne": _ne,
@@ -81,7 +82,7 @@ def emit_host(procedure: ProcedurePlan, plan: Plan) -> tuple[tuple[str, ...], tu
 
 
 def _annotation(argument: str, program: Program) -> str:
-    if argument in {f"new_{state.name}" for state in program.states}:
+    if argument in {"bf16", *(f"new_{state.name}" for state in program.states)}:
         return "bool"
     for hyper in program.hypers:
         if argument in hyper.names:
@@ -91,7 +92,7 @@ def _annotation(argument: str, program: Program) -> str:
 
 
 def host_arguments(procedure: ProcedurePlan, plan: Plan) -> tuple[str, ...]:
-    """What the host program is called with: hypers by inside name, `t`, `numel`, `ndim`, `new_<state>`, host states."""
+    """What the host program is called with: hypers by inside name, `t`, `numel`, `ndim`, `bf16`, `new_<state>`, host states."""
     wanted = {
         f"new_{r.symbol.name}" if r.symbol.role is Role.NEW else r.symbol.name
         for e in expressions(procedure.host.body)
@@ -100,7 +101,7 @@ def host_arguments(procedure: ProcedurePlan, plan: Plan) -> tuple[str, ...]:
     }
     bound = {s.target.name for s in statements(procedure.host.body) if isinstance(s, Let | Store)}
     wanted |= {n for n in (*procedure.host.scalars, *procedure.host.flags) if n not in bound} | set(procedure.host.carried)
-    order = [n for h in plan.program.hypers for n in h.names] + ["t", "numel", "ndim"]
+    order = [n for h in plan.program.hypers for n in h.names] + ["t", "numel", "ndim", "bf16"]
     order += [f"new_{s.name}" for s in plan.program.states] + [s.name for s in plan.program.states if s.host]
     return tuple(n for n in order if n in wanted)
 
@@ -136,7 +137,7 @@ def emit_condition(condition: Expression, program: Program) -> tuple[str, tuple[
         return f"lambda: {condition.value}", ()
     symbols = list(dict.fromkeys(r.symbol for r in reads(condition)))
     names = {s.name for s in symbols if s.role is not Role.FLAG}
-    order = [n for h in program.hypers for n in h.names] + ["numel", "ndim"]
+    order = [n for h in program.hypers for n in h.names] + ["numel", "ndim", "bf16"]
     arguments = (*(n for n in order if n in names), *(s.name for s in symbols if s.role is Role.FLAG))
     namer = Namer(PYTHON | {"ieee"})
     spelled = dialect(program, namer)

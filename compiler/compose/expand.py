@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from optc.compiler.compose.arguments import Parts, configured, with_arguments
 from optc.compiler.compose.library import Library, library_of, parts_of, shipped_modifiers, shipped_parts
 from optc.compiler.compose.modifier import mistakes_of
+from optc.compiler.compose.rounding import rounded
 from optc.compiler.compose.stages import Applied, Composed, Report, compose
 from optc.compiler.compose.tree import called
 from optc.compiler.compose.unfold import unfolded
@@ -218,7 +219,7 @@ def _unfolded(optimizer: nodes.Optimizer, storages: tuple[nodes.Storage, ...], s
     def report(code: str, message: str, span: Span, hint: str) -> None:
         diagnostics.append(Diagnostic(code, message, span, hint))
 
-    result = unfolded(optimizer, storages, report)
+    result = rounded(unfolded(optimizer, storages, report), report)
     if diagnostics:
         raise SpecError(source, diagnostics)
     return result

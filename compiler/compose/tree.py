@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -129,6 +129,27 @@ def values_of(hyper: nodes.Hyper) -> tuple[str, ...]:
 def declared_states(items: tuple[nodes.StateItem, ...]) -> set[str]:
     """The names of states, those under conditions included."""
     return {node.name for node in walk(items) if isinstance(node, nodes.State)}
+
+
+Path: TypeAlias = tuple[nodes.Expression, ...]
+"""Conditions, the outermost first."""
+
+
+def states_with_paths(items: Iterable[nodes.StateItem], path: Path = ()) -> Iterator[tuple[nodes.State, Path]]:
+    """The states with the conditions they stand under."""
+    for item in items:
+        if isinstance(item, nodes.State):
+            yield item, path
+        else:
+            yield from states_with_paths(item.then, (*path, item.condition))
+            yield from states_with_paths(item.otherwise, (*path, nodes.Unary("not", item.condition)))
+
+
+def under(path: Path, lines: tuple[nodes.Statement, ...]) -> tuple[nodes.Statement, ...]:
+    """Lines under conditions."""
+    for condition in reversed(path):
+        lines = (nodes.If(condition, lines, ()),)
+    return lines
 
 
 def every_name(part: nodes.Optimizer | nodes.Modifier) -> set[str]:

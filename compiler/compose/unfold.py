@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from optc.compiler.compose.tree import bound, every_name, renamed, transformed, transformed_items
+from optc.compiler.compose.tree import (
+    Path,
+    bound,
+    every_name,
+    renamed,
+    states_with_paths,
+    transformed,
+    transformed_items,
+    under,
+)
 from optc.dsl import nodes
 from optc.dsl.levels import SettingWrong
 from optc.dsl.scope import walk
@@ -18,7 +27,6 @@ from optc.dsl.source import Span
 from optc.dsl.storages import settings_of, shipped
 
 Report: TypeAlias = Callable[[str, str, Span, str], None]
-_Path: TypeAlias = tuple[nodes.Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class _Unfolded:
     """A state, the conditions it stands under, the storage, the condition for it, and what takes the names' places."""
 
     state: nodes.State
-    path: _Path
+    path: Path
     storage: nodes.Storage
     when: nodes.Expression | None
     names: Mapping[str, str]
@@ -44,7 +52,7 @@ def unfolded(optimizer: nodes.Optimizer, own: Iterable[nodes.Storage], report: R
     stops = any(isinstance(node, nodes.Stop) for node in walk(optimizer.step))
     taken = every_name(optimizer)
     found: list[_Unfolded] = []
-    for state, path in _states(optimizer.states, ()):
+    for state, path in states_with_paths(optimizer.states):
         if state.name not in chosen:
             continue
         kept, storage = chosen[state.name]
@@ -70,7 +78,7 @@ def _written_out(optimizer: nodes.Optimizer, found: Mapping[str, _Unfolded]) -> 
     behind: list[nodes.Statement] = []
     for one in found.values():
         start, decode = nodes.Name(one.state.name), renamed(one.storage.decode or nodes.Number(0), one.names)
-        now, first = nodes.Name(one.now), next(state.name for state, _ in _states(one.storage.states, ()))
+        now, first = nodes.Name(one.now), next(state.name for state, _ in states_with_paths(one.storage.states))
         lines: tuple[nodes.Statement, ...] = (nodes.Assign((now,), decode),)
         if one.state.initial != nodes.Number(0):
             new = nodes.Call("new", (nodes.Name(one.names[first]),))
@@ -80,8 +88,8 @@ def _written_out(optimizer: nodes.Optimizer, found: Mapping[str, _Unfolded]) -> 
         back: tuple[nodes.Statement, ...] = (nodes.Write((start,), now),)
         if one.path:
             before.append(nodes.Assign((now,), nodes.Number(0)))
-        before += _under(one.path, _either(one.when, lines, plain))
-        behind += _under(one.path, _either(one.when, encode, back))
+        before += under(one.path, _either(one.when, lines, plain))
+        behind += under(one.path, _either(one.when, encode, back))
     step = _with_values(optimizer.step, found)
     keys = {kept.state for kept in optimizer.storing if kept.state in found}
     return replace(
@@ -131,15 +139,6 @@ def _named(item: nodes.StateItem, one: _Unfolded) -> nodes.StateItem:
     return transformed(item, change)
 
 
-def _states(items: Iterable[nodes.StateItem], path: _Path) -> Iterable[tuple[nodes.State, _Path]]:
-    for item in items:
-        if isinstance(item, nodes.State):
-            yield item, path
-        else:
-            yield from _states(item.then, (*path, item.condition))
-            yield from _states(item.otherwise, (*path, nodes.Unary("not", item.condition)))
-
-
 def _written_together(optimizer: nodes.Optimizer, name: str) -> bool:
     """Whether a line writes the state together with others."""
     writes = (node for node in walk(optimizer.step) if isinstance(node, nodes.Write))
@@ -161,12 +160,6 @@ def _either(
     when: nodes.Expression | None, then: tuple[nodes.Statement, ...], otherwise: tuple[nodes.Statement, ...]
 ) -> tuple[nodes.Statement, ...]:
     return then if when is None else (nodes.If(when, then, otherwise),)
-
-
-def _under(path: _Path, lines: tuple[nodes.Statement, ...]) -> tuple[nodes.Statement, ...]:
-    for condition in reversed(path):
-        lines = (nodes.If(condition, lines, ()),)
-    return lines
 
 
 def _free(wish: str, taken: set[str]) -> str:

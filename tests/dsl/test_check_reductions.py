@@ -351,7 +351,7 @@ TOTALS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     ),
     "the loss in the condition of a state": (
         step("m <- g", "u = m", END, state=("if loss > 1: m = 0",)),
-        [("5:12 not-readable-here", "it reads hypers, `ndim` and `numel` only")],
+        [("5:12 not-readable-here", "it reads hypers, `ndim`, `numel` and `bf16` only")],
     ),
     "the loss in a function": (
         step("u = f(g)", END, state=(), more=("define f(x) = x*loss",)),

@@ -232,6 +232,9 @@ class Printer:
             return self._bound(operation, *pieces)
         if operation in _PRECEDENCE:
             return self._arithmetic(operation, *pieces)
+        if operation == "round_bf16":
+            number = pieces[0] if pieces[0].tensor else self.widened(pieces[0], pieces[1].kind, sort)
+            return Piece(f"round_bf16({number.text}, {pieces[1].text})", kind=_widest(pieces), fresh=True)
         if operation in DRAWS:
             return Piece(f"{operation}({', '.join(p.text for p in pieces)})", fresh=True)
         return self._function({"mod": "remainder"}.get(operation, operation), pieces)

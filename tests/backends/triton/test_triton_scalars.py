@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optc.runtime.backend import Residents
-from optc.runtime.hypers import holds
+from optc.runtime.hypers import Facts, holds
 from optc.runtime.schema import Procedure, Schema
 from optc.runtime.triton_launch import TRITON, CapturableLauncher, TritonLauncher, prepare_capturable
 from tests.backends.triton.kernels import optimizer
@@ -44,11 +44,11 @@ class Bench:
         self.procedure: Procedure = self.schema.procedure(procedure)
         self.values = values_of(opt)
         self.shapes = [(3,), (2, 5), (), (600,), (1, 1, 4), (7,)]
-        self.variant = {n: holds(c, self.values, 2, 10) for n, c in self.schema.flags}
+        self.variant = {n: holds(c, self.values, Facts(2, 10)) for n, c in self.schema.flags}
         self.dtype = dtype
         self.tensors = {"theta": [torch.randn(s, dtype=dtype) for s in self.shapes]}
         for state in self.schema.states:
-            if not state.host and (state.exists is None or holds(state.exists, self.values, 2, 10)):
+            if not state.host and (state.exists is None or holds(state.exists, self.values, Facts(2, 10))):
                 self.tensors[state.name] = [torch.rand(s, dtype=dtype) for s in self.shapes]
         self.varying = {s.name: [torch.randn(x, dtype=dtype) for x in self.shapes]
                         for k in self.procedure.kernels for s in k.streams if s.role in ("gradient", "input")}  # fmt: skip

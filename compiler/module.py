@@ -90,7 +90,7 @@ def emit_module(plan: Plan, module: str) -> str:
         signature=[_parameter(h) for h in program.hypers],
         defaults=rows([f'"{h.key}": {h.key}' for h in program.hypers], 8, "{}"),
         entries=[_entry(p) for p in plan.procedures if p.name != "step"],
-        matrix=program.matrix,
+        seen=program.seen,
         pick=program.pick,
         pair=program.pair,
         books=[_book(s) for s in books_of(program)],

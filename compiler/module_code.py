@@ -122,7 +122,7 @@ def _kernel(kernel: Kernel, exports: tuple[str, ...], program: Program) -> _Kern
     rest = [f"{what}={long_names(found, 24)}" for what in ("parts", "given", "leaves") if (found := getattr(kernel, what))]
     if any(extent is not Extent.TENSOR for extent in kernel.extents):
         rest.insert(0, f"extents={long_names(tuple(extent.value for extent in kernel.extents), 24)}")
-        rest += ["matrix=True"] * program.matrix
+        rest += [f'seen="{program.seen}"'] if program.seen else []
     if kernel.pick is not None:
         rest.append(f'pick="{kernel.pick[0]}"')
     return _KernelText(

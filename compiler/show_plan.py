@@ -59,7 +59,8 @@ def show_storages(plan: Plan) -> Iterator[str]:
             yield f"{INDENT}{name}: {storage.name}, {storage.bytes:g} bytes per element; one rounding is off by {off} at most"
             continue
         bits = 8 if len(storage.levels) == 256 else 4
-        of = f"{bits} bits and a scale for {storage.block} numbers: {storage.bytes:.4g} bytes per element"
+        what = "1 bit" if bits == 1 else f"{bits} bits"
+        of = f"{what} and a scale for {storage.block} numbers: {storage.bytes:.4g} bytes per element"
         yield f"{INDENT}{name}: {storage.name}, {of}; off by {off} of the largest of these at most"
         yield f"{INDENT}{' ' * len(name)}  numbers of their own in tensors of less than {storage.smallest} elements"
 

@@ -131,9 +131,12 @@ def _plain(value: object) -> str:
 # --- the checked program and the update ---------------------------------------------------------------------------------------
 
 
+_SEEN = {"matrix": "(first dimension, all others)", "square": "the two factors of its size that are nearest to each other"}
+
+
 def show_program(program: Program) -> str:
     """Declarations and typed statements: after `:` what a value is (static, host, extent, sort)."""
-    rows = [f"optimizer {program.name}", *(["shape matrix: (first dimension, all others)"] if program.matrix else [])]
+    rows = [f"optimizer {program.name}", *([f"shape {program.seen}: {_SEEN[program.seen]}"] if program.seen else [])]
     rows += ["hypers", *(INDENT + _hyper(h) for h in program.hypers)]
     if program.requires:
         rows.append("requires")

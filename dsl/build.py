@@ -113,8 +113,8 @@ class Builder(CompositionRules):
         )
 
     def on_shape(self, parts: list[Any], span: Span) -> Clause:
-        if parts[0].id != "matrix":
-            hint = "write `shape: matrix` for θ seen as (first dimension, all others)"
+        if parts[0].id not in ("matrix", "square"):
+            hint = "write `shape: matrix` for θ seen as (first dimension, all others), `shape: square` for rows like columns"
             self.report("unknown-shape", f"there is no shape `{parts[0].id}`", parts[0].span, hint)
         self.mark("shape", span)
         return Clause("shape", parts[0].id, span)

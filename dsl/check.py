@@ -6,7 +6,7 @@ from optc.dsl import calls, nodes
 from optc.dsl.check_blocks import ProcedureChecker
 from optc.dsl.check_hypers import check_hypers
 from optc.dsl.check_states import StateChecker
-from optc.dsl.check_storing import check_signs, check_storing, pair_of
+from optc.dsl.check_storing import check_one_bit, check_signs, check_storing, pair_of
 from optc.dsl.errors import SpecError
 from optc.dsl.implication import Implication, static_part
 from optc.dsl.infer import Inference
@@ -128,11 +128,12 @@ class _Checker:
             states,
             procedures,
             context.source,
-            node.shape == "matrix",
+            node.shape,
             None if context.pick is None else context.pick[0],
             pair_of(spec),
         )
         check_signs(context, spec, program)
+        check_one_bit(context, spec, program)
         return program
 
     def _requires(self) -> tuple[Require, ...]:

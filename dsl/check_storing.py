@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from optc.dsl import nodes
 from optc.dsl.errors import Diagnostic
 from optc.dsl.kinds import Extent
-from optc.dsl.program import Program, State, Storage
+from optc.dsl.program import Apply, Branch, Constant, Expression, Program, Role, State, Statement, Storage, Store, Symbol
 from optc.dsl.scope import Context, nearest
 from optc.dsl.signs import never_negative
 from optc.dsl.storages import PAIRS, REST, is_stochastic, mistakes, resolve
@@ -44,6 +44,40 @@ def check_signs(context: Context, spec: nodes.Spec, program: Program) -> None:
             )
             hint = f"take one for signed numbers, such as `dynamic8`, or write `{kept.state} <- max(…, 0)`"
             context.error("unsigned-storage", message, kept.span, hint)
+
+
+def check_one_bit(context: Context, spec: nodes.Spec, program: Program) -> None:
+    """Reports states that may be something else than -1 and 1 where their storage keeps these alone."""
+    signs = {s.name: s.storage.name for s in program.states if s.storage is not None and len(s.storage.levels) == 2}
+    if not signs or context.diagnostics:
+        return
+    values = [(s.target, s.value) for p in program.procedures for s in _stores(p.body)]
+    values += [(Symbol(Role.STATE, s.name), s.initial) for s in program.states]
+    for kept in spec.optimizer.storing:
+        own = [value for target, value in values if target == Symbol(Role.STATE, kept.state)]
+        if kept.state in signs and not all(map(_is_sign, own)):
+            message = f"`{signs[kept.state]}` keeps -1 and 1 only, and `{kept.state}` may be something else as far as is known"
+            hint = f"let it start as 1, and write `{kept.state} <- where(x > 0, 1, -1)`"
+            context.error("no-sign", message, kept.span, hint)
+
+
+def _stores(body: Iterable[Statement]) -> Iterator[Store]:
+    for statement in body:
+        if isinstance(statement, Store):
+            yield statement
+        elif isinstance(statement, Branch):
+            yield from _stores((*statement.then, *statement.otherwise))
+
+
+def _is_sign(value: Expression) -> bool:
+    match value:
+        case Constant(value=int() | float() as number):
+            return abs(number) == 1
+        case Apply(operation="neg", arguments=(inner,)):
+            return _is_sign(inner)
+        case Apply(operation="where", arguments=(_, then, otherwise)):
+            return _is_sign(then) and _is_sign(otherwise)
+    return False
 
 
 def pair_of(spec: nodes.Spec) -> str | None:

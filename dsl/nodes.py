@@ -278,7 +278,7 @@ class Optimizer(Node):
 @dataclass(frozen=True, slots=True)
 class Storage(Node):
     """A way of keeping a state in memory: settings, and `define level(c)`, the number that a code stands for; or other states,
-    what they `decode` to, and the lines that `encode` a value called `value`."""
+    how they are kept, what they `decode` to, and the lines that `encode` a value called `value`. `shape`: as in `Optimizer`."""
 
     name: str
     text: str | None = None
@@ -286,7 +286,9 @@ class Storage(Node):
     notes: tuple[str, ...] = ()
     settings: tuple[Argument, ...] = ()
     defines: tuple[Define, ...] = ()
+    shape: str | None = None
     states: tuple[StateItem, ...] = ()
+    storing: tuple[Kept, ...] = ()
     decode: Expression | None = None
     value: str = ""
     encode: tuple[Statement, ...] = ()

@@ -202,7 +202,7 @@ class Require:
 class Storage:
     """How a state per element is kept in memory: in another `dtype`, or as codes.
 
-    Codes are those of `levels`, 16 or 256 float32 numbers (NaN: the code is not used). `block` numbers that follow each other
+    Codes are those of `levels`, 2 (-1 and 1), 16 or 256 float32 numbers (NaN: the code is not used). `block` numbers that follow each other
     in the flattened tensor share a float32 scale, max(largest |x|, `least`)/`unit`, and x is kept as the code whose level is
     nearest to x/scale; `ties` says which of two that are equally near ("down", "up", or "even": the even code). Tensors with
     fewer than `smallest` elements are kept as they are. `stochastic`: the step rounds its last value to the dtype, at random.
@@ -221,7 +221,7 @@ class Storage:
     @property
     def bytes(self) -> float:
         """Bytes per element."""
-        return (1 if len(self.levels) == 256 else 0.5) + 4 / self.block if self.dtype is None else DTYPE_BYTES[self.dtype]
+        return {256: 1, 16: 0.5, 2: 0.125}[len(self.levels)] + 4 / self.block if self.dtype is None else DTYPE_BYTES[self.dtype]
 
     @property
     def signed(self) -> bool:
@@ -233,8 +233,10 @@ class Storage:
         """How far one encoding may move a number: of codes as a share of the largest |x| of the block, else of the number.
 
         It is half of the widest gap between levels, or the distance to the outermost one where that is more; numbers of a sign
-        that no level has are not thought of.
+        that no level has are not thought of. Numbers that are kept as one of two levels are one of them.
         """
+        if len(self.levels) == 2:
+            return 0.0
         if self.dtype is not None:
             nearest = 2.0 ** -{"float64": 53, "float32": 24, "bfloat16": 8, "float16": 11}[self.dtype]
             return 2 * nearest if self.stochastic else nearest
@@ -277,11 +279,18 @@ class Procedure:
     body: tuple[Statement, ...]
 
 
+def squarest(size: int) -> tuple[int, int]:
+    """(rows, columns): the factors of a size that are nearest to each other, more rows than columns where they differ."""
+    columns = next((k for k in range(math.isqrt(size), 0, -1) if size % k == 0), 1)
+    return size // columns, columns
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A checked optimizer. `procedures[0]` is `step`.
 
-    `matrix`: rows and columns are those of θ seen as (first dimension, all others), else those of its last two dimensions.
+    `seen`: rows and columns are those of θ seen as (first dimension, all others) for "matrix", as the two factors of its size
+    that are nearest to each other for "square", else those of its last two dimensions.
     `pick`: the hyper p of values and states of extent `pick`, if there are any. `pair`: how parameters of 16 bits are kept
     together with what they lack ("split24", "split32", "kahan" or "master").
     """
@@ -295,13 +304,15 @@ class Program:
     states: tuple[State, ...]
     procedures: tuple[Procedure, ...]
     source: Source = field(compare=False, repr=False)
-    matrix: bool = False
+    seen: str | None = None
     pick: str | None = None
     pair: str | None = None
 
     def view(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in which the program sees a parameter of shape `shape`."""
-        return (shape[0], math.prod(shape[1:])) if self.matrix and len(shape) > 2 else shape
+        if self.seen == "matrix" and len(shape) > 2:
+            return shape[0], math.prod(shape[1:])
+        return squarest(math.prod(shape)) if self.seen == "square" and len(shape) >= 2 else shape
 
     def state(self, name: str) -> State:
         """The state of that name."""

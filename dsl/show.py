@@ -159,6 +159,8 @@ class _Printer:
         rows = [Row(0, (f"storage {storage.name}:",), place), *self.texts(storage)]
         rows += aligned([Row(1, (f"{s.name}", f"= {self.value(s)}"), s.span) for s in storage.settings])
         rows += self.section("state", self.states(storage.states, 2), storage.span)
+        if storage.storing:
+            rows.append(Row(1, (self.storing(storage.storing),), self.head_span("storing", storage.span)))
         for define in storage.defines:
             rows += self.define(define, 1)
         if storage.decode is not None:

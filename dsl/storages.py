@@ -29,12 +29,12 @@ PAIRS = ("split24", "split32", "kahan", "master")
 """Storages of θ: parameters of 16 bits, and a state beside them with what they lack."""
 REST = "theta_rest"
 
-_CODES = (16, 256)
+_CODES = (2, 16, 256)
 _BLOCKS = tuple(2**k for k in range(6, 13))
 _TIES = ("down", "up", "even")
 _LARGEST = float(np.finfo(np.float32).max)
 _SETTINGS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "codes": (lambda x: isinstance(x, int) and x in _CODES, "16 or 256"),
+    "codes": (lambda x: isinstance(x, int) and x in _CODES, "2, 16 or 256"),
     "block": (lambda x: isinstance(x, int) and x in _BLOCKS, "a power of two from 64 to 4096"),
     "ties": (lambda x: x in _TIES, '"down", "up" or "even"'),
     "unit": (lambda x: isinstance(x, float | int) and 1 <= x <= _LARGEST, "a number, 1 or above"),
@@ -55,8 +55,9 @@ def resolve(kept: nodes.Kept, own: Iterable[nodes.Storage]) -> Storage | Diagnos
             if is_stochastic(kept):
                 return Storage(f"{name}({STOCHASTIC})", dtype=CASTS[name], stochastic=True)
             if kept.arguments:
-                message, hint = f"`{name}` has no such settings", f"write `{name}`"
+                message, hint = f"`{name}` has no settings", f"write `{name}`"
                 if name == "bf16":
+                    message = f"`{name}` has no such setting"
                     hint += f", or `{name}({STOCHASTIC})` to round up or down at random"
                 raise SettingWrong("unknown-setting", message, kept.arguments[0].span, hint)
             return Storage(name, dtype=CASTS[name])
@@ -151,6 +152,9 @@ def _defined(node: nodes.Storage, kept: nodes.Kept) -> Storage:
         _once(name, kept.arguments[:number], argument.span)
         given[name] = _checked(name, argument.value, argument.span)
     levels = levels_of(node, given["codes"])
+    if given["codes"] == 2 and (tuple(levels) != (-1, 1) or (given["unit"], given["least"]) != (1, 0)):
+        message = f"the codes 0 and 1 of `{node.name}` must stand for -1 and 1, without `unit` and `least`"
+        raise SettingWrong("wrong-levels", message, node.span, "write `define level(c) = 2*c - 1`")
     changed = [f"{_name(argument)} = {given[_name(argument)]:g}" for argument in kept.arguments]
     return Storage(
         node.name + (f"({', '.join(changed)})" if changed else ""),

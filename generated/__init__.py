@@ -144,6 +144,7 @@ if TYPE_CHECKING:
     from .signum import Signum as Signum
     from .simplified_ademamix import SimplifiedAdEMAMix as SimplifiedAdEMAMix
     from .sm3 import SM3 as SM3
+    from .smmf import SMMF as SMMF
     from .sophia import SophiaG as SophiaG
     from .sophia_h import SophiaH as SophiaH
     from .spam import SPAM as SPAM
@@ -294,6 +295,7 @@ OPTIMIZERS = {
     "Signum": "signum",
     "SimplifiedAdEMAMix": "simplified_ademamix",
     "SM3": "sm3",
+    "SMMF": "smmf",
     "SophiaG": "sophia",
     "SophiaH": "sophia_h",
     "SPAM": "spam",
@@ -336,6 +338,7 @@ __all__ = [
     "SGDW",
     "SGLD",
     "SM3",
+    "SMMF",
     "SPAM",
     "SPS",
     "SRMM",

@@ -119,7 +119,7 @@ def _codebook(told: Any) -> Codebook | None:
     if not isinstance(told, Mapping):
         return None
     levels, block, name = told.get("levels"), told.get("block"), told.get("name")
-    if not isinstance(levels, Sequence) or len(levels) not in (16, 256) or not all(isinstance(x, float) for x in levels):
+    if not isinstance(levels, Sequence) or len(levels) not in (2, 16, 256) or not all(isinstance(x, float) for x in levels):
         return None
     known = [x for x in levels if x == x]
     if len(set(known)) < 2 or max(map(abs, known)) > torch.finfo(torch.float32).max:

@@ -29,10 +29,11 @@ _MOST_SHIFT, _LEAST_SHIFT = 16, 8
 class Codebook:
     """How blocks of numbers are kept.
 
-    `levels` are float32 values by code, 256 of them (a byte per number) or 16 (two numbers per byte, the first in the high
-    half); levels that are NaN are never chosen. `block`: numbers that share a scale, a power of two from 64 to 4096. `ties`:
-    which of two levels that are equally near is taken: the larger ("up"), the smaller ("down"), or the one of the even code.
-    Tensors with fewer than `smallest` elements are not kept as codes.
+    `levels` are float32 values by code, 256 of them (a byte per number), 16 (two numbers per byte, the first in the high half)
+    or 2 (eight numbers per byte, the first in the lowest bit); levels that are NaN are never chosen. Two levels are -1 and 1,
+    and so are the numbers that are kept: their scale is 1, and nobody looks at it. `block`: numbers that share a scale, a power
+    of two from 64 to 4096. `ties`: which of two levels that are equally near is taken: the larger ("up"), the smaller ("down"),
+    or the one of the even code. Tensors with fewer than `smallest` elements are not kept as codes.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Codebook:
     @property
     def bits(self) -> int:
         """Bits of one code."""
-        return 8 if len(self.levels) == 256 else 4
+        return {256: 8, 16: 4, 2: 1}[len(self.levels)]
 
     @property
     def per_byte(self) -> int:

@@ -57,6 +57,10 @@ OPTC_INLINE void write(double* at, Floats x) {
 template <int bits> OPTC_INLINE Floats levels_of(const uint8_t* codes, const float* levels) {
     uint64_t all = 0;
     __builtin_memcpy(&all, codes, bits);
+    if (bits == 1) {
+        const Words each = (Words{} + uint32_t(all)) >> Words{0, 1, 2, 3, 4, 5, 6, 7} & 1;
+        return __builtin_convertvector(Ints(each) * 2 - 1, Floats);
+    }
 #ifdef __AVX2__
     if (bits == 4) {
         const Words each = (Words{} + uint32_t(all)) >> Words{4, 0, 12, 8, 20, 16, 28, 24};
@@ -74,6 +78,7 @@ template <class Book> OPTC_INLINE void decode(
     const uint8_t* __restrict codes, float scale, const float* __restrict levels, math_t* __restrict to, int64_t size) {
     constexpr int64_t bytes = WIDTH * Book::bits / 8;
     const int64_t whole = size & -WIDTH;
+    if (Book::bits == 1) scale = 1;
     for (int64_t i = 0; i < whole; i += WIDTH, codes += bytes) write(to + i, levels_of<Book::bits>(codes, levels) * scale);
     if (whole == size) return;
     uint8_t rest[bytes] = {};
@@ -143,6 +148,13 @@ OPTC_INLINE Bytes packed(Words a, Words b) {
 
 // Puts the codes of a group, or of the first numbers of one.
 template <int bits> OPTC_INLINE void keep(uint8_t* to, Bytes codes, int64_t size) {
+    if (bits == 1) {
+        uint64_t halves[2];
+        __builtin_memcpy(halves, &codes, sizeof halves);
+        // bit 0 of byte k comes to bit 56 + k
+        for (int64_t k = 0; k < 2 && 8 * k < size; ++k) to[k] = uint8_t(halves[k] * 0x0102040810204080u >> 56);
+        return;
+    }
     if (bits == 4) {
         const Shorts two = Shorts(codes);  // the first in the lower byte
         const HalfBytes joined = __builtin_convertvector((two << 4 | two >> 8) & 255, HalfBytes);
@@ -173,9 +185,19 @@ template <class Book> OPTC_INLINE float scale_of(int32_t most) {
     return (size > Book::least ? size : Book::least) / Book::unit;
 }
 
+// Signs: 1 where numbers are above 0, up to a whole group. Their scale is 1.
+OPTC_INLINE float encode_signs(const math_t* __restrict at, uint8_t* __restrict to, int64_t size) {
+    for (int64_t i = 0; i < size; i += GROUP) {
+        const auto above = [=](int64_t i) { return Words(rounded(at + i) > 0) & 1; };
+        keep<1>(to + i / 8, packed(above(i), above(i + WIDTH)), size - i);
+    }
+    return 1;
+}
+
 // A block or the first part of it, whatever the numbers are; returns the scale.
 template <class Book> static __attribute__((noinline)) float encode_any(
     const math_t* at, const uint32_t* entries, uint8_t* to, int64_t size) {
+    if (Book::bits == 1) return encode_signs(at, to, size);
     const float scale = scale_of<Book>(largest<true>(at, (size + GROUP - 1) & -GROUP));
     const float divisor = scale > 0 ? scale : __builtin_inff();  // without a scale all are 0
     for (int64_t i = 0; i < size; i += RUN) {
@@ -187,6 +209,7 @@ template <class Book> static __attribute__((noinline)) float encode_any(
 // The same for a whole block, in less time where all numbers are finite.
 template <class Book> OPTC_INLINE float encode_block(
     const math_t* __restrict at, const uint32_t* __restrict entries, uint8_t* __restrict to) {
+    if (Book::bits == 1) return encode_signs(at, to, Book::block);
     const int32_t most = largest<false>(at, Book::block);
     const float scale = scale_of<Book>(most);
     if (__builtin_expect((most >= NOT_FINITE) | !(scale > 0), 0)) return encode_any<Book>(at, entries, to, Book::block);

@@ -217,7 +217,8 @@ class _NativeLauncher:
     def _storage(self, stream: Stream) -> Storage | None:
         """How a stream is kept, unless that is in the dtype of states. Raises BackendUnavailable for codes out of order."""
         book = stream.codebook(self._residents.variant)
-        if book is not None and (knows_matrices(self._kernel) or any(one.picks for one in self._kernel.passes)):
+        bits = book is not None and book.bits == 1 and knows_matrices(self._kernel)
+        if book is not None and not bits and (knows_matrices(self._kernel) or any(one.picks for one in self._kernel.passes)):
             raise BackendUnavailable("native kernels with rows, columns or picked elements do not keep states as codes")
         return stream.storage if isinstance(stream.storage, str) else book
 

@@ -96,7 +96,8 @@ def kernel_source(text: str, passes: bool = False, matrices: bool = False) -> st
     if not passes:
         return prelude() + more + text
     known = "#define OPTC_MATRICES\n" if matrices else ""
-    return f"#define OPTC_PASSES\n{known}{prelude()}{more}{reductions(matrices)}{text}"
+    signs = _part("signs") if "Signs<" in text else ""
+    return f"#define OPTC_PASSES\n{known}{prelude()}{more}{reductions(matrices)}{signs}{text}"
 
 
 def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:

@@ -38,7 +38,7 @@ def grids(shapes: Sequence[torch.Size], kernel: Kernel) -> Integers:
     """A row for each tensor, as the kernel sees it: its shape and its cuts, which depend on the shape alone."""
     found = np.zeros((len(shapes), 8), dtype=np.int64)
     for row, shape in zip(found, shapes, strict=True):
-        row[:3] = matrices(shape, kernel.matrix) if len(shape) >= 2 else (1, 1, shape.numel())
+        row[:3] = matrices(shape, kernel.seen) if len(shape) >= 2 else (1, 1, shape.numel())
     count, rows, columns = found[:, _MATRICES], found[:, _ROWS], found[:, _COLUMNS]
     elements = rows * columns
     of_rows, of_columns = kernel.most_measured("row"), kernel.most_measured("col")

@@ -11,6 +11,7 @@ from optc.runtime.codebook import Codebook
 from optc.runtime.pairs import Pair
 
 Value: TypeAlias = float | int | bool | str | None
+Seen: TypeAlias = Literal["matrix", "square"]
 Extent: TypeAlias = Literal["elem", "row", "col", "matrix", "pick", "tensor", "model"]
 """Where a value varies; "pick": over every p-th element of the flattened parameter, p being the hyper `Schema.pick`."""
 Storage: TypeAlias = Codebook | Literal["float64", "float32", "bfloat16", "float16"]
@@ -205,7 +206,7 @@ class Kernel:
     A kernel that reduces has `passes`, no `triton` function, and `statistics`: what is kept from pass to pass in float64, one
     value for each tensor, matrix, row or column as `extents` say, first those that the passes measure, in order. All kernels of
     a procedure have the same ones. `finish` is its last stage; it leaves `parts`, numbers per tensor that are added up over the
-    model. `matrix`: rows and columns are those of θ seen as (first dimension, all others). `pick`: the scalar p of passes that
+    model. `seen`: as in `Schema`. `pick`: the scalar p of passes that
     pick elements.
     """
 
@@ -224,7 +225,7 @@ class Kernel:
     parts: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
-    matrix: bool = False
+    seen: Seen | None = None
     pick: str | None = None
 
     def measured(self, one: Pass, extent: Extent) -> int:
@@ -305,7 +306,8 @@ class Procedure:
 class Schema:
     """An optimizer. `flags` are its static flags, by name, in the order of every variant tuple.
 
-    `matrix`: rows and columns are those of θ seen as (first dimension, all others), else those of its last two dimensions.
+    `seen`: rows and columns are those of θ seen as (first dimension, all others) for "matrix", as the two factors of its size
+    that are nearest to each other for "square", else those of its last two dimensions.
     `pick`: the inside name of the hyper p for what is kept of every p-th element; it stays as it is once that is there. `pair`:
     how parameters of 16 bits are kept together with a state `theta_rest`, see `pairs.py`.
     """
@@ -317,7 +319,7 @@ class Schema:
     states: tuple[State, ...]
     flags: tuple[tuple[str, Condition], ...]
     procedures: tuple[Procedure, ...]
-    matrix: bool = False
+    seen: Seen | None = None
     pick: str | None = None
     pair: Pair | None = None
 

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 from optc.runtime.hypers import Values
-from optc.runtime.schema import Extent, Kernel, Schema, State
+from optc.runtime.schema import Extent, Kernel, Schema, Seen, State
 
 IN_MATRICES: dict[Extent, tuple[bool, bool]] = {"matrix": (False, False), "row": (True, False), "col": (False, True)}
 """Whether a value varies along the last two dimensions: rows lie along the last."""
 
 
-def view(shape: Sequence[int], matrix: bool) -> tuple[int, ...]:
-    """The shape in which a program sees a parameter; `matrix`: as (first dimension, all others)."""
-    return (shape[0], math.prod(shape[1:])) if matrix and len(shape) > 2 else tuple(shape)
+def view(shape: Sequence[int], seen: Seen | None) -> tuple[int, ...]:
+    """The shape in which a program sees a parameter: see `Schema.seen`."""
+    if seen == "matrix" and len(shape) > 2:
+        return shape[0], math.prod(shape[1:])
+    return _squarest(math.prod(shape)) if seen == "square" and len(shape) >= 2 else tuple(shape)
 
 
-def matrices(shape: Sequence[int], matrix: bool) -> tuple[int, int, int]:
+@cache
+def _squarest(size: int) -> tuple[int, int]:
+    """(rows, columns): the factors of a size that are nearest to each other, more rows than columns where they differ."""
+    columns = next((k for k in range(math.isqrt(size), 0, -1) if size % k == 0), 1)
+    return size // columns, columns
+
+
+def matrices(shape: Sequence[int], seen: Seen | None) -> tuple[int, int, int]:
     """How many matrices a parameter of two dimensions or more is, and their rows and columns."""
-    *stack, rows, columns = view(shape, matrix)
+    *stack, rows, columns = view(shape, seen)
     return math.prod(stack), rows, columns
 
 
@@ -31,7 +41,7 @@ def of_state(state: State, schema: Schema, shape: Sequence[int], values: Values)
         return (-(-math.prod(shape) // period(schema, values)),)
     if state.extent not in IN_MATRICES:
         return ()
-    seen = view(shape, schema.matrix)
+    seen = view(shape, schema.seen)
     last = tuple(size if varies else 1 for size, varies in zip(seen[-2:], IN_MATRICES[state.extent], strict=True))
     return (*seen[:-2], *last)
 

@@ -118,10 +118,10 @@ def _levels(levels: tuple[float, ...], device: torch.device) -> Tensor:
 
 def decode(codes: Tensor, scales: Tensor, book: Codebook, numel: int) -> Tensor:
     """The numbers, flat and float32: codes are uint8 of any shape, in order, `scales` float32, one per block."""
-    flat = codes.reshape(-1)
-    if book.bits == 4:
-        flat = torch.stack((flat >> 4, flat & 15), dim=-1).reshape(-1)[:numel]
+    flat = _unpacked(codes.reshape(-1), book.bits)[:numel]
     values = _levels(book.levels, codes.device)[flat.int()]
+    if book.bits == 1:
+        return values
     return values.mul_(scales.repeat_interleave(book.block)[:numel])
 
 
@@ -137,6 +137,22 @@ def encode(x: Tensor, book: Codebook) -> tuple[Tensor, Tensor]:
     ratio = torch.where((scales > 0)[:, None] & ~blocks.isnan(), blocks / scales[:, None], 0)
     found = on_device(book, x.device)
     codes = found.codes[torch.bucketize(ratio, found.bounds, right=True)].view(-1)
-    if book.bits == 4:
-        codes = codes[0::2] << 4 | codes[1::2]
-    return codes[: book.bytes_of(numel)].contiguous(), scales
+    return _packed(codes, book.bits)[: book.bytes_of(numel)].contiguous(), scales
+
+
+def _unpacked(memory: Tensor, bits: int) -> Tensor:
+    """The codes in bytes."""
+    if bits == 8:
+        return memory
+    places = torch.tensor([4, 0] if bits == 4 else list(range(8)), dtype=torch.uint8, device=memory.device)
+    return (memory[:, None] >> places & (1 << bits) - 1).view(-1)
+
+
+def _packed(codes: Tensor, bits: int) -> Tensor:
+    """The bytes of codes; they fill the last one."""
+    if bits == 4:
+        return codes[0::2] << 4 | codes[1::2]
+    if bits == 1:
+        places = torch.arange(8, dtype=torch.uint8, device=codes.device)
+        return (codes.view(-1, 8) << places).sum(1, dtype=torch.uint8)
+    return codes

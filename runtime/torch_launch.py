@@ -100,7 +100,7 @@ class TorchLauncher:
         """The elements of a parameter, as the kernel sees it."""
         theta = self.residents.tensors["theta"][index]
         first = self.residents.column_of_elements(len(self.statistics))[index]
-        shape = shapes.view(theta.shape, self.kernel.matrix) if piece.shape is not None else (piece.size,)
+        shape = shapes.view(theta.shape, self.kernel.seen) if piece.shape is not None else (piece.size,)
         return Elements(first + piece.first, shape, dtype, theta.device)
 
     def _seen(self, one: _Kept, piece: _Piece, dtype: torch.dtype, gradient_factor: float) -> Tensor:
@@ -109,8 +109,8 @@ class TorchLauncher:
         if not stream.per_element:
             return one.tensor.to(torch.float64)
         x = one.numbers(piece)
-        if self.kernel.matrix and x.ndim > 2:
-            x = x.reshape(shapes.view(x.shape, True))
+        if self.kernel.seen is not None and piece.shape is not None:
+            x = x.reshape(shapes.view(x.shape, self.kernel.seen))
         value = x.to(dtype)
         return value if stream.role != "gradient" or gradient_factor == 1.0 else value * gradient_factor
 

@@ -80,7 +80,7 @@ class Matrices:
 
         `memory`: the bytes that partials of columns and panels may take beside as many as values of columns take.
         """
-        seen = np.array([matrices(shape, kernels[0].matrix) for shape in shapes], dtype=np.int64).reshape(-1, 3)
+        seen = np.array([matrices(shape, kernels[0].seen) for shape in shapes], dtype=np.int64).reshape(-1, 3)
         count, height, width = seen.T
         if any(int(w) * _most_rows(real) >= MOST_IN_TILE for w, h in zip(width, height, strict=True) if h > 1):
             raise BackendUnavailable("a row has too many elements for the panels of the Triton backend")

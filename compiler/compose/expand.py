@@ -48,7 +48,7 @@ def expand(source: Source) -> Expanded:
     """The optimizer of a file, written out. Raises SpecError for what cannot be read or combined."""
     file = parse_file(source)
     if isinstance(file, nodes.Spec):
-        optimizer = _unfolded(file.optimizer, file.storages, source)
+        optimizer = _unfolded(file.optimizer, file.storages, file.defines, source)
         if optimizer is file.optimizer:
             return Expanded(file, source, source.name)
         check_others(file, source)
@@ -72,7 +72,7 @@ def expand_derived(derived: nodes.Derived, source: Source, library: Library) -> 
     defines = _called_by(parts.defines, composed.optimizer)
     optimizer = _documented(composed.optimizer, derived, [applied.term.name for applied in parts.modifiers])
     optimizer = replace(optimizer, storing=_still_kept(optimizer, derived, parts.storages, source))
-    optimizer = _unfolded(optimizer, parts.storages, source)
+    optimizer = _unfolded(optimizer, parts.storages, defines, source)
     storages = _named(parts.storages, optimizer.storing)
     return _written_out(replace(composed, optimizer=optimizer), defines, storages, source.name, derived, library)
 
@@ -212,14 +212,16 @@ def _still_kept(
     return tuple(kept for kept in optimizer.storing if kept.state in states)
 
 
-def _unfolded(optimizer: nodes.Optimizer, storages: tuple[nodes.Storage, ...], source: Source) -> nodes.Optimizer:
+def _unfolded(
+    optimizer: nodes.Optimizer, storages: tuple[nodes.Storage, ...], defines: tuple[nodes.Define, ...], source: Source
+) -> nodes.Optimizer:
     """The optimizer with storages by other states written out. Raises SpecError where that cannot be done."""
     diagnostics: list[Diagnostic] = []
 
     def report(code: str, message: str, span: Span, hint: str) -> None:
         diagnostics.append(Diagnostic(code, message, span, hint))
 
-    result = rounded(unfolded(optimizer, storages, report), report)
+    result = rounded(unfolded(optimizer, storages, defines, report), report)
     if diagnostics:
         raise SpecError(source, diagnostics)
     return result

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
-from optc.compiler.compose.tree import every_name, states_with_paths, under
+from optc.compiler.compose.tree import before_stops, every_name, states_with_paths, under
 from optc.dsl import nodes
 from optc.dsl.source import Span
 from optc.dsl.storages import is_stochastic
@@ -29,7 +29,7 @@ def rounded(optimizer: nodes.Optimizer, report: Report) -> nodes.Optimizer:
     lines = tuple(_lines(optimizer, chosen))
     step = optimizer.step
     if lines and step[-len(lines) :] != lines:
-        step = (*_before_stops(step, lines), *lines)
+        step = (*before_stops(step, lines), *lines)
     if _THETA in chosen:
         step = tuple(line for statement in step for line in _with_theta(statement, optimizer))
     if step == optimizer.step:
@@ -53,21 +53,6 @@ def _lines(optimizer: nodes.Optimizer, chosen: Iterable[str]) -> Iterator[nodes.
         if name in paths:
             value = nodes.Name(name)
             yield from under(paths[name], (nodes.Write((value,), _rounded(value)),))
-
-
-def _before_stops(step: tuple[nodes.Statement, ...], lines: tuple[nodes.Statement, ...]) -> tuple[nodes.Statement, ...]:
-    found: list[nodes.Statement] = []
-    for statement in step:
-        match statement:
-            case nodes.Stop():
-                found += (*lines, statement)
-            case nodes.If(then=then, otherwise=otherwise):
-                found.append(replace(statement, then=_before_stops(then, lines), otherwise=_before_stops(otherwise, lines)))
-            case nodes.Every(body=body):
-                found.append(replace(statement, body=_before_stops(body, lines)))
-            case _:
-                found.append(statement)
-    return tuple(found)
 
 
 def _with_theta(statement: nodes.Statement, optimizer: nodes.Optimizer) -> Iterator[nodes.Statement]:

@@ -8,7 +8,7 @@ composition. `expand` finds the parts of a text, and gives the text of what come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -27,10 +27,18 @@ from optc.compiler.compose.insertion import (
 )
 from optc.compiler.compose.modifier import Names, apart, listed, unseen
 from optc.compiler.compose.rewrite import found, replacement
-from optc.compiler.compose.tree import bound, declared_hypers, declared_states, reads, renamed, transformed_items
+from optc.compiler.compose.tree import (
+    bound,
+    declared_hypers,
+    declared_states,
+    has_rows,
+    reads,
+    renamed,
+    row_functions,
+    transformed_items,
+)
 from optc.dsl import nodes
 from optc.dsl.errors import Diagnostic, SpecError
-from optc.dsl.functions import BUILTINS
 from optc.dsl.scope import walk
 from optc.dsl.show import show_expression
 from optc.dsl.source import Source, Span
@@ -139,29 +147,14 @@ def _shapes(base: nodes.Optimizer, modifiers: Sequence[Applied], defines: tuple[
     """Rows and columns mean the same to all that use them."""
     users: tuple[tuple[nodes.Optimizer | nodes.Modifier, Span], ...]
     users = ((base, base.span), *((applied.modifier, applied.term.span) for applied in modifiers))
-    beside: set[str] = set()
-    for _ in defines:  # functions that call each other, in any order
-        beside |= {define.name for define in defines if _has_rows(define, beside)}
-    shaped = [(part, span) for part, span in users if part.shape is not None or _has_rows(part, beside)]
+    beside = row_functions(defines)
+    shaped = [(part, span) for part, span in users if part.shape is not None or has_rows(part, beside)]
     for part, span in shaped[1:]:
         first = shaped[0][0]
         if part.shape != first.shape:
-            message = f"`{part.name}` and `{first.name}` do not mean the same rows: only one of them has `shape: matrix`"
+            said = part.shape or first.shape
+            message = f"`{part.name}` and `{first.name}` do not mean the same rows: only one of them has `shape: {said}`"
             report("shapes-differ", message, span, "leave one of them out")
-
-
-def _has_rows(part: nodes.Node, beside: Collection[str]) -> bool:
-    """Whether a part has states or reductions of rows or columns, or calls a function `beside` it that does."""
-    return any(
-        (isinstance(node, nodes.State) and node.extent in ("row", "col", "matrix"))
-        or (isinstance(node, nodes.Call) and (node.function in beside or _reduces_rows(node.function)))
-        for node in walk(part)
-    )
-
-
-def _reduces_rows(function: str) -> bool:
-    builtin = BUILTINS.get(function)
-    return builtin is not None and builtin.reduces in ("rows", "columns")
 
 
 def _outside(base: nodes.Optimizer, modifiers: Sequence[Applied], report: Report) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeAlias, TypeVar
 
 from optc.dsl import nodes
+from optc.dsl.functions import BUILTINS
 from optc.dsl.scope import walk
 
 N = TypeVar("N", bound=nodes.Node)
@@ -131,6 +132,28 @@ def declared_states(items: tuple[nodes.StateItem, ...]) -> set[str]:
     return {node.name for node in walk(items) if isinstance(node, nodes.State)}
 
 
+def has_rows(part: nodes.Node, beside: Collection[str]) -> bool:
+    """Whether a part has states or reductions of rows or columns, or calls a function `beside` it that does."""
+    return any(
+        (isinstance(node, nodes.State) and node.extent in ("row", "col", "matrix"))
+        or (isinstance(node, nodes.Call) and (node.function in beside or _reduces_rows(node.function)))
+        for node in walk(part)
+    )
+
+
+def row_functions(defines: Collection[nodes.Define]) -> set[str]:
+    """The functions that reduce rows or columns, or call one that does."""
+    found: set[str] = set()
+    for _ in defines:  # they call each other, in any order
+        found |= {define.name for define in defines if has_rows(define, found)}
+    return found
+
+
+def _reduces_rows(function: str) -> bool:
+    builtin = BUILTINS.get(function)
+    return builtin is not None and builtin.reduces in ("rows", "columns")
+
+
 Path: TypeAlias = tuple[nodes.Expression, ...]
 """Conditions, the outermost first."""
 
@@ -166,3 +189,19 @@ def every_name(part: nodes.Optimizer | nodes.Modifier) -> set[str]:
             case nodes.Call(function=name):
                 found.add(name)
     return found
+
+
+def before_stops(body: tuple[nodes.Statement, ...], lines: tuple[nodes.Statement, ...]) -> tuple[nodes.Statement, ...]:
+    """A body with lines before every `stop`."""
+    found: list[nodes.Statement] = []
+    for statement in body:
+        match statement:
+            case nodes.Stop():
+                found += (*lines, statement)
+            case nodes.If(then=then, otherwise=otherwise):
+                found.append(replace(statement, then=before_stops(then, lines), otherwise=before_stops(otherwise, lines)))
+            case nodes.Every(body=inner):
+                found.append(replace(statement, body=before_stops(inner, lines)))
+            case _:
+                found.append(statement)
+    return tuple(found)

@@ -12,9 +12,12 @@ from typing import TypeAlias
 
 from optc.compiler.compose.tree import (
     Path,
+    before_stops,
     bound,
     every_name,
+    has_rows,
     renamed,
+    row_functions,
     states_with_paths,
     transformed,
     transformed_items,
@@ -31,7 +34,10 @@ Report: TypeAlias = Callable[[str, str, Span, str], None]
 
 @dataclass(frozen=True, slots=True)
 class _Unfolded:
-    """A state, the conditions it stands under, the storage, the condition for it, and what takes the names' places."""
+    """A state, the conditions it stands under, the storage, the condition for it, and what takes the names' places.
+
+    `now` is the value of the state in the step, `next` the one that it gets in a line that writes others, too.
+    """
 
     state: nodes.State
     path: Path
@@ -39,27 +45,30 @@ class _Unfolded:
     when: nodes.Expression | None
     names: Mapping[str, str]
     now: str
+    next: str
 
 
-def unfolded(optimizer: nodes.Optimizer, own: Iterable[nodes.Storage], report: Report) -> nodes.Optimizer:
-    """The optimizer with such storages written out; itself, if it has none."""
+def unfolded(
+    optimizer: nodes.Optimizer, own: Iterable[nodes.Storage], defines: tuple[nodes.Define, ...], report: Report
+) -> nodes.Optimizer:
+    """The optimizer with such storages written out; itself, if it has none. `defines` stand beside it."""
     known = {**shipped(), **{storage.name: storage for storage in own}}
     chosen = {
         k.state: (k, known[k.storage]) for k in optimizer.storing if k.storage in known and known[k.storage].decode is not None
     }
     if not chosen:
         return optimizer
-    stops = any(isinstance(node, nodes.Stop) for node in walk(optimizer.step))
+    shape = _shape(optimizer, chosen.values(), defines, report)
     taken = every_name(optimizer)
     found: list[_Unfolded] = []
     for state, path in states_with_paths(optimizer.states):
         if state.name not in chosen:
             continue
         kept, storage = chosen[state.name]
-        if stops or optimizer.entries or _written_together(optimizer, state.name) or state.extent is not None:
-            hint = "take another storage, or leave the state as it is"
-            why = "the step may stop, or an entry or a line that writes several states is in the way, or it is not like θ"
-            report("unsupported", f"`{storage.name}` cannot keep `{state.name}`: {why}", kept.span, hint)
+        if state.extent is not None:
+            report(
+                "wrong-extent", f"`{storage.name}` cannot keep `{state.name}`, which is not like θ", kept.span, "leave it out"
+            )
             continue
         try:
             settings = settings_of(storage, kept.arguments)
@@ -69,8 +78,28 @@ def unfolded(optimizer: nodes.Optimizer, own: Iterable[nodes.Storage], report: R
             continue
         inside = {n.name for n in walk(storage.states) if isinstance(n, nodes.State)} | bound(storage.encode)
         names = {name: _free(f"{state.name}_{name}", taken) for name in sorted(inside)}
-        found.append(_Unfolded(state, path, storage, _condition(settings), names, _free(f"{state.name}_now", taken)))
-    return _written_out(optimizer, {one.state.name: one for one in found})
+        now, after = (_free(f"{state.name}_{word}", taken) for word in ("now", "next"))
+        found.append(_Unfolded(state, path, storage, _condition(settings), names, now, after))
+    return replace(_written_out(optimizer, {one.state.name: one for one in found}), shape=shape)
+
+
+def _shape(
+    optimizer: nodes.Optimizer,
+    chosen: Iterable[tuple[nodes.Kept, nodes.Storage]],
+    defines: tuple[nodes.Define, ...],
+    report: Report,
+) -> str | None:
+    """What rows are rows of: one thing for all of a step."""
+    beside = row_functions((*defines, *optimizer.defines))
+    shape, asked = optimizer.shape, [(k, s) for k, s in chosen if has_rows(s, ())]
+    if shape is None and not has_rows(optimizer, beside) and asked:
+        shape = asked[0][1].shape
+    for kept, storage in asked:
+        if storage.shape not in (shape, None) or (storage.shape is None and shape == "square"):
+            message = f"`{storage.name}` does not mean the same rows as the lines of the step or another storage: they are "
+            message += "those of `shape: square`" if "square" in (shape, storage.shape) else "those of `shape: matrix`"
+            report("shapes-differ", f"{message} for one of them only", kept.span, "take another storage")
+    return shape
 
 
 def _written_out(optimizer: nodes.Optimizer, found: Mapping[str, _Unfolded]) -> nodes.Optimizer:
@@ -90,29 +119,66 @@ def _written_out(optimizer: nodes.Optimizer, found: Mapping[str, _Unfolded]) -> 
             before.append(nodes.Assign((now,), nodes.Number(0)))
         before += under(one.path, _either(one.when, lines, plain))
         behind += under(one.path, _either(one.when, encode, back))
-    step = _with_values(optimizer.step, found)
-    keys = {kept.state for kept in optimizer.storing if kept.state in found}
+    storing: list[nodes.Kept] = []
+    for kept in optimizer.storing:
+        one = found.get(kept.state)
+        inner = () if one is None else one.storage.storing
+        storing += [replace(k, state=one.names[k.state], span=kept.span) for k in inner if one is not None] if one else [kept]
+    entries = tuple(
+        replace(e, body=_around(e.body, tuple(before), tuple(behind), found)) if _mentions(e, found) else e
+        for e in optimizer.entries
+    )
     return replace(
         optimizer,
         states=_replaced(optimizer.states, found),
-        step=(*before, *step, *behind),
-        storing=tuple(kept for kept in optimizer.storing if kept.state not in keys),
+        step=_around(optimizer.step, tuple(before), tuple(behind), found),
+        entries=entries,
+        storing=tuple(storing),
     )
 
 
+def _mentions(entry: nodes.Entry, found: Mapping[str, _Unfolded]) -> bool:
+    return any(isinstance(node, nodes.Name) and node.id in found for node in walk(entry.body))
+
+
+def _around(
+    body: tuple[nodes.Statement, ...],
+    before: tuple[nodes.Statement, ...],
+    behind: tuple[nodes.Statement, ...],
+    found: Mapping[str, _Unfolded],
+) -> tuple[nodes.Statement, ...]:
+    return (*before, *before_stops(_with_values(body, found), behind), *behind)
+
+
 def _with_values(step: tuple[nodes.Statement, ...], found: Mapping[str, _Unfolded]) -> tuple[nodes.Statement, ...]:
-    """The step with the values that are computed with in the places of the states."""
+    """The lines with the values that are computed with in the places of the states."""
 
     def change(new: nodes.Node, old: nodes.Node) -> nodes.Node:
         if isinstance(new, nodes.Call) and new.function == "new":
             return old  # the state itself is asked about
         if isinstance(new, nodes.Name) and new.id in found:
             return replace(new, id=found[new.id].now)
-        if isinstance(new, nodes.Write) and isinstance(old, nodes.Write) and old.targets[0].id in found:
-            return nodes.Assign(new.targets, new.value, span=new.span)
+        if isinstance(new, nodes.Write) and isinstance(old, nodes.Write):
+            mine = [target.id in found for target in old.targets]
+            if all(mine):
+                return nodes.Assign(new.targets, new.value, span=new.span)
+            if any(mine):
+                return _apart(new, [found[target.id].next if target.id in found else None for target in old.targets])
         return new
 
     return transformed_items(step, change)
+
+
+def _apart(write: nodes.Write, names: list[str | None]) -> tuple[nodes.Statement, ...]:
+    """A line that writes states and values together, where `names` are those of values that are not written yet."""
+    if not isinstance(write.value, tuple) or len(write.value) != len(write.targets):
+        return (write,)  # a mistake that the checks find
+    parts = list(zip(write.targets, write.value, names, strict=True))
+    early = tuple(nodes.Assign((nodes.Name(name),), value, span=write.span) for _, value, name in parts if name is not None)
+    others = [(target, value) for target, value, name in parts if name is None]
+    value = others[0][1] if len(others) == 1 else tuple(value for _, value in others)
+    late = tuple(nodes.Assign((target,), nodes.Name(name), span=write.span) for target, _, name in parts if name is not None)
+    return (*early, replace(write, targets=tuple(target for target, _ in others), value=value), *late)
 
 
 def _replaced(items: tuple[nodes.StateItem, ...], found: Mapping[str, _Unfolded]) -> tuple[nodes.StateItem, ...]:
@@ -137,12 +203,6 @@ def _named(item: nodes.StateItem, one: _Unfolded) -> nodes.StateItem:
         return new
 
     return transformed(item, change)
-
-
-def _written_together(optimizer: nodes.Optimizer, name: str) -> bool:
-    """Whether a line writes the state together with others."""
-    writes = (node for node in walk(optimizer.step) if isinstance(node, nodes.Write))
-    return any(len(write.targets) > 1 and name in {target.id for target in write.targets} for write in writes)
 
 
 def _condition(settings: Mapping[str, int]) -> nodes.Expression | None:

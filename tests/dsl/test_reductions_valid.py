@@ -109,9 +109,9 @@ def test_states_per_row_column_and_matrix() -> None:
 
 
 def test_shape_matrix_is_said_by_the_program() -> None:
-    assert not spec("θ <- θ - lr*g").matrix
+    assert not spec("θ <- θ - lr*g").seen
     checked = program("optimizer X:\n    shape: matrix\n    step: θ <- θ - where(ndim >= 2, rowsum(g), g)\n")
-    assert checked.matrix
+    assert checked.seen == "matrix"
     shapes = [(), (4,), (2, 3), (2, 3, 4), (2, 0, 4), (2, 3, 4, 5)]
     assert [checked.view(s) for s in shapes] == [(), (4,), (2, 3), (2, 12), (2, 0), (2, 60)]
     assert all(spec("θ <- θ - lr*g").view(s) == s for s in shapes)

@@ -56,7 +56,7 @@ def not_composed(text: str, name: str = "x.opt") -> SpecError:
         ('m: dynamic8(ties = "up")', 25, "unknown-setting", "`ties` is part of what `dynamic8` is"),
         ("m: dynamic8(unit = 2)", 25, "unknown-setting", "define another storage"),
         ("m: dynamic8(64, 128)", 29, "unknown-setting", "only the first setting may stand without its name"),
-        ("m: bf16(3)", 21, "unknown-setting", "`bf16` has no settings"),
+        ("m: bf16(3)", 21, "unknown-setting", "`bf16` has no such setting"),
         ("m: dynamic8(block = lr)", 33, "not-constant", "write a number"),
         ("m: udynamic8", 13, "unsigned-storage", "take one for signed numbers, such as `dynamic8`, or write `m <- max(…, 0)`"),
         ("m: ulinear8(64)", 13, "unsigned-storage", "`ulinear8(block = 64)` keeps no negative numbers"),

@@ -94,7 +94,7 @@ def other_shape(program: Program) -> Iterator[tuple[Program, Span]]:
     """Rows and columns of another view of θ: that of its last two dimensions for (first, all others), and the reverse."""
     marked = next(programs(program, lambda value: [value] if value.type.extent in IN_MATRICES else [], lambda _: ()), None)
     if marked is not None:
-        yield replace(program, matrix=not program.matrix), marked[1]
+        yield replace(program, seen=None if program.seen else "matrix"), marked[1]
 
 
 def own_number(program: Program) -> Iterator[tuple[Program, Span]]:

@@ -98,4 +98,4 @@ def mutants(spec: str, program: Program, most: int | None = None) -> Iterator[Mu
 
 
 def _content(program: Program) -> tuple[object, ...]:
-    return program.states, program.procedures, program.matrix
+    return program.states, program.procedures, program.seen

@@ -26,7 +26,7 @@ def test_no_two_faults_are_alike() -> None:
     for spec in ("adam/adamw", "factored/came"):
         found = mutants_of(spec)
         assert len(found) >= 60
-        assert len({(m.program.states, m.program.procedures, m.program.matrix) for m in found}) == len(found)
+        assert len({(m.program.states, m.program.procedures, m.program.seen) for m in found}) == len(found)
 
 
 def test_sample_has_every_kind_and_spec_and_is_caught() -> None:

@@ -24,7 +24,8 @@ class Streams:
 
     Numbers (one float64 per tensor) are loaded and stored by code per tensor alone, everything else by code per element.
     `place` is the present element; that of picked ones is `i`, and `all_picked` says whether these are all. What is kept as
-    codes has its pointers elsewhere (`kept.py`), unless `in_pieces` is off: then it is read as plain numbers.
+    codes has its pointers elsewhere (`kept.py`), unless `in_pieces` is off: then it is read as plain numbers. Those that are
+    `buffered` have theirs elsewhere, too (`signs.py`), and lie at `from + i`.
     """
 
     names: Names
@@ -34,10 +35,12 @@ class Streams:
     place: str = "i"
     all_picked: str = ""
     in_pieces: bool = True
+    buffered: frozenset[str] = frozenset()
 
     def pointers(self) -> list[str]:
         """A constant or variable row per stream."""
-        streams = [(row, s) for row, s in self.rows.items() if s.coded is None or not self.in_pieces]
+        plain = [(row, s) for row, s in self.rows.items() if s.coded is None or not self.in_pieces]
+        streams = [(row, s) for row, s in plain if s.name not in self.buffered]
         return [self._pointer(row, s, written_when(self.body, s.name)) for row, s in streams]
 
     def loads(self) -> list[str]:
@@ -85,6 +88,8 @@ class Streams:
         return f"{const}{real} {name} = {value};"
 
     def _place(self, stream: Stream) -> str:
+        if stream.name in self.buffered:
+            return "from + i"
         return "i" if stream.extent is Extent.PICK else self.place
 
     def _store(self, stream: Stream, written: Expression) -> str:

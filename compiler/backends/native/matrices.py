@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from optc.compiler.backends.native.flow import names_in, shared_terms
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.passes import KINDS, OF_NOTHING, Emitter, Vectors, used_in
+from optc.compiler.backends.native.signs import SIGNS_NAMES, Signs, signs_in
 from optc.compiler.conditions import FALSE, both, bound_when, either, opposite, reached_when, written_when
 from optc.compiler.ir import reads, statements, walk
 from optc.compiler.plan import Kernel, Pass, Stream
@@ -42,7 +43,8 @@ class MatrixEmitter(Emitter):
     _place = "at + i"
 
     def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str]) -> None:
-        super().__init__(kernel, source, taken | MATRIX_NAMES)
+        self._buffered = frozenset(s.name for s in signs_in(kernel.streams))
+        super().__init__(kernel, source, taken | MATRIX_NAMES | (SIGNS_NAMES if self._buffered else set()))
         self._extent = dict(zip(kernel.statistics, kernel.extents, strict=True))
 
     def variant(self) -> list[str]:
@@ -71,9 +73,12 @@ class MatrixEmitter(Emitter):
     def _lines_of_elements(self, one: Pass, names: Names) -> Lines:
         return Lines(names, self._source, place="from + i", shared=shared_terms(one.body))
 
-    def _pieces(self, needs: Sequence[str], names: Names) -> dict[str, list[str]]:
-        """Values per row and column: what holds them, how they are made for a piece, and read for an element."""
-        found: dict[str, list[str]] = {"holders": [], "fills": [], "elements_of": []}
+    def _pieces(self, one: Pass, needs: Sequence[str], names: Names, lines: Lines) -> dict[str, list[str]]:
+        """Values per row and column: what holds them, how they are made for a piece, and read for an element; signs in bits."""
+        signs = Signs(one.moves, self._row, (*one.picked, *one.body), names, lines)
+        found: dict[str, list[str]] = {
+            "holders": signs.holders(), "fills": signs.opened(), "packs": signs.closed(), "elements_of": [],
+        }  # fmt: skip
         for name in filter(self._is_vector, needs):
             symbol, extent = Symbol(Role.STATISTIC, name), self._extent[name]
             holder = names.beside(name, "values")

@@ -74,6 +74,7 @@ class Emitter:
     """Prints the functions of one kernel. Each has names of its own; flags have the same in all."""
 
     _place = "i"  # of the present element
+    _buffered: frozenset[str] = frozenset()  # streams that are read from buffers
 
     def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str]) -> None:
         self._kernel = kernel
@@ -138,11 +139,12 @@ class Emitter:
             constants.append("const math_t gradient_factor = math_t(factor);")
         rows = self._row
         in_pieces = bool(coded_streams(kernel))
-        streams = Streams(names, lines, {rows[s.name]: s for s in one.streams}, one.body, self._place, "", in_pieces)
+        own = {rows[s.name]: s for s in one.streams}
+        streams = Streams(names, lines, own, one.body, self._place, "", in_pieces, self._buffered)
         codes = Codes(kernel, one.streams, one.body, names, lines)
         all_picked = names.flag(kernel.pick[1]) if kernel.pick is not None else ""
         moves = {rows[s.name]: s for s in one.moves}
-        together = Streams(names, lines, moves, one.together, self._place, all_picked, in_pieces)
+        together = Streams(names, lines, moves, one.together, self._place, all_picked, in_pieces, self._buffered)
         return {
             "elements": True,
             "index": k,
@@ -154,7 +156,7 @@ class Emitter:
             "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
             "picked": self._picked(one, names, lines) if one.picked else {},
             "together": _paragraphs(together.loads(), lines.block(one.together), together.stores()) if one.picked else [],
-            **self._pieces(needs, names),
+            **self._pieces(one, needs, names, lines),
             **self._measured(one, names, lines),
             "selection": instances.selection(kernel, f"pass_{k}", "Pass") if instances else [],
             "chosen": f"select_pass_{k}(share.scalars, share.flags)" if instances else f"pass_{k}",
@@ -167,7 +169,7 @@ class Emitter:
         """Whether a statistic is more than a number."""
         return False
 
-    def _pieces(self, needs: Sequence[str], names: Names) -> dict[str, list[str]]:
+    def _pieces(self, one: Pass, needs: Sequence[str], names: Names, lines: Lines) -> dict[str, list[str]]:
         """What else the function of a pass needs."""
         return {}
 

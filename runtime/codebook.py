@@ -54,6 +54,11 @@ class Codebook:
         """Codes in one byte."""
         return 8 // self.bits
 
+    @property
+    def together(self) -> int:
+        """Numbers that are encoded at a time, or a part of them: those that share a scale, or a byte where there is none."""
+        return 8 if self.bits == 1 else self.block
+
     def bytes_of(self, numel: int) -> int:
         """Bytes of the codes of so many numbers."""
         return -(-numel // self.per_byte)

@@ -42,6 +42,8 @@ def decode(
         codes = tl.load(place).to(tl.int32)
     else:
         codes = tl.load(place, lane * each < count).to(tl.int32)
+    if bits == 1:
+        return tl.reshape(2 * (codes[:, None] >> tl.arange(0, 8)[None, :] & 1) - 1, (SIZE,)).to(tl.float32)
     if bits == 4:
         codes = tl.reshape(tl.join(codes >> 4, codes & 15), (SIZE,))
     levels = tl.load(book_at + codes).to(tl.float32, bitcast=True)
@@ -76,6 +78,10 @@ def encode(
     each: tl.constexpr = 8 // bits
     if not WHOLE:
         x = tl.where(tl.arange(0, SIZE) < count, x, 0.0)
+    if bits == 1:  # signs: their scale is 1 from the start
+        above = tl.reshape(tl.where(x > 0.0, 1, 0), (SIZE // 8, 8)) << tl.arange(0, 8)[None, :]
+        _put(tl.sum(above, 1), codes_at, first, count, 8, SIZE, WHOLE)
+        return
     # the largest number that is finite: numbers of one sign are in the order of their bits
     size = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     size = tl.reshape(tl.where(size < 0x7F800000, size, 0), (SIZE // block, block))
@@ -101,6 +107,20 @@ def encode(
     if bits == 4:
         high, low = tl.split(tl.reshape(codes, (SIZE // 2, 2)))
         codes = high << 4 | low
+    _put(codes, codes_at, first, count, each, SIZE, WHOLE)
+
+
+@triton_kernel
+def _put(
+    codes: tl.tensor,
+    codes_at: tl.tensor,
+    first: tl.tensor,
+    count: tl.tensor,
+    each: tl.constexpr,
+    SIZE: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> None:
+    """Stores bytes with `each` codes in each."""
     lane = tl.arange(0, SIZE // each)
     place = codes_at + tl.multiple_of(first // each, SIZE // each) + lane
     if WHOLE:

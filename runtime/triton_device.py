@@ -42,7 +42,8 @@ def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32, codes: int = 0)
     """The shape of a block for streams of these dtypes: one access per thread and stream, which keeps registers below 64.
 
     One dtype: 16-byte accesses. Mixed: four elements per access in every stream, so that no layout is converted through shared
-    memory. `codes`: numbers that share a scale where some are kept as codes, 0 otherwise; all blocks have whole such ones.
+    memory. `codes`: numbers that are encoded at a time where some are kept as codes, 0 otherwise; all blocks have whole such
+    ones.
     """
     itemsizes = {dtype.itemsize for dtype in dtypes}
     threads = WARPS * warp_size
@@ -54,9 +55,9 @@ def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32, codes: int = 0)
 
 
 def largest_block(streams: Sequence[Stream], variant: Mapping[str, bool]) -> int:
-    """How many numbers share a scale, at most; 0 where none are kept as codes."""
+    """How many numbers are encoded at a time, at most; 0 where none are kept as codes."""
     books = [s.codebook(variant) for s in streams if not s.beside]
-    return max((book.block for book in books if book is not None), default=0)
+    return max((book.together for book in books if book is not None), default=0)
 
 
 def triton_dtype(dtype: torch.dtype) -> Any:

@@ -6,7 +6,7 @@ Under `storing v: rowcol` the state v becomes the states of `rowcol`. The step b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -70,6 +70,10 @@ def unfolded(
                 "wrong-extent", f"`{storage.name}` cannot keep `{state.name}`, which is not like θ", kept.span, "leave it out"
             )
             continue
+        if state.initial != nodes.Number(0) and any(_mentions(entry, {state.name}) for entry in optimizer.entries):
+            message = f"`{storage.name}` cannot keep `{state.name}`, which does not start as 0 and which an entry names"
+            report("unsupported", message, kept.span, "take another storage, or leave the state as it is")
+            continue
         try:
             settings = settings_of(storage, kept.arguments)
         except SettingWrong as error:
@@ -103,51 +107,52 @@ def _shape(
 
 
 def _written_out(optimizer: nodes.Optimizer, found: Mapping[str, _Unfolded]) -> nodes.Optimizer:
-    before: list[nodes.Statement] = []
-    behind: list[nodes.Statement] = []
-    for one in found.values():
-        start, decode = nodes.Name(one.state.name), renamed(one.storage.decode or nodes.Number(0), one.names)
-        now, first = nodes.Name(one.now), next(state.name for state, _ in states_with_paths(one.storage.states))
-        lines: tuple[nodes.Statement, ...] = (nodes.Assign((now,), decode),)
-        if one.state.initial != nodes.Number(0):
-            new = nodes.Call("new", (nodes.Name(one.names[first]),))
-            lines = (nodes.If(new, (nodes.Assign((now,), one.state.initial),), lines),)
-        encode = tuple(renamed(line, {**one.names, one.storage.value: one.now}) for line in one.storage.encode)
-        plain: tuple[nodes.Statement, ...] = (nodes.Assign((now,), start),)
-        back: tuple[nodes.Statement, ...] = (nodes.Write((start,), now),)
-        if one.path:
-            before.append(nodes.Assign((now,), nodes.Number(0)))
-        before += under(one.path, _either(one.when, lines, plain))
-        behind += under(one.path, _either(one.when, encode, back))
     storing: list[nodes.Kept] = []
     for kept in optimizer.storing:
         one = found.get(kept.state)
-        inner = () if one is None else one.storage.storing
-        storing += [replace(k, state=one.names[k.state], span=kept.span) for k in inner if one is not None] if one else [kept]
-    entries = tuple(
-        replace(e, body=_around(e.body, tuple(before), tuple(behind), found)) if _mentions(e, found) else e
-        for e in optimizer.entries
-    )
+        if one is None:
+            storing.append(kept)
+        else:
+            storing += [replace(inner, state=one.names[inner.state], span=kept.span) for inner in one.storage.storing]
+    entries = []
+    for entry in optimizer.entries:
+        named = {name: one for name, one in found.items() if _mentions(entry, {name})}
+        entries.append(replace(entry, body=_around(entry.body, named)) if named else entry)
     return replace(
         optimizer,
         states=_replaced(optimizer.states, found),
-        step=_around(optimizer.step, tuple(before), tuple(behind), found),
-        entries=entries,
+        step=_around(optimizer.step, found),
+        entries=tuple(entries),
         storing=tuple(storing),
     )
 
 
-def _mentions(entry: nodes.Entry, found: Mapping[str, _Unfolded]) -> bool:
-    return any(isinstance(node, nodes.Name) and node.id in found for node in walk(entry.body))
+def _mentions(entry: nodes.Entry, names: Container[str]) -> bool:
+    return any(isinstance(node, nodes.Name) and node.id in names for node in walk(entry.body))
 
 
-def _around(
-    body: tuple[nodes.Statement, ...],
-    before: tuple[nodes.Statement, ...],
-    behind: tuple[nodes.Statement, ...],
-    found: Mapping[str, _Unfolded],
-) -> tuple[nodes.Statement, ...]:
+def _around(body: tuple[nodes.Statement, ...], found: Mapping[str, _Unfolded]) -> tuple[nodes.Statement, ...]:
+    """Lines with those before and behind them, which stand before every `stop`, too."""
+    before = tuple(line for one in found.values() for line in _decoded(one))
+    behind = tuple(line for one in found.values() for line in _encoded(one))
     return (*before, *before_stops(_with_values(body, found), behind), *behind)
+
+
+def _decoded(one: _Unfolded) -> Iterator[nodes.Statement]:
+    now, first = nodes.Name(one.now), next(state.name for state, _ in states_with_paths(one.storage.states))
+    lines: tuple[nodes.Statement, ...] = (nodes.Assign((now,), renamed(one.storage.decode or nodes.Number(0), one.names)),)
+    if one.state.initial != nodes.Number(0):
+        new = nodes.Call("new", (nodes.Name(one.names[first]),))
+        lines = (nodes.If(new, (nodes.Assign((now,), one.state.initial),), lines),)
+    if one.path:
+        yield nodes.Assign((now,), nodes.Number(0))
+    yield from under(one.path, _either(one.when, lines, (nodes.Assign((now,), nodes.Name(one.state.name)),)))
+
+
+def _encoded(one: _Unfolded) -> tuple[nodes.Statement, ...]:
+    lines = tuple(renamed(line, {**one.names, one.storage.value: one.now}) for line in one.storage.encode)
+    back: tuple[nodes.Statement, ...] = (nodes.Write((nodes.Name(one.state.name),), nodes.Name(one.now)),)
+    return under(one.path, _either(one.when, lines, back))
 
 
 def _with_values(step: tuple[nodes.Statement, ...], found: Mapping[str, _Unfolded]) -> tuple[nodes.Statement, ...]:

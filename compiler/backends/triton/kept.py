@@ -39,9 +39,10 @@ class Codes:
     def chunk_lines(self, condition: Callable[[Expression], str], plain: str) -> list[str]:
         """From the beginning of the tensor to that of the chunk; `plain`: the hint where it is no codes."""
         bits, when = codebook(self.coded.storage).bits, self.coded.when
-        start = "base" if bits == 8 else "base // 2"
+        start = "base" if bits == 8 else f"base // {8 // bits}"
+        address = f"{self.pointer} + {start}"  # a byte of bits is more than a lane
         coded = [
-            f"{self.aligned} = tl.multiple_of({self.pointer} + {start}, LANES * {bits} // 8)",
+            f"{self.aligned} = " + (f"tl.multiple_of({self.pointer} + {start}, LANES * {bits} // 8)" if bits > 1 else address),
             f"{self.pointer} = {self.pointer} + {start}",
             f"{self.scales} = {self.scales} + base // {self.coded.storage.block}",
         ]

@@ -96,11 +96,15 @@ def coded_streams(kernel: Kernel) -> list[Coded]:
 
     The runtime asks for no variant of such kernels in which there are codes, but of PyTorch.
     """
-    out_of_order = set(kernel.extents) & IN_MATRICES or any(one.picked for one in kernel.passes)
-    if out_of_order:
+    if out_of_order(kernel):
         return []
     found = ((s, s.storage, s.coded) for s in kernel.streams)
     return [Coded(s, storage, when) for s, storage, when in found if storage is not None and when is not None]
+
+
+def out_of_order(kernel: Kernel) -> bool:
+    """Whether a kernel goes through memory by rows and columns, or by picked elements."""
+    return bool(set(kernel.extents) & IN_MATRICES) or any(one.picked for one in kernel.passes)
 
 
 def scales_of(stream: Stream) -> str:

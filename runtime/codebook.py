@@ -60,8 +60,8 @@ class Codebook:
         return 8 if self.bits == 1 else self.block
 
     def bytes_of(self, numel: int) -> int:
-        """Bytes of the codes of so many numbers."""
-        return -(-numel // self.per_byte)
+        """Bytes of the codes of so many numbers; of bits whole words of 32, which GPUs change at once."""
+        return -(-numel // self.per_byte) if self.bits > 1 else -(-numel // 32) * 4
 
     def blocks_of(self, numel: int) -> int:
         """Blocks of so many numbers."""

@@ -346,7 +346,9 @@ def _bound(
 ) -> ReducingLauncher:
     present = [s for s in kernel.streams if s.stays and s.per_element]
     others = [residents.column(s, len(sizes)) for s in kernel.streams if s.stays and not s.per_element]
-    if largest_block(kernel.streams, residents.variant) and (keeps_rows(kernel) or kernel.pick is not None):
+    books = [s.codebook(residents.variant) for s in kernel.streams if not s.beside]
+    of_numbers = any(book is not None and book.bits > 1 for book in books)
+    if (of_numbers and keeps_rows(kernel)) or (any(books) and kernel.pick is not None):
         raise BackendUnavailable("Triton kernels with rows, columns or picked elements do not keep states as codes")
     varying = [s.name for s in kernel.streams if not s.stays]
     dtypes = {s.name: column[0].dtype for s in present if (column := residents.tensors.get(s.name))}

@@ -158,7 +158,7 @@ def _encoded(one: _Unfolded) -> tuple[nodes.Statement, ...]:
 def _with_values(step: tuple[nodes.Statement, ...], found: Mapping[str, _Unfolded]) -> tuple[nodes.Statement, ...]:
     """The lines with the values that are computed with in the places of the states."""
 
-    def change(new: nodes.Node, old: nodes.Node) -> nodes.Node:
+    def change(new: nodes.Node, old: nodes.Node) -> nodes.Node | tuple[nodes.Node, ...]:
         if isinstance(new, nodes.Call) and new.function == "new":
             return old  # the state itself is asked about
         if isinstance(new, nodes.Name) and new.id in found:

@@ -21,6 +21,7 @@ from optc.compiler.backends.triton.kept import tile_arguments
 from optc.compiler.backends.triton.lines import NEUTRAL
 from optc.compiler.backends.triton.panels import emit_panels
 from optc.compiler.backends.triton.scalars import emit_scalars
+from optc.compiler.backends.triton.signs import in_chunk
 from optc.compiler.backends.triton.stage import emit_stage
 from optc.compiler.backends.triton.steps import emit_steps
 from optc.compiler.backends.triton.sweep import GEOMETRY, MEASURING, NEEDING, PICKING, TABLES, TREE, Sweep
@@ -108,15 +109,15 @@ def _calls(part: Sweep, offset: str, end: str, start: str = "") -> dict[str, Any
     `offset`: from a stream to the chunk.
     """
     block = f"{start} + j * BLOCK" if start else "j * BLOCK"
+
+    def beside(first: str, size: str) -> list[str]:
+        return [*tile_arguments(part.codes, first, end, size), *in_chunk(part.signs, first, size)]
+
     return {
         "tile": part.name,
         "results": _results(part),
-        "whole_call": part.call(
-            part.places(part.aligned, " + i"), "None", _CALL_INDENT, tile_arguments(part.codes, block, end, "BLOCK")
-        ),
-        "tail_call": part.call(
-            part.places(part.pointer, f"{offset} + i"), f"i < {end}", _CALL_INDENT, tile_arguments(part.codes, "j", end, "TAIL")
-        ),
+        "whole_call": part.call(part.places(part.aligned, " + i"), "None", _CALL_INDENT, beside(block, "BLOCK")),
+        "tail_call": part.call(part.places(part.pointer, f"{offset} + i"), f"i < {end}", _CALL_INDENT, beside("j", "TAIL")),
     }
 
 

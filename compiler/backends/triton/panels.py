@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from optc.compiler.backends.triton.environment import ENVIRONMENT
 from optc.compiler.backends.triton.lines import COMBINED, NEUTRAL
 from optc.compiler.backends.triton.places import SHAPE, partial_place, partials_of, value_place
+from optc.compiler.backends.triton.signs import in_panel
 from optc.compiler.backends.triton.sweep import GEOMETRY_OF_PANELS, TABLES, TABLES_OF_PANELS, Sweep
 from optc.compiler.backends.triton.trees import Tree, trees_of
 from optc.compiler.layout import Call, laid_out
@@ -42,15 +43,16 @@ def emit_panels(one: Sweep) -> str:
         scalar_lines=one.scalar_lines(),
         flag_lines=one.flag_lines(),
         pointer_lines=one.pointer_lines(),
-        aligned_lines=[one.hint(s, "at") for s in streams],
+        aligned_lines=[one.hint(s, "at") for s in streams if s not in one.signs],
+        also_aligned=" & (width % 8 == 0)" if one.signs else "",
         matrix_needs=list(_needs(one, Extent.TENSOR, Extent.MATRIX)),
         col_needs=list(_needs(one, Extent.COL)),
         row_needs=list(_row_needs(one)),
         total_lines=list(_totals(one, in_rows=False)),
         fresh_lines=list(_totals(one, in_rows=True)),
         row_outs=[_row_out(one, m, o) for m, o in rows],
-        whole_call=one.call([f"{one.aligned[s]} + i_by" for s in streams], "None", _CALL_INDENT),
-        tail_call=one.call([f"{one.pointer[s]} + at + i" for s in streams], "mask", _CALL_INDENT),
+        whole_call=one.call(one.places(one.aligned, " + i_by"), "None", _CALL_INDENT, in_panel(one.signs)),
+        tail_call=one.call(one.places(one.pointer, " + at + i"), "mask", _CALL_INDENT, in_panel(one.signs)),
         results=", ".join(one.totals) + " = " if one.totals else "",
         tree_lines=[*(t.begun("(LEVELS, COLUMNS)") for t in columns), *(t.begun("(LEVELS,)") for t in numbers)],
         push_lines=[tree.pushed("down", 8, 2) for tree in (*columns, *numbers)],

@@ -17,7 +17,19 @@ from optc.dsl.program import DRAWS, LOGIC, Apply, Constant, Expression, Read, Ro
 
 _UNARY = ("sqrt", "square", "neg", "sign", "floor", "exp", "log", "sin", "cos", "cospi", "tanh")
 _BINARY = {o: o for o in ("div", "mod", "pow", "atan2", "round_bf16")} | {"min": "minimum", "max": "maximum"}
-RESERVED = PYTHON | {"tl", "gpu", "gpu_codes", "gpu_pairs", "triton_kernel", "libdevice", "float", "range", "real", "mask"}
+RESERVED = PYTHON | {
+    "tl",
+    "gpu",
+    "gpu_codes",
+    "gpu_pairs",
+    "gpu_signs",
+    "triton_kernel",
+    "libdevice",
+    "float",
+    "range",
+    "real",
+    "mask",
+}
 """Names that no value of a spec may have in a kernel."""
 
 _CALLS: dict[str, Callable[..., str]] = {

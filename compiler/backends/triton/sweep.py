@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from optc.compiler.backends.names import Namer
-from optc.compiler.backends.triton import flow
+from optc.compiler.backends.triton import flow, signs
 from optc.compiler.backends.triton.columns import TableColumns, sort_of
 from optc.compiler.backends.triton.kept import CODES_LOCALS, Codes, tile_parameters
+from optc.compiler.backends.triton.signs import Signs, keeps_signs
 from optc.compiler.backends.triton.spelling import RESERVED, Spelling
 from optc.compiler.backends.triton.tile import Tile
 from optc.compiler.backends.triton.vectors import in_panels
@@ -94,6 +95,11 @@ class Sweep:
             for s in (moved.name for moved in sweep.moves)
             if s in coded
         }
+        self.signs = {
+            moved.name: Signs(moved, value(moved.name), self.pointer[moved.name])
+            for moved in sweep.moves
+            if keeps_signs(kernel, moved)
+        }
         self.width = len(self.scalars) + len(self.host_flags)
 
     def parts(self) -> tuple[Sweep | None, Sweep | None, Sweep | None]:
@@ -122,12 +128,14 @@ class Sweep:
         conditions = tuple(s for s in sweep.needs if sort_of(s, kernel) is Sort.BOOL)
         vectors = tuple(s for s in sweep.needs if self.is_vector(s))
         spelling = _spelling(kernel, names)
-        tile = Tile(sweep, conditions, vectors, kernel.static_flags, spelling, self.pointer, self.source, self.codes)
+        flags, kept = kernel.static_flags, (self.codes, self.signs)
+        tile = Tile(sweep, conditions, vectors, flags, spelling, self.pointer, self.source, *kept)
         return {
             "tile_parameters": [
                 *(f"{self.pointer[s]}: tl.tensor" for s in self.streams),
                 "mask: tl.tensor",
                 *tile_parameters(self.codes),
+                *signs.tile_parameters(self.signs),
                 *(f"{s}: tl.tensor" for s in (*self.totals, *self.given)),
                 *(f"{names(f)}: tl.constexpr" for f in kernel.static_flags if f in self.used),
                 *(f"{names(f)}: tl.tensor" for f in kernel.host_flags if f in self.used),
@@ -145,17 +153,19 @@ class Sweep:
         return [*filled((*pointers, mask, *codes), indent), *last]
 
     def places(self, pointers: Mapping[str, str], i: str) -> list[str]:
-        """Where the elements of a tile are; of what may be codes, where the chunk begins."""
-        return [pointers[s] if s in self.codes else f"{pointers[s]}{i}" for s in self.streams]
+        """Where the elements of a tile are; of what may be codes, where the chunk begins; of signs, where the tensor does."""
+        fixed = {s: pointers[s] for s in self.codes} | {s: self.pointer[s] for s in self.signs}
+        return [fixed.get(s, f"{pointers[s]}{i}") for s in self.streams]
 
     def aligned_lines(self) -> list[str]:
         """The pointers of streams where they are aligned; what may be codes has its lines at its chunk."""
-        return [self.hint(s, "base") for s in self.streams if s not in self.codes]
+        return [self.hint(s, "base") for s in self.streams if s not in self.codes and s not in self.signs]
 
     def chunk_lines(self) -> list[str]:
         """Pointers of the chunk."""
         condition = _spelling(self.kernel, self.value).condition
-        lines = [f"{self.pointer[s]} = {self.pointer[s]} + base" for s in self.streams if s not in self.codes]
+        plain = [s for s in self.streams if s not in self.codes and s not in self.signs]
+        lines = [f"{self.pointer[s]} = {self.pointer[s]} + base" for s in plain]
         return [*lines, *(line for s, one in self.codes.items() for line in one.chunk_lines(condition, self.hint(s, "base")))]
 
     def flag_lines(self) -> list[str]:
@@ -208,6 +218,8 @@ class Sweep:
             taken |= CODES_LOCALS
         if sweep.picked:
             taken |= {*PICKING, "before", "first", "last", "many", "at"}
+        if any(keeps_signs(kernel, moved) for moved in sweep.moves):
+            taken |= {"at", "width", "ROWS", "COLUMNS"}
         if self.panelled:
             taken |= LOCALS_OF_PANELS | set(TABLES_OF_PANELS) | set(GEOMETRY_OF_PANELS)
         value = Namer(taken)

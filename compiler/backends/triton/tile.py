@@ -9,6 +9,7 @@ from optc.compiler.backends.triton import flow
 from optc.compiler.backends.triton.kept import Codes
 from optc.compiler.backends.triton.lines import Lines
 from optc.compiler.backends.triton.pairs import join_text, split_text
+from optc.compiler.backends.triton.signs import Signs
 from optc.compiler.backends.triton.spelling import Spelling
 from optc.compiler.conditions import both, written_when
 from optc.compiler.plan import Pass
@@ -34,12 +35,13 @@ class Tile:
     pointer: dict[str, str]
     source: Source
     codes: Mapping[str, Codes]
+    signs: Mapping[str, Signs]
 
     def lines(self) -> Iterator[str]:
         """Loads, statements, stores."""
         sweep, spell = self.sweep, self.spelling.spell
         elementwise = flow.elementwise_names(sweep.body, (*(s.name for s in sweep.streams), *self.conditions, *self.vectors))
-        plain = [s.name for s in sweep.streams if s.name not in self.codes]
+        plain = [s.name for s in sweep.streams if s.name not in self.codes and s.name not in self.signs]
         shape = f"{self.pointer[plain[0]]}.shape" if plain else "(SIZE,)" if sweep.streams else "(1,)"
         body = Lines(sweep.body, elementwise, shape, "real", self.spelling, self.static_flags, self.source)
         bound: set[str] = {name for name, _ in sweep.measures}
@@ -53,6 +55,9 @@ class Tile:
                 bound.add(stream.name)
             elif stream.reads and stream.name in self.codes:
                 yield from self.codes[stream.name].load(body.when)
+                bound.add(stream.name)
+            elif stream.reads and stream.name in self.signs:
+                yield from self.signs[stream.name].load(body.when)
                 bound.add(stream.name)
             elif stream.reads:
                 scale = " * factor" if stream.name == GRADIENT.name else ""
@@ -76,6 +81,9 @@ class Tile:
                 when = both(stream.exists, written_when(sweep.body, stream.name))
                 if stream.name in self.codes:
                     yield from self.codes[stream.name].store(when, body.when)
+                    continue
+                if stream.name in self.signs:
+                    yield from self.signs[stream.name].store(when, body.spread_out(spell(stream.name)), body.when)
                     continue
                 store = f"tl.store({self.pointer[stream.name]}, {spell(stream.name)}, mask)"
                 if stream.pair is not None:

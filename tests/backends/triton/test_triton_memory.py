@@ -112,7 +112,7 @@ def vectors(kernels: Sequence[Kernel], shapes: Sequence[tuple[int, ...]], real: 
     Of a row there are up to four partials (more above 32,768 columns), of a column two float32, of a matrix or tensor one for
     each column of panels.
     """
-    seen = [matrices(torch.Size(shape), kernels[0].matrix) for shape in shapes]
+    seen = [matrices(torch.Size(shape), kernels[0].seen) for shape in shapes]
     rows, columns = sum(n * h for n, h, _ in seen), sum(n * w for n, _, w in seen)
     values = {"row": rows, "col": columns, "matrix": sum(n for n, *_ in seen)}
     kept = {extent: max(k.extents.count(extent) for k in kernels) for extent in ("row", "col", "matrix")}

@@ -185,6 +185,16 @@ def test_labels_keep_their_distance_and_their_order() -> None:
     assert all(0 <= place <= 1 for place in found)
 
 
+@pytest.mark.slow
+def test_processes_find_what_one_process_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [(TASKS[1], contestant, 0, 0.004) for contestant in convergence.chosen(["adamw_8bit"])]
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(list(convergence.outcomes(jobs)))
+    assert found[0] == found[1]
+
+
 def test_the_part_runs_and_writes_its_table_and_picture(tmp_path: Path) -> None:
     given = ["--part", "convergence", "--scale", "0.01", "--rounds", "1", "--spec", "adamw_8bit", "-o", str(tmp_path)]
     threads = torch.get_num_threads()

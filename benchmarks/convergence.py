@@ -207,7 +207,7 @@ def row(task: str, contestant: Contestant, found: Mapping[str, Sequence[Outcome]
         said += f", {100 * numbers['kept_smaller']:.0f} % kept smaller"
     if contestant.below:
         numbers["above_other_percent"] = percent(loss, losses[contestant.below])
-        said += f"; {numbers['above_other_percent']:+.2f} % to {contestant.below}"
+        said += f"; {numbers['above_other_percent']:+.2f} % against {contestant.below}"
     numbers |= {f"loss_seed_{seed}": outcome.loss for seed, outcome in enumerate(own)}
     for points in zip(*(outcome.curve for outcome in own), strict=True):
         numbers[f"loss_at_{points[0][0]}"] = fmean(value for _, value in points)

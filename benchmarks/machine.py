@@ -15,6 +15,8 @@ import torch
 from optc import __version__
 
 PACKAGES = ("torch", "triton", "pytorch_optimizer", "numpy")
+PEERS = ("bitsandbytes", "torchao")
+"""Listed where they are installed: most measurements do without."""
 
 
 def machine() -> dict[str, str]:
@@ -30,11 +32,12 @@ def machine() -> dict[str, str]:
         "compiler": _compiler(),
         "optc": __version__,
     }
-    for package in PACKAGES:
+    for package in (*PACKAGES, *PEERS):
         try:
             described[package] = version(package)
         except PackageNotFoundError:
-            described[package] = "not installed"
+            if package in PACKAGES:
+                described[package] = "not installed"
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         memory = properties.total_memory / 2**30

@@ -23,6 +23,7 @@ from optc.runtime import hypers, layout, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.checkpoint_codes import STORING, Kept, told
+from optc.runtime.foreign import Foreign
 from optc.runtime.hypers import Values
 from optc.runtime.pairs import REST, rest_dtype
 from optc.runtime.schema import Schema, State
@@ -55,8 +56,12 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     present: list[dict[str, Any]] = optimizer.param_groups
     schema: Schema = optimizer.schema
     saved = _matching_groups(schema, present, packed)
+    problems: list[str] = []
+    foreign = Foreign.of(schema, packed["state"], problems)
+    if foreign is not None:
+        saved = [foreign.group(other, f"group {number}") for number, other in enumerate(saved)]
     groups = [_merged(group, other) for group, other in zip(present, saved, strict=True)]
-    problems: list[str] = _numbers_of_model(schema, saved, packed)
+    problems += _numbers_of_model(schema, saved, packed)
     changes: list[str] = []
     slots: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
     known = set()
@@ -71,8 +76,12 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         for index, p in zip(other["params"], group["params"], strict=True):
             known.add(index)
             if packed["state"].get(index):
-                file = Kept.of(other, packed["state"][index], f"parameter {index}", problems)
-                loaded = _slot(schema, values, p, file, problems, changes)
+                label, entries = f"parameter {index}", packed["state"][index]
+                if not isinstance(entries, Mapping):
+                    problems.append(f"{label}: must have a table of states, not {_shown(entries)}")
+                    continue
+                file = Kept.of(other, entries, label, problems) if foreign is None else foreign.kept(entries, p, label)
+                loaded = _slot(schema, values, p, file, problems, changes) if file is not None else {}
                 if loaded:
                     slots[p] = loaded
     if not problems:
@@ -205,6 +214,8 @@ def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any)
 
 
 def _number(entry: Any) -> float | None:
+    if isinstance(entry, int) and abs(entry) > 2**1000:  # no float is as large
+        return None
     return states.number(entry) if _is_scalar(entry) or isinstance(entry, float | int) else None
 
 

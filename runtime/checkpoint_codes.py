@@ -52,7 +52,7 @@ class Kept:
         described = group.get(STORING, {})
         books = {}
         for key in scales:
-            book = _codebook(described.get(key)) if isinstance(described, Mapping) else None
+            book = codebook(described.get(key)) if isinstance(described, Mapping) else None
             if book is not None:
                 books[key] = book
             elif isinstance(described, Mapping) and key in described:
@@ -114,7 +114,7 @@ def _decoded(codes: Tensor, scales: Tensor, book: Codebook, p: Tensor) -> Tensor
     return numbers
 
 
-def _codebook(told: Any) -> Codebook | None:
+def codebook(told: Any) -> Codebook | None:
     """What a file says codes mean; None where that is nothing of the kind."""
     if not isinstance(told, Mapping):
         return None

@@ -83,7 +83,7 @@ class Kept:
                 return {}
             codes = entry.detach().to(p.device, copy=True).contiguous()
             kept = scales.detach().to(p.device, torch.float32, copy=True).contiguous()
-            if own is not None and _same(own, meant):
+            if own is not None and means_the_same(own, meant):
                 return {key: codes, state.scale_key: kept}
             numbers = _decoded(codes, kept, meant, p)
         changes.append(
@@ -99,7 +99,7 @@ def _name(state: State, own: Codebook | None) -> str:
     return own.name if own is not None else state.storage if isinstance(state.storage, str) else "numbers"
 
 
-def _same(a: Codebook, b: Codebook) -> bool:
+def means_the_same(a: Codebook, b: Codebook) -> bool:
     """Whether equal codes and scales are equal numbers."""
     levels = zip(a.levels, b.levels, strict=False)
     return len(a.levels) == len(b.levels) and a.block == b.block and all(x == y or (x != x and y != y) for x, y in levels)

@@ -46,6 +46,11 @@ class Rule:
         """Whether an optimizer keeps all states of the rule per element."""
         return set(self.places) <= {state.key for state in schema.of_parameters if state.extent == "elem"}
 
+    def has_hypers_of(self, schema: Schema) -> bool:
+        """Whether an optimizer has the hypers without which the rule is none."""
+        needed = {"lr", *(("betas",) if self.betas is None else filter(None, self.betas))}
+        return needed <= {hyper.key for hyper in schema.hypers}
+
 
 OF_BITSANDBYTES = (
     Rule(
@@ -89,7 +94,11 @@ def named(schema: Schema, rules: Sequence[Rule]) -> Rule | None:
     """The rule that an optimizer is by its name, be it `AdamW8bit` or `AdamWDynamic8Udynamic8` (as `optc.compile` has it)."""
     for rule in rules:
         tails = [schema.name.removeprefix(name) for name in rule.ours if schema.name.startswith(name)]
-        if rule.belongs_to(schema) and any(tail in _SHIPPED or _without(tail, schema) == "" for tail in tails):
+        if (
+            rule.belongs_to(schema)
+            and rule.has_hypers_of(schema)
+            and any(tail in _SHIPPED or _without(tail, schema) == "" for tail in tails)
+        ):
             return rule
     return None
 

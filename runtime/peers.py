@@ -92,26 +92,21 @@ _DTYPES = {"float64": "Fp64", "float32": "Fp32", "bfloat16": "Bf16", "float16": 
 
 def named(schema: Schema, rules: Sequence[Rule]) -> Rule | None:
     """The rule that an optimizer is by its name, be it `AdamW8bit` or `AdamWDynamic8Udynamic8` (as `optc.compile` has it)."""
+    tail = _tail(schema)
     for rule in rules:
-        tails = [schema.name.removeprefix(name) for name in rule.ours if schema.name.startswith(name)]
-        if (
-            rule.belongs_to(schema)
-            and rule.has_hypers_of(schema)
-            and any(tail in _SHIPPED or _without(tail, schema) == "" for tail in tails)
-        ):
+        own = any(re.fullmatch(name + tail, schema.name) for name in rule.ours)
+        if own and rule.belongs_to(schema) and rule.has_hypers_of(schema):
             return rule
     return None
 
 
-def _without(tail: str, schema: Schema) -> str:
-    """What is left of the end of a class's name without the storages of its states."""
+def _tail(schema: Schema) -> str:
+    """A pattern of what may follow: how ours are shipped, or the storages of the states with their settings."""
     storages = [state.storage for state in schema.states]
     words = {_camel(kept.name) if isinstance(kept, Codebook) else _DTYPES[kept] for kept in storages if kept is not None}
-    for word in sorted(words, key=len, reverse=True):
-        tail = tail.replace(word, "")
-    return tail
+    stored = "|".join(map(re.escape, words))
+    return rf"(?:{'|'.join(_SHIPPED)}|(?:(?:{stored})(?:(?:Block|Smallest)?\d+)*)+)"
 
 
 def _camel(storage: str) -> str:
-    parts = re.sub(r"\W+", "_", storage).strip("_").split("_")
-    return "".join(part[:1].upper() + part[1:] for part in parts)
+    return "".join(part[:1].upper() + part[1:] for part in re.split(r"\W", storage)[0].split("_"))

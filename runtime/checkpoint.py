@@ -27,7 +27,7 @@ from optc.runtime.foreign import Foreign
 from optc.runtime.hypers import Values
 from optc.runtime.pairs import REST, rest_dtype
 from optc.runtime.schema import Schema, State
-from optc.runtime.storage import kept_dtype
+from optc.runtime.storage import kept_dtype, readable
 
 _MOST_SHOWN = 10
 
@@ -75,11 +75,10 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
             continue
         for index, p in zip(other["params"], group["params"], strict=True):
             known.add(index)
-            if packed["state"].get(index):
-                label, entries = f"parameter {index}", packed["state"][index]
-                if not isinstance(entries, Mapping):
-                    problems.append(f"{label}: must have a table of states, not {_shown(entries)}")
-                    continue
+            label, entries = f"parameter {index}", packed["state"].get(index)
+            if entries is not None and not isinstance(entries, Mapping):
+                problems.append(f"{label}: must have a table of states, not {_shown(entries)}")
+            elif entries:
                 file = Kept.of(other, entries, label, problems) if foreign is None else foreign.kept(entries, p, label)
                 loaded = _slot(schema, values, p, file, problems, changes) if file is not None else {}
                 if loaded:
@@ -161,7 +160,8 @@ def _slot(schema: Schema, values: Values, p: Tensor, file: Kept, problems: list[
                 slot[key] = states.scalar(number, p.device if state.number else None)
         elif key == REST and schema.pair is not None:
             dtype = rest_dtype(schema.pair, p.dtype)
-            if dtype is not None and (not isinstance(entry, Tensor) or entry.dtype != dtype or entry.shape != p.shape):
+            fits = isinstance(entry, Tensor) and entry.dtype == dtype and entry.shape == p.shape and readable(entry)
+            if dtype is not None and not fits:
                 problems.append(
                     f"{label}: {REST!r} must be a tensor of shape {tuple(p.shape)} and {dtype}, not {_shown(entry)}"
                 )
@@ -201,22 +201,27 @@ def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any)
     if not isinstance(entry, Tensor):
         return None
     if state.extent == "elem":
-        if entry.shape != p.shape or not entry.is_floating_point():  # bytes are codes that lack their scales
+        if entry.shape != p.shape or not entry.is_floating_point() or not readable(entry):  # bytes are codes without scales
             return None
         like = p if layout.is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
         dtype = kept_dtype(state, arithmetic_dtype(p.dtype))
         return torch.empty_like(like, dtype=dtype, requires_grad=False).copy_(entry.detach())
     all_picked = state.extent == "pick" and entry.shape == p.shape and shape == (p.numel(),)
-    if not all_picked and [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]:
+    if not readable(entry) or (
+        not all_picked and [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]
+    ):
         return None
     kept = torch.empty(shape, dtype=arithmetic_dtype(p.dtype), device=p.device)
     return kept.copy_(entry.detach().reshape(shape))
 
 
 def _number(entry: Any) -> float | None:
-    if isinstance(entry, int) and abs(entry) > 2**1000:  # no float is as large
+    if not isinstance(entry, float | int) and not (_is_scalar(entry) and readable(entry)):
         return None
-    return states.number(entry) if _is_scalar(entry) or isinstance(entry, float | int) else None
+    try:
+        return states.number(entry)
+    except OverflowError:  # a whole number beyond all floats
+        return None
 
 
 def _shown(entry: Any) -> str:

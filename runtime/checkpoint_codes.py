@@ -17,7 +17,7 @@ from torch import Tensor
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.codebook import BLOCKS, Codebook
 from optc.runtime.schema import Schema, State
-from optc.runtime.storage import PIECE, codes_shape, encoded, kept_dtype, taken
+from optc.runtime.storage import PIECE, codes_shape, encoded, kept_dtype, readable, taken
 
 STORING = "storing"
 """The key of a state dict's groups under which it says what codes mean."""
@@ -65,7 +65,7 @@ class Kept:
         key, own = state.key, state.codebook(p.numel())
         entry, scales, book = self.entries[key], self.scales.get(key), self.books.get(key)
         if scales is None:
-            if not isinstance(entry, Tensor) or not entry.is_floating_point() or entry.shape != p.shape:
+            if not readable(entry) or not entry.is_floating_point() or entry.shape != p.shape:
                 problems.append(
                     f"{self.label}: {key!r} must be numbers of shape {tuple(p.shape)}, or codes with {key + '_scale'!r}"
                 )
@@ -77,8 +77,8 @@ class Kept:
                 problems.append(f"{self.label}: {key!r} are codes, and the file does not say what they mean")
                 return {}
             shape, blocks = codes_shape(meant, p.shape), meant.blocks_of(p.numel())
-            fits = isinstance(scales, Tensor) and scales.is_floating_point() and scales.shape == (blocks,)
-            if not fits or entry.shape != shape:
+            fits = readable(scales) and scales.is_floating_point() and scales.shape == (blocks,)
+            if not fits or entry.shape != shape or not readable(entry):
                 problems.append(f"{self.label}: {key!r} must be codes of shape {shape} with {blocks} scales")
                 return {}
             codes = entry.detach().to(p.device, copy=True).contiguous()

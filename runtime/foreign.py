@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from optc.runtime.checkpoint_codes import Kept, codebook
 from optc.runtime.codebook import BLOCKS, Codebook
 from optc.runtime.peers import Library, Place, Rule
 from optc.runtime.schema import Schema
-from optc.runtime.storage import codes_shape
+from optc.runtime.storage import codes_shape, readable
 
 WRAPPED = "__bnb_optimizer_quant_state__"
 """Under this key newer versions of bitsandbytes hide their tensors from FSDP."""
@@ -69,7 +69,7 @@ class Foreign:
         """A parameter group with our names of hypers."""
         if self.library == "torchao":
             lr = saved.get("lr")
-            if isinstance(lr, Tensor) and lr.numel() == 1 and not lr.is_complex():
+            if _is_plain(lr) and lr.numel() == 1 and not lr.is_complex():
                 lr = lr.item()  # it keeps a tensor whatever it was given
             return {**saved, "lr": lr, "maximize": False}
         group = {key: value for key, value in saved.items() if key not in _GROUP}
@@ -223,9 +223,9 @@ def _is_coded(entry: Any) -> bool:
     return isinstance(entry, Tensor) and type(entry) is not Tensor and hasattr(entry, "codes") and hasattr(entry, "scale")
 
 
-def _is_plain(x: Any) -> bool:
+def _is_plain(x: Any) -> TypeGuard[Tensor]:
     """Whether it is a tensor with memory of its own, each element at its place."""
-    return type(x) is Tensor and x.layout == torch.strided and x.device.type != "meta" and not x.is_quantized
+    return type(x) is Tensor and readable(x)
 
 
 def _are_scales(x: Any) -> bool:

@@ -102,6 +102,10 @@ def _matching_groups(schema: Schema, present: Sequence[dict[str, Any]], packed: 
     if not isinstance(packed.get("state"), Mapping) or not isinstance(packed.get("param_groups"), Sequence):
         raise ValueError(f"not a state dict of an optimizer: {schema.name} needs `state` and `param_groups` in it")
     saved: list[dict[str, Any]] = list(packed["param_groups"])
+    for number, group in enumerate(saved):
+        indices = group.get("params") if isinstance(group, Mapping) else None
+        if not isinstance(indices, list | tuple) or not all(isinstance(index, int | str) for index in indices):
+            raise ValueError(f"not a state dict of an optimizer: group {number} must be a table with a list of `params`")
     have, want = [len(g["params"]) for g in saved], [len(g["params"]) for g in present]
     if have != want:
         raise ValueError(f"the loaded state dict has groups of {have} parameters, this {schema.name} of {want}")
@@ -168,7 +172,7 @@ def _slot(schema: Schema, values: Values, p: Tensor, file: Kept, problems: list[
             elif dtype is not None:
                 slot[REST] = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(entry.detach())
         elif state is None:
-            near = difflib.get_close_matches(key, by_key, 1)
+            near = difflib.get_close_matches(str(key), by_key, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(map(repr, [states.STEP, *by_key]))}"
             problems.append(f"{label}: unknown state {key!r}{hint}")
         elif state.extent == "elem" and (state.codebook(p.numel()) is not None or key in file.scales):

@@ -68,10 +68,11 @@ class Foreign:
     def group(self, saved: Mapping[str, Any], label: str) -> dict[str, Any]:
         """A parameter group with our names of hypers."""
         if self.library == "torchao":
-            lr = saved.get("lr")
+            group = {**saved, "maximize": False}
+            lr = group.get("lr")
             if _is_plain(lr) and lr.numel() == 1 and not lr.is_complex():
-                lr = lr.item()  # it keeps a tensor whatever it was given
-            return {**saved, "lr": lr, "maximize": False}
+                group["lr"] = lr.item()  # it keeps a tensor whatever it was given
+            return group
         group = {key: value for key, value in saved.items() if key not in _GROUP}
         if self.rule is None:
             return group
@@ -112,8 +113,8 @@ class Foreign:
                 self.problems.append(f"{label}: {WRAPPED!r} must be a table of tensors, not {wrapped!r}")
                 wrapped = {}
             found.take_states(self.rule, {**{key: entry for key, entry in slot.items() if key != WRAPPED}, **wrapped})
-        readable = len(self.problems) == before and (self.library == "torchao" or self.rule is not None)
-        return Kept(found.entries, found.scales, found.books, label) if readable else None
+        known = self.library == "torchao" or self.rule is not None
+        return Kept(found.entries, found.scales, found.books, label) if known and len(self.problems) == before else None
 
 
 @dataclass(slots=True)
@@ -164,7 +165,8 @@ class _Reading:
             return self.wrong(f"{name!r} must be a tensor of shape {shape}, as {rule.name} has it, not {_shown(state)}")
         if not state.is_contiguous():
             return self.wrong(
-                f"{name!r} is not contiguous: bitsandbytes reads such memory in another order on GPUs than on CPUs"
+                f"{name!r} is not contiguous: bitsandbytes follows its memory on GPUs and its indices on CPUs, and the "
+                "file does not say which; put it in the order of indices there"
             )
         if state.is_floating_point():
             self.entries[key] = state if place.row is None else state[place.row]

@@ -5,6 +5,7 @@ Whatever is in the place of an entry, the answer is the same or the file is load
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -169,6 +170,23 @@ def test_states_of_a_parameter_are_a_table(value: Any) -> None:
         saved = copied(saved_by(library, "AdamW8bit"))
         saved["state"][0] = value
         refused(saved, message="parameter 0: must have a table of states, not ")
+
+
+@pytest.mark.parametrize("group", ["x", [1], None, {}, {"params": 3}, {"params": [[0], [1], [2]]}], ids=str)
+def test_groups_are_tables(group: Any) -> None:
+    params, optimizer = one_step(AdamW8bit)
+    unchanged = snapshot(params, optimizer)
+    saved = {**saved_by("bitsandbytes", "AdamW8bit"), "param_groups": [group]}
+    with pytest.raises(ValueError, match="not a state dict of an optimizer: group 0 must be a table with a list of `params`"):
+        optimizer.load_state_dict(saved)
+    unchanged()
+
+
+@pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
+@pytest.mark.parametrize("key", [3, (), None, "exp_avg_scale", "state", b"state1"], ids=repr)
+def test_unknown_states_are_named(key: Any, library: str) -> None:
+    saved = changed(saved_by(library, "AdamW8bit"), {key: ONES})
+    refused(saved, message=f"parameter 0: unknown state {re.escape(repr(key))}")
 
 
 def test_files_of_another_rule() -> None:

@@ -26,6 +26,8 @@ from tests.matrix.runners import optimizer_class
 Codes: TypeAlias = NDArray[np.int64]
 InMemory: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 """By the keys of states: the bytes of codes, flat, and the scales of blocks."""
+Exported: TypeAlias = Callable[[Mapping[str, Any]], InMemory]
+"""What an optimizer of another library keeps as codes for a parameter, of what it keeps."""
 
 STEPS = 13
 FLIPS = 5e-5
@@ -138,7 +140,7 @@ def in_memory(optimizer: Optimizer, p: Tensor) -> dict[str, tuple[Tensor, Tensor
 def side_by_side(
     ours: Optimizer,
     theirs: torch.optim.Optimizer,
-    exported: Callable[[Mapping[str, Any]], InMemory],
+    exported: Exported,
     steps: int,
     imports: bool,
     zeros: bool = True,
@@ -199,6 +201,17 @@ def of_torchao(state: Mapping[str, Any]) -> InMemory:
     """What a parameter has as codes."""
     kept = {key: value for key, value in state.items() if hasattr(value, "codes")}
     return {key: (value.codes.view(torch.uint8).reshape(-1), value.scale) for key, value in kept.items()}
+
+
+def assert_same_codes(
+    ours: Optimizer, theirs: torch.optim.Optimizer, exported: Callable[[Mapping[str, Any]], InMemory]
+) -> None:
+    """Bit for bit, and of the same parameters."""
+    for p, q in pairs(ours, theirs):
+        mine, other = in_memory(ours, p), exported(theirs.state[q])
+        assert mine.keys() == other.keys()
+        for key, memory in mine.items():
+            assert all(torch.equal(a, b) for a, b in zip(memory, other[key], strict=True)), key
 
 
 # --- optimizers of both sides -------------------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import optc
 from optc.generated import Adagrad8bit, AdamW, AdamW8bit, AdamWBf16, SGD8bit
@@ -28,19 +28,17 @@ from tests.specs.low_memory import (
     OF_ADAMW,
     OF_BITSANDBYTES,
     STEPS,
-    InMemory,
+    Exported,
     Theirs,
     assert_near,
+    assert_same_codes,
     books_of,
     in_memory,
     of_torchao,
     one_thread,
     ours_like,
-    pairs,
     side_by_side,
 )
-
-Exported: TypeAlias = Callable[[Mapping[str, Any]], InMemory]
 
 SHAPES = ((64, 64), (4097,), (70, 66), (16, 300, 2), (4095,), (5, 3), ())
 """Whole blocks, short last blocks, and tensors that are too small for codes."""
@@ -60,17 +58,6 @@ def loaded(optimizer: Any, saved: Mapping[str, Any], through: bool = True) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.load_state_dict(through_a_file(dict(saved)) if through else saved)
-
-
-def assert_same_codes(
-    ours: Optimizer, theirs: torch.optim.Optimizer, exported: Callable[[Mapping[str, Any]], InMemory]
-) -> None:
-    """Bit for bit, and of the same parameters."""
-    for p, q in pairs(ours, theirs):
-        mine, other = in_memory(ours, p), exported(theirs.state[q])
-        assert mine.keys() == other.keys()
-        for key, memory in mine.items():
-            assert_equal(memory, other[key])
 
 
 def assert_same_groups(one: Optimizer, other: Optimizer) -> None:
@@ -361,6 +348,21 @@ def test_parameters_of_16_bits(dtype: torch.dtype, peer: Peer) -> None:
     assert_same_codes(back, theirs, peer.exported)
     train([3], (ours, params), (theirs, theirs.param_groups[0]["params"]))
     torch.testing.assert_close(params, theirs.param_groups[0]["params"], rtol=1e-2, atol=1e-4)
+
+
+def test_parameters_in_any_memory_order(peer: Peer) -> None:
+    params = parameters(((64, 64), (20, 30)))
+    turned = [nn.Parameter(p.detach().t().contiguous().t()) for p in params]
+    ours, other = AdamW8bit(params), AdamW8bit(turned)
+    train(range(2), (ours, params), (other, turned))
+    theirs, from_other = peer.kind(twins(params)), peer.kind(twins(params))
+    theirs.load_state_dict(optc.export_state(ours, peer.library))
+    from_other.load_state_dict(optc.export_state(other, peer.library))
+    assert_same_codes(ours, from_other, peer.exported)
+    loaded(other, theirs.state_dict())
+    train([2], *((optimizer, optimizer.param_groups[0]["params"]) for optimizer in (ours, other, theirs, from_other)))
+    assert_equal(params, turned)
+    assert_equal(*(optimizer.param_groups[0]["params"] for optimizer in (theirs, from_other)))
 
 
 def test_an_exported_state_is_a_copy(peer: Peer) -> None:

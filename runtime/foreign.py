@@ -198,8 +198,9 @@ class _Reading:
         codes, scales, numel = entry.codes, entry.scale, self.p.numel()
         if not _is_plain(codes) or codes.dtype not in (torch.uint8, _E4M3):
             return self.wrong(f"the codes of {key!r} must be bytes or {_E4M3}, not {_shown(codes)}")
-        if not _are_scales(scales) or scales.ndim != 1 or not scales.numel():
-            return self.wrong(f"the scales of {key!r} must be finite float32 numbers of 0 or above, not {_shown(scales)}")
+        # they have the default dtype, whatever that was; from 16 bits float32 is exact
+        if not _are_scales(scales, (torch.float32, torch.bfloat16, torch.float16)) or scales.ndim != 1 or not scales.numel():
+            return self.wrong(f"the scales of {key!r} must be finite numbers of 0 or above, not {_shown(scales)}")
         block, rest = divmod(numel, scales.numel())
         if rest or block not in BLOCKS:
             return self.wrong(
@@ -230,8 +231,8 @@ def _is_plain(x: Any) -> TypeGuard[Tensor]:
     return type(x) is Tensor and readable(x)
 
 
-def _are_scales(x: Any) -> bool:
-    return _is_plain(x) and x.dtype == torch.float32 and bool((x.isfinite() & (x >= 0)).all())
+def _are_scales(x: Any, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> TypeGuard[Tensor]:
+    return _is_plain(x) and x.dtype in dtypes and bool((x.isfinite() & (x >= 0)).all())
 
 
 def _book(library: str, levels: Any, block: int, lengths: Sequence[int], nan: bool = False) -> Codebook | None:

@@ -6,6 +6,7 @@ Whatever is in the place of an entry, the answer is the same or the file is load
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 import optc
 from optc.generated import AdamW, AdamW4bit, AdamW8bit, AdamWFp8, AdEMAMix8bit, Lion8bit, SGD8bit
-from tests.runtime.test_storage_files import loading, trained
+from tests.runtime.storing import loading
+from tests.runtime.test_storage_files import trained
 from tests.runtime.training import parameters, train, twins
 from tests.specs.low_memory import one_thread, quietly
 
@@ -49,11 +51,11 @@ def saved_by(library: str, name: str) -> dict[str, Any]:
     return saved
 
 
-def copied(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables of its own, with the same tensors: those of torchao cannot be copied."""
+def copied(saved: Mapping[str, Any], parameters: int = len(SHAPES)) -> dict[str, Any]:
+    """Tables of its own, with the same tensors of the first few parameters: those of torchao cannot be copied."""
     return {
-        "state": {index: dict(slot) for index, slot in saved["state"].items()},
-        "param_groups": [dict(group) for group in saved["param_groups"]],
+        "state": {index: dict(slot) for index, slot in saved["state"].items() if index < parameters},
+        "param_groups": [{**group, "params": group["params"][:parameters]} for group in saved["param_groups"]],
     }
 
 
@@ -229,7 +231,7 @@ optimizer Own:
 
 CODES = torch.zeros(64, 64, dtype=torch.uint8)
 SIXTEEN = torch.ones(16)
-NO_CODES, NO_AO_SCALES = "the codes of 'exp_avg' must be bytes or", "the scales of 'exp_avg' must be finite float32 numbers"
+NO_CODES, NO_AO_SCALES = "the codes of 'exp_avg' must be bytes or", "the scales of 'exp_avg' must be finite numbers"
 NO_BLOCK, NO_MAP = "'exp_avg' has .* scales for 4096 numbers", "the `qmap` of 'exp_avg' must be 16 or 256 finite float32 levels"
 OF_TORCHAO: dict[str, tuple[Mapping[str, Any], str]] = {
     "codes of another size": ({"codes": CODES[1:]}, r"'exp_avg' must be of shape \(64, 64\) with codes of shape \(64, 64\)"),
@@ -241,7 +243,8 @@ OF_TORCHAO: dict[str, tuple[Mapping[str, Any], str]] = {
     "no codes": ({"codes": None}, NO_CODES),
     "scales of no number": ({"scale": SIXTEEN[:0]}, NO_AO_SCALES),
     "scales of two dimensions": ({"scale": SIXTEEN.view(4, 4)}, NO_AO_SCALES),
-    "scales in 16 bits": ({"scale": SIXTEEN.half()}, NO_AO_SCALES),
+    "scales in float64": ({"scale": SIXTEEN.double()}, NO_AO_SCALES),
+    "scales that are whole numbers": ({"scale": SIXTEEN.int()}, NO_AO_SCALES),
     "scales that are negative": ({"scale": -SIXTEEN}, NO_AO_SCALES),
     "scales that are NaN": ({"scale": SIXTEEN * NAN}, NO_AO_SCALES),
     "a scale for everything": ({"scale": torch.tensor(1.0)}, NO_AO_SCALES),
@@ -284,6 +287,42 @@ def test_codes_of_torchao_belong_to_a_shape() -> None:
         with pytest.raises(ValueError, match=r"parameter 1: 'exp_avg' must be of shape \(32, 128\)"):
             optimizer.load_state_dict(saved)
         assert not optimizer.state
+
+
+def test_codes_are_for_states_per_element() -> None:
+    kind = optc.compile("""
+optimizer Means:
+    hyper: lr = 1e-3 in [0, inf)
+    state: exp_avg = 0 per tensor; exp_avg_sq = 0
+    step:
+        exp_avg <- ema(exp_avg, mean(g), 0.9)
+        exp_avg_sq <- ema(exp_avg_sq, g^2, 0.9)
+        theta <- theta - lr*g/(1 + exp_avg_sq) - lr*exp_avg
+""")
+    params = parameters(SHAPES[:2])
+    optimizer = kind(params, backend="torch")
+    with pytest.raises(ValueError, match="parameter 1: 'exp_avg' are codes, and Means has no number for each element there"):
+        optimizer.load_state_dict(copied(saved_by("torchao", "AdamW8bit"), 2))
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scales_in_16_bits_are_exact(dtype: torch.dtype) -> None:
+    """As torchao has them where that is the default dtype."""
+    scales = torch.linspace(0, 1, 16).to(dtype)
+    saved = with_attributes(saved_by("torchao", "AdamW8bit"), {"scale": scales})
+    params = parameters(SHAPES)
+    optimizer = AdamW8bit(params)
+    loading(optimizer, saved)
+    assert torch.equal(optimizer.state[params[1]]["exp_avg_scale"], scales.float())
+
+
+@pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
+def test_loading_needs_neither_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = saved_by(library, "AdamW8bit")
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("bitsandbytes", "torchao")]:
+        monkeypatch.setitem(sys.modules, name, None)  # to import it is an ImportError now
+    loading(AdamW8bit(parameters(SHAPES)), saved)
 
 
 def test_a_state_for_other_optimizers() -> None:

@@ -22,6 +22,7 @@ from optc.dsl.storages import SHIPPED, resolve
 from optc.runtime.codebook import Codebook
 from optc.runtime.optimizer import Optimizer
 from tests.matrix.runners import optimizer_class
+from tests.runtime.storing import through_a_file
 
 Codes: TypeAlias = NDArray[np.int64]
 InMemory: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
@@ -201,6 +202,13 @@ def of_torchao(state: Mapping[str, Any]) -> InMemory:
     """What a parameter has as codes."""
     kept = {key: value for key, value in state.items() if hasattr(value, "codes")}
     return {key: (value.codes.view(torch.uint8).reshape(-1), value.scale) for key, value in kept.items()}
+
+
+def loaded(optimizer: Any, saved: Mapping[str, Any]) -> None:
+    """Loads it from a file, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.load_state_dict(through_a_file(dict(saved)))
 
 
 def assert_same_codes(

@@ -6,7 +6,6 @@ The libraries are the real ones. How far two free runs may be apart is the same 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 import optc
-from optc.generated import Adagrad8bit, AdamW, AdamW8bit, AdamWBf16, SGD8bit
+from optc.generated import AdamW, AdamW8bit
 from optc.runtime import storage
 from optc.runtime.optimizer import Optimizer
 from optc.runtime.peers import LIBRARIES, Library
-from tests.runtime.storing import BACKENDS, entries
-from tests.runtime.test_storage_files import loading, through_a_file
+from tests.runtime.storing import BACKENDS, entries, loading, through_a_file
 from tests.runtime.training import assert_equal, parameters, train, twins
 from tests.specs.low_memory import (
     OF_ADAM,
@@ -34,6 +32,7 @@ from tests.specs.low_memory import (
     assert_same_codes,
     books_of,
     in_memory,
+    loaded,
     of_torchao,
     one_thread,
     ours_like,
@@ -51,13 +50,6 @@ OF_TORCHAO = ["Adam8bit", "AdamW8bit", "Adam4bit", "AdamW4bit", "AdamFp8", "Adam
 def single() -> Iterator[None]:
     with one_thread():
         yield
-
-
-def loaded(optimizer: Any, saved: Mapping[str, Any], through: bool = True) -> None:
-    """Loads without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        optimizer.load_state_dict(through_a_file(dict(saved)) if through else saved)
 
 
 def assert_same_groups(one: Optimizer, other: Optimizer) -> None:
@@ -110,102 +102,6 @@ def shipped(like: Theirs) -> type[Any]:
     """Ours by another storage of the same levels, with the name that `optc.compile` gives it."""
     made: type[Any] = optc.compile(like.base.lower(), storing=dict(like.kept))
     return made
-
-
-def test_numbers_for_bitsandbytes_are_numbers_there(bitsandbytes: Any) -> None:
-    """States in float32 or 16 bits: it goes on with float32, be it asked for 8 bits or not."""
-    for kind in (AdamW, AdamWBf16):
-        params = parameters(SHAPES)
-        ours = kind(params, lr=1e-3)
-        train(range(3), (ours, params))
-        others = twins(params)
-        theirs = bitsandbytes.optim.AdamW8bit(others)
-        theirs.load_state_dict(optc.export_state(ours, "bitsandbytes"))
-        assert all(theirs.state[q]["state1"].dtype == torch.float32 for q in others)
-        train(range(3, 6), (ours, params), (theirs, others))
-        torch.testing.assert_close(params, others, rtol=1e-6, atol=1e-6 if kind is AdamW else 2e-4)
-        back = kind(twins(others))
-        loaded(back, theirs.state_dict())
-
-
-def test_the_sum_of_adagrad_is_converted(bitsandbytes: Any) -> None:
-    """Ours has codes for numbers of 0 or above, the library codes for signed numbers."""
-    params = parameters(SHAPES)
-    theirs = bitsandbytes.optim.Adagrad8bit(params)
-    train(range(3), (theirs, params))
-    others = twins(params)
-    ours = Adagrad8bit(others)
-    name = "8-bit codes of bitsandbytes in blocks of 256"
-    assert loading(ours, theirs.state_dict()) == [
-        f"Adagrad8bit: 'sum' is kept as {name} in the file and as udynamic8 here: converted"
-    ]
-    state, book = theirs.state[params[0]], books_of(ours)["sum"]
-    numbers = bitsandbytes.functional.dequantize_blockwise(
-        state["state1"], absmax=state["absmax1"], code=state["qmap1"], blocksize=256
-    )
-    assert_equal(in_memory(ours, others[0])["sum"], [x.view(-1) for x in storage.encoded(numbers, book, numbers.device)])
-
-
-def test_codes_of_bitsandbytes_become_numbers(bitsandbytes: Any) -> None:
-    """With its own table of levels, in whatever optimizer; and codes of small tensors, which it can be told to keep."""
-    params = parameters(((64, 64), (70, 66), (100, 3)))
-    theirs = bitsandbytes.optim.AdamW8bit(params, min_8bit_size=1)
-    train(range(3), (theirs, params))
-    others, small = twins(params), twins(params)
-    plain, coded = AdamW(others), AdamW8bit(small)
-    assert len(loading(plain, theirs.state_dict())) == len(loading(coded, theirs.state_dict())) == 2
-    for p, q in zip(params, others, strict=True):
-        state = theirs.state[p]
-        for number, key in ((1, "exp_avg"), (2, "exp_avg_sq")):
-            numbers = bitsandbytes.functional.dequantize_blockwise(
-                state[f"state{number}"], absmax=state[f"absmax{number}"], code=state[f"qmap{number}"], blocksize=256
-            )
-            assert_equal([plain.state[q][key]], [numbers])
-    assert_equal([coded.state[small[2]]["exp_avg"]], [plain.state[others[2]]["exp_avg"]])
-
-
-def test_blocks_of_old_versions_of_bitsandbytes(bitsandbytes: Any) -> None:
-    params = parameters(((64, 64), (70, 66)))
-    theirs = bitsandbytes.optim.Lion8bit(params)
-    train([0], (theirs, params))
-    saved = theirs.state_dict()
-    for slot, p in zip(saved["state"].values(), params, strict=True):
-        inner = slot.pop("__bnb_optimizer_quant_state__")  # nor had they this table
-        slot.update(inner, absmax1=torch.arange(1.0, 1 + -(-p.numel() // 2048)))
-    others = twins(params)
-    ours = optc.create("lion", others)
-    assert loading(ours, saved) == [
-        "Lion: 'exp_avg' is kept as 8-bit codes of bitsandbytes in blocks of 2048 in the file and as numbers here: converted"
-    ]
-    for p, q in zip(params, others, strict=True):
-        slot = saved["state"][0 if p is params[0] else 1]
-        expected = slot["qmap1"][slot["state1"].long()].view(-1) * slot["absmax1"].repeat_interleave(2048)[: p.numel()]
-        assert_equal([ours.state[q]["exp_avg"].view(-1)], [expected])
-
-
-def test_a_momentum_that_came_from_torch_goes_on_in_bitsandbytes(bitsandbytes: Any) -> None:
-    """torch's SGD counts no steps, and at its first step the library takes the gradient for the buffer."""
-    params = parameters(((5, 3),))
-    plain = torch.optim.SGD(params, lr=0.1, momentum=0.9)
-    train(range(3), (plain, params))
-    ours = SGD8bit(twins(params))
-    loaded(ours, plain.state_dict())
-    others = twins(params)
-    theirs = bitsandbytes.optim.SGD8bit(others, lr=1.0, momentum=0.5)
-    theirs.load_state_dict(optc.export_state(ours, "bitsandbytes"))
-    train([3], (plain, params), (theirs, others))
-    torch.testing.assert_close(params, others, rtol=1e-6, atol=1e-6)
-
-
-def test_what_is_told_to_be_done_can_be_done(bitsandbytes: Any) -> None:
-    params = parameters(((64, 64), (5,)))
-    ours = Adagrad8bit(params)
-    train([0], (ours, params))
-    other = optc.compile("adagrad", storing={"G": "dynamic8"})(twins(params))
-    assert len(loading(other, ours.state_dict())) == 1
-    theirs = bitsandbytes.optim.Adagrad8bit(twins(params))
-    theirs.load_state_dict(optc.export_state(other, "bitsandbytes"))
-    assert_same_codes(other, theirs, OF_BITSANDBYTES[5].exported)
 
 
 # --- torchao ------------------------------------------------------------------------------------------------------------------

@@ -62,7 +62,9 @@ class Foreign:
         rule = next((rule for rule in peers.OF_BITSANDBYTES if rule.belongs_to(schema)), None)
         if library == "bitsandbytes" and rule is None:
             known = ", ".join(rule.name for rule in peers.OF_BITSANDBYTES)
-            problems.append(f"it is of bitsandbytes, of which {known} can be read, and these keep other states")
+            problems.append(
+                f"it is of bitsandbytes, whose {known} can be read, but {schema.name} keeps the states of none of them"
+            )
         return Foreign(library, schema, problems, rule)
 
     def group(self, saved: Mapping[str, Any], label: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import optc
-from optc.generated import AdamW, AdamW4bit, AdamW8bit, AdamWFp8, AdEMAMix8bit, Lion8bit, SGD8bit
+from optc.generated import AdamW, AdamW4bit, AdamW8bit, AdamWFp8, AdEMAMix8bit, LAMB8bit, LARS8bit, Lion8bit, SGD8bit
 from tests.runtime.storing import loading
 from tests.runtime.test_storage_files import trained
 from tests.runtime.training import parameters, train, twins
@@ -43,7 +43,7 @@ def saved_by(library: str, name: str) -> dict[str, Any]:
         import torchao.optim
     kind = getattr(torchao.optim if library == "torchao" else bitsandbytes.optim, name)
     params = parameters(SHAPES)
-    optimizer = kind(params, **({"lr": 0.1, "momentum": 0.9} if name == "SGD8bit" else {}))
+    optimizer = kind(params, **({"lr": 0.1, "momentum": 0.9} if name in ("SGD8bit", "LARS8bit") else {}))
     train(range(2), (optimizer, params))
     saved = copied(optimizer.state_dict())
     for slot in saved["state"].values():
@@ -200,7 +200,9 @@ def test_files_of_another_rule() -> None:
         (lion, SGD8bit, r"group 0: betas = \(0.9, 0.99\), but those of SGD8bit are \(momentum, 0\): a file of bitsandbytes"),
         (averages, AdamW8bit, r"group 0: AdamW8bit: betas = \(0.9, 0.999, 0.9999\), but it must be a tuple of 2 numbers"),
         (adam, AdEMAMix8bit, r"group 0: AdEMAMix8bit: betas = \(0.9, 0.999\), but it must be a tuple of 3 numbers"),
-        (lion, optc.compile("adagrad_norm"), "it is of bitsandbytes, of which .* can be read, and these keep other states"),
+        (lion, optc.compile("adagrad_norm"), "it is of bitsandbytes, whose .* can be read, but AdaGradNorm keeps"),
+        (saved_by("bitsandbytes", "LAMB8bit"), LAMB8bit, "was trained with max_unorm"),
+        (saved_by("bitsandbytes", "LARS8bit"), LARS8bit, "was trained with max_unorm"),
     ]
     for saved, kind, message in cases:
         refused(copied(saved), kind, message)

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
     from optc.runtime.backend import BackendUnavailable
+    from optc.runtime.export import export_state
     from optc.runtime.optimizer import Optimizer
     from optc.runtime.registry import available, create
 
-__all__ = ["BackendUnavailable", "Optimizer", "ParamsT", "available", "create"]
+__all__ = ["BackendUnavailable", "Optimizer", "ParamsT", "available", "create", "export_state"]
 
 _PLACES = {
     "BackendUnavailable": "optc.runtime.backend",
@@ -23,6 +24,7 @@ _PLACES = {
     "ParamsT": "torch.optim.optimizer",
     "available": "optc.runtime.registry",
     "create": "optc.runtime.registry",
+    "export_state": "optc.runtime.export",
 }
 
 

@@ -23,10 +23,11 @@ from optc.runtime import hypers, layout, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.checkpoint_codes import STORING, Kept, told
+from optc.runtime.foreign import Foreign
 from optc.runtime.hypers import Values
 from optc.runtime.pairs import REST, rest_dtype
 from optc.runtime.schema import Schema, State
-from optc.runtime.storage import kept_dtype
+from optc.runtime.storage import kept_dtype, readable
 
 _MOST_SHOWN = 10
 
@@ -55,8 +56,12 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     present: list[dict[str, Any]] = optimizer.param_groups
     schema: Schema = optimizer.schema
     saved = _matching_groups(schema, present, packed)
+    problems: list[str] = []
+    foreign = Foreign.of(schema, packed["state"], problems)
+    if foreign is not None:
+        saved = [foreign.group(other, f"group {number}") for number, other in enumerate(saved)]
     groups = [_merged(group, other) for group, other in zip(present, saved, strict=True)]
-    problems: list[str] = _numbers_of_model(schema, saved, packed)
+    problems += _numbers_of_model(schema, saved, packed)
     changes: list[str] = []
     slots: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
     known = set()
@@ -70,9 +75,12 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
             continue
         for index, p in zip(other["params"], group["params"], strict=True):
             known.add(index)
-            if packed["state"].get(index):
-                file = Kept.of(other, packed["state"][index], f"parameter {index}", problems)
-                loaded = _slot(schema, values, p, file, problems, changes)
+            label, entries = f"parameter {index}", packed["state"].get(index)
+            if entries is not None and not isinstance(entries, Mapping):
+                problems.append(f"{label}: must have a table of states, not {_shown(entries)}")
+            elif entries:
+                file = Kept.of(other, entries, label, problems) if foreign is None else foreign.kept(entries, p, label)
+                loaded = _slot(schema, values, p, file, problems, changes) if file is not None else {}
                 if loaded:
                     slots[p] = loaded
     if not problems:
@@ -94,6 +102,10 @@ def _matching_groups(schema: Schema, present: Sequence[dict[str, Any]], packed: 
     if not isinstance(packed.get("state"), Mapping) or not isinstance(packed.get("param_groups"), Sequence):
         raise ValueError(f"not a state dict of an optimizer: {schema.name} needs `state` and `param_groups` in it")
     saved: list[dict[str, Any]] = list(packed["param_groups"])
+    for number, group in enumerate(saved):
+        indices = group.get("params") if isinstance(group, Mapping) else None
+        if not isinstance(indices, list | tuple) or not all(isinstance(index, int | str) for index in indices):
+            raise ValueError(f"not a state dict of an optimizer: group {number} must be a table with a list of `params`")
     have, want = [len(g["params"]) for g in saved], [len(g["params"]) for g in present]
     if have != want:
         raise ValueError(f"the loaded state dict has groups of {have} parameters, this {schema.name} of {want}")
@@ -152,14 +164,15 @@ def _slot(schema: Schema, values: Values, p: Tensor, file: Kept, problems: list[
                 slot[key] = states.scalar(number, p.device if state.number else None)
         elif key == REST and schema.pair is not None:
             dtype = rest_dtype(schema.pair, p.dtype)
-            if dtype is not None and (not isinstance(entry, Tensor) or entry.dtype != dtype or entry.shape != p.shape):
+            fits = isinstance(entry, Tensor) and entry.dtype == dtype and entry.shape == p.shape and readable(entry)
+            if dtype is not None and not fits:
                 problems.append(
                     f"{label}: {REST!r} must be a tensor of shape {tuple(p.shape)} and {dtype}, not {_shown(entry)}"
                 )
             elif dtype is not None:
                 slot[REST] = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(entry.detach())
         elif state is None:
-            near = difflib.get_close_matches(key, by_key, 1)
+            near = difflib.get_close_matches(str(key), by_key, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(map(repr, [states.STEP, *by_key]))}"
             problems.append(f"{label}: unknown state {key!r}{hint}")
         elif state.extent == "elem" and (state.codebook(p.numel()) is not None or key in file.scales):
@@ -192,20 +205,27 @@ def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any)
     if not isinstance(entry, Tensor):
         return None
     if state.extent == "elem":
-        if entry.shape != p.shape or not entry.is_floating_point():  # bytes are codes that lack their scales
+        if entry.shape != p.shape or not entry.is_floating_point() or not readable(entry):  # bytes are codes without scales
             return None
         like = p if layout.is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
         dtype = kept_dtype(state, arithmetic_dtype(p.dtype))
         return torch.empty_like(like, dtype=dtype, requires_grad=False).copy_(entry.detach())
     all_picked = state.extent == "pick" and entry.shape == p.shape and shape == (p.numel(),)
-    if not all_picked and [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]:
+    if not readable(entry) or (
+        not all_picked and [size for size in entry.shape if size != 1] != [size for size in shape if size != 1]
+    ):
         return None
     kept = torch.empty(shape, dtype=arithmetic_dtype(p.dtype), device=p.device)
     return kept.copy_(entry.detach().reshape(shape))
 
 
 def _number(entry: Any) -> float | None:
-    return states.number(entry) if _is_scalar(entry) or isinstance(entry, float | int) else None
+    if not isinstance(entry, float | int) and not (_is_scalar(entry) and readable(entry)):
+        return None
+    try:
+        return states.number(entry)
+    except OverflowError:  # a whole number beyond all floats
+        return None
 
 
 def _shown(entry: Any) -> str:

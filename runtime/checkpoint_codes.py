@@ -17,7 +17,7 @@ from torch import Tensor
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.codebook import BLOCKS, Codebook
 from optc.runtime.schema import Schema, State
-from optc.runtime.storage import PIECE, codes_shape, encoded, kept_dtype, taken
+from optc.runtime.storage import PIECE, codes_shape, encoded, kept_dtype, readable, taken
 
 STORING = "storing"
 """The key of a state dict's groups under which it says what codes mean."""
@@ -52,7 +52,7 @@ class Kept:
         described = group.get(STORING, {})
         books = {}
         for key in scales:
-            book = _codebook(described.get(key)) if isinstance(described, Mapping) else None
+            book = codebook(described.get(key)) if isinstance(described, Mapping) else None
             if book is not None:
                 books[key] = book
             elif isinstance(described, Mapping) and key in described:
@@ -65,7 +65,7 @@ class Kept:
         key, own = state.key, state.codebook(p.numel())
         entry, scales, book = self.entries[key], self.scales.get(key), self.books.get(key)
         if scales is None:
-            if not isinstance(entry, Tensor) or not entry.is_floating_point() or entry.shape != p.shape:
+            if not readable(entry) or not entry.is_floating_point() or entry.shape != p.shape:
                 problems.append(
                     f"{self.label}: {key!r} must be numbers of shape {tuple(p.shape)}, or codes with {key + '_scale'!r}"
                 )
@@ -77,13 +77,13 @@ class Kept:
                 problems.append(f"{self.label}: {key!r} are codes, and the file does not say what they mean")
                 return {}
             shape, blocks = codes_shape(meant, p.shape), meant.blocks_of(p.numel())
-            fits = isinstance(scales, Tensor) and scales.is_floating_point() and scales.shape == (blocks,)
-            if not fits or entry.shape != shape:
+            fits = readable(scales) and scales.is_floating_point() and scales.shape == (blocks,)
+            if not fits or entry.shape != shape or not readable(entry):
                 problems.append(f"{self.label}: {key!r} must be codes of shape {shape} with {blocks} scales")
                 return {}
             codes = entry.detach().to(p.device, copy=True).contiguous()
             kept = scales.detach().to(p.device, torch.float32, copy=True).contiguous()
-            if own is not None and _same(own, meant):
+            if own is not None and means_the_same(own, meant):
                 return {key: codes, state.scale_key: kept}
             numbers = _decoded(codes, kept, meant, p)
         changes.append(
@@ -99,7 +99,7 @@ def _name(state: State, own: Codebook | None) -> str:
     return own.name if own is not None else state.storage if isinstance(state.storage, str) else "numbers"
 
 
-def _same(a: Codebook, b: Codebook) -> bool:
+def means_the_same(a: Codebook, b: Codebook) -> bool:
     """Whether equal codes and scales are equal numbers."""
     levels = zip(a.levels, b.levels, strict=False)
     return len(a.levels) == len(b.levels) and a.block == b.block and all(x == y or (x != x and y != y) for x, y in levels)
@@ -114,7 +114,7 @@ def _decoded(codes: Tensor, scales: Tensor, book: Codebook, p: Tensor) -> Tensor
     return numbers
 
 
-def _codebook(told: Any) -> Codebook | None:
+def codebook(told: Any) -> Codebook | None:
     """What a file says codes mean; None where that is nothing of the kind."""
     if not isinstance(told, Mapping):
         return None

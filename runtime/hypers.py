@@ -66,7 +66,8 @@ def _scalar(owner: str, hyper: Hyper, key: str, value: Any) -> Value:
     """One checked element; see `Values` for the types."""
     plain = value
     if isinstance(value, Tensor):
-        if hyper.kind != "real" or hyper.is_tuple or value.numel() != 1 or value.is_complex():
+        unreadable = value.is_complex() or value.device.type == "meta"
+        if hyper.kind != "real" or hyper.is_tuple or value.numel() != 1 or unreadable:
             raise ValueError(f"{owner}: {key} may not be a tensor of shape {tuple(value.shape)}; it must be {allowed(hyper)}")
         plain = value.item()
     if plain is None and hyper.optional:
@@ -77,7 +78,10 @@ def _scalar(owner: str, hyper: Hyper, key: str, value: Any) -> Value:
         return plain
     kind = {"real": Real, "integer": Integral}.get(hyper.kind)
     if kind is not None and isinstance(plain, kind) and not isinstance(plain, bool):
-        number = float(plain)
+        try:
+            number = float(plain)
+        except OverflowError:  # a whole number beyond all floats
+            number = math.nan
         above = number > hyper.low or (hyper.low_closed and number == hyper.low)
         below = number < hyper.high or (hyper.high_closed and number == hyper.high)
         if above and below:

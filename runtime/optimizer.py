@@ -264,7 +264,9 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Loads what `state_dict` gave, or torch's optimizer of the same kind. See `optc.runtime.checkpoint`.
+        """Loads what `state_dict` gave, or the optimizer of the same kind in torch, bitsandbytes or torchao.
+
+        See `optc.runtime.checkpoint` and `optc.runtime.foreign`.
 
         Raises ValueError with everything that does not fit; then nothing has changed.
         """

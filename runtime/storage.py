@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -25,6 +25,11 @@ def codes_shape(book: Codebook, shape: torch.Size | tuple[int, ...]) -> tuple[in
     """The shape of codes: the parameter's, or one dimension where two codes share a byte."""
     numel = torch.Size(shape).numel()
     return tuple(shape) if book.per_byte == 1 else (book.bytes_of(numel),)
+
+
+def readable(x: Any) -> TypeGuard[Tensor]:
+    """Whether it is a tensor that has its elements in memory: files may hold others, too."""
+    return isinstance(x, Tensor) and x.layout == torch.strided and x.device.type != "meta" and not x.is_quantized
 
 
 def are_codes(state: State, book: Codebook, entry: Any, scales: Any, p: Tensor) -> bool:

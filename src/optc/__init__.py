@@ -5,6 +5,7 @@
     MyOptimizer = optc.compile("my.opt")        # your own, from a spec file or its text
     Cautious = optc.compile("adamw", modifiers=["cautious"])    # a shipped or own one, changed by modifiers
     Small = optc.compile("adamw", storing={"m": "dynamic8", "v": "udynamic8"})    # its states in 8 bits
+    theirs.load_state_dict(optc.export_state(optimizer, "bitsandbytes"))    # an optimizer of that library goes on
 
 Importing `optc` is cheap: PyTorch and the compiler are imported when they are first used.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from optc.dsl.errors import OptcError, SpecError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["OptcError", "SpecError", "__version__", "available", "compile", "create"]
+__all__ = ["OptcError", "SpecError", "__version__", "available", "compile", "create", "export_state"]
 
 
 def compile(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapping[str, str] | None = None) -> type[Any]:
@@ -56,3 +57,15 @@ def create(name: str, params: ParamsT, **hypers: Any) -> Optimizer:
     from optc.runtime import create
 
     return create(name, params, **hypers)
+
+
+def export_state(optimizer: Optimizer, library: Literal["bitsandbytes", "torchao"]) -> dict[str, Any]:
+    """A state dict that the same optimizer of another library loads and continues from; everything in it is a copy.
+
+    `library` is "bitsandbytes" or "torchao", which must be installed. The other way needs no function: `load_state_dict` knows
+    their state dicts. Raises ValueError, naming the states and hypers, for what the library could not continue from, and
+    ImportError where torchao is needed and missing.
+    """
+    from optc.runtime import export_state
+
+    return export_state(optimizer, library)

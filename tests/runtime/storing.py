@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 import optc
@@ -53,3 +56,20 @@ def entries(optimizer: Any, params: Any) -> list[Tensor]:
 
 def bits(x: Any) -> np.ndarray[Any, np.dtype[np.int32]]:
     return np.asarray(x, dtype=np.float32).view(np.int32)
+
+
+def through_a_file(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """As it is saved and loaded, without running code from the file."""
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+def loading(optimizer: Any, saved: dict[str, Any]) -> list[str]:
+    """The warnings of loading a file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer.load_state_dict(saved)
+    return [str(warning.message) for warning in caught]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -20,21 +19,13 @@ from optc.runtime import checkpoint_codes, storage
 from optc.runtime.codebook import Codebook
 from optc.runtime.schema import State
 from optc.runtime.storage import decode, encoded
-from tests.runtime.storing import BACKENDS, entries, every
+from tests.runtime.storing import BACKENDS, entries, every, loading, through_a_file
 from tests.runtime.training import assert_equal, parameters, train, twins
 
 SHAPES = ((70, 130), (100,), (4097,), ())
 """Two are kept as codes, the others are too small."""
 KINDS: tuple[Any, ...] = (AdamW, AdamW8bit, AdamW4bit, AdamWFp8, AdamWBf16)
 NAN, INF = float("nan"), float("inf")
-
-
-def through_a_file(state_dict: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(state_dict, buffer)
-    buffer.seek(0)
-    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
-    return loaded
 
 
 def trained(kind: Any, steps: int = 3, shapes: Any = SHAPES, **options: Any) -> tuple[list[nn.Parameter], Any]:
@@ -54,14 +45,6 @@ def numbers(optimizer: Any, p: Tensor, state: State) -> Tensor:
     if codebook is None:
         return kept[state.key].float()  # type: ignore[no-any-return]
     return decode(kept[state.key], kept[state.scale_key], codebook, p.numel()).view(p.shape)
-
-
-def loading(optimizer: Any, saved: dict[str, Any]) -> list[str]:
-    """The warnings of loading a file."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        optimizer.load_state_dict(saved)
-    return [str(warning.message) for warning in caught]
 
 
 @BACKENDS

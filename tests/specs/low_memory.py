@@ -15,15 +15,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import optc
 from optc.dsl import nodes
 from optc.dsl.program import Storage
-from optc.dsl.storages import resolve
+from optc.dsl.storages import SHIPPED, resolve
 from optc.runtime.codebook import Codebook
 from optc.runtime.optimizer import Optimizer
+from tests.matrix.runners import optimizer_class
+from tests.runtime.storing import through_a_file
 
 Codes: TypeAlias = NDArray[np.int64]
 InMemory: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 """By the keys of states: the bytes of codes, flat, and the scales of blocks."""
+Exported: TypeAlias = Callable[[Mapping[str, Any]], InMemory]
+"""What an optimizer of another library keeps as codes for a parameter, of what it keeps."""
+
+STEPS = 13
+FLIPS = 5e-5
+"""The share of codes that may differ: numbers that differ by 3e-7 lie on two sides of a threshold where it is that near; levels
+are 1/14 of a number apart at most, and on average more than 1/100."""
 
 
 @contextmanager
@@ -131,7 +141,7 @@ def in_memory(optimizer: Optimizer, p: Tensor) -> dict[str, tuple[Tensor, Tensor
 def side_by_side(
     ours: Optimizer,
     theirs: torch.optim.Optimizer,
-    exported: Callable[[Mapping[str, Any]], InMemory],
+    exported: Exported,
     steps: int,
     imports: bool,
     zeros: bool = True,
@@ -174,3 +184,102 @@ def starts(shapes: Sequence[tuple[int, ...]]) -> list[list[nn.Parameter]]:
     generator = torch.Generator().manual_seed(1)
     values = [torch.randn(shape, generator=generator) for shape in shapes]
     return [[nn.Parameter(x.clone()) for x in values] for _ in range(2)]
+
+
+def assert_as_one(seen: Difference) -> None:
+    """Each step from the same codes."""
+    assert seen.theta <= 1e-6 and seen.off == 0 and seen.exempt <= 1e-6, seen
+    assert seen.scale <= 5e-7 and seen.levels <= 1 and seen.flips <= FLIPS * seen.codes, seen
+
+
+def assert_near(seen: Difference, lr: float) -> None:
+    """Both run free: a code that differs moves its parameter by a share of lr in every step from then on."""
+    assert seen.theta <= lr and seen.off <= 4 * FLIPS * STEPS * seen.numbers and seen.exempt <= 1e-6, seen
+    assert seen.scale <= 2e-6 and seen.flips <= FLIPS * STEPS / 2 * seen.codes, seen
+
+
+def of_torchao(state: Mapping[str, Any]) -> InMemory:
+    """What a parameter has as codes."""
+    kept = {key: value for key, value in state.items() if hasattr(value, "codes")}
+    return {key: (value.codes.view(torch.uint8).reshape(-1), value.scale) for key, value in kept.items()}
+
+
+def loaded(optimizer: Any, saved: Mapping[str, Any]) -> None:
+    """Loads it from a file, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.load_state_dict(through_a_file(dict(saved)))
+
+
+def assert_same_codes(
+    ours: Optimizer, theirs: torch.optim.Optimizer, exported: Callable[[Mapping[str, Any]], InMemory]
+) -> None:
+    """Bit for bit, and of the same parameters."""
+    for p, q in pairs(ours, theirs):
+        mine, other = in_memory(ours, p), exported(theirs.state[q])
+        assert mine.keys() == other.keys()
+        for key, memory in mine.items():
+            assert all(torch.equal(a, b) for a, b in zip(memory, other[key], strict=True)), key
+
+
+# --- optimizers of both sides -------------------------------------------------------------------------------------------------
+
+OF_ADAM = {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-4}
+"""Where the penalty nearly cancels a gradient the difference is all rounding; a larger eps keeps that small."""
+OF_ADAMW = {"lr": 1e-3, "weight_decay": 0.1}
+
+
+def ours_like(name: str) -> type[Any]:
+    """Our class of that name; Adam with fp8 is not shipped."""
+    if name == "AdamFp8":
+        made: type[Any] = optc.compile("adam", storing={"m": "e4m3", "v": "e4m3"})
+        return made
+    head, tail = (name[:-3], "fp8") if name.endswith("Fp8") else (name[:-4], name[-4:])
+    return optimizer_class(f"low_memory/{head.lower()}_{tail}")
+
+
+@dataclass(frozen=True, slots=True)
+class Theirs:
+    """An optimizer of bitsandbytes, and the same of ours: which state is kept as what, and where the library has it."""
+
+    name: str
+    base: str
+    kept: Mapping[str, str]
+    places: Mapping[str, tuple[int, ...]]
+    hypers: Mapping[str, Any]
+
+    def ours(self) -> type[Any]:
+        """The base with storages that take the lower of two levels, whatever the state, and have no least scale."""
+        clauses = ", ".join(f"{state}: own_{name}" for state, name in self.kept.items())
+        own = (SHIPPED / f"{name}.opt" for name in sorted(set(self.kept.values())))
+        texts = [path.read_text(encoding="utf-8").replace("storage ", "storage own_") for path in own]
+        text = "".join([f"optimizer Like = {self.base} storing {clauses}\n", *texts])
+        made: type[Any] = optc.compile(text.replace('"up"', '"down"').replace("    least = 1e-12\n", ""))
+        return made
+
+    def exported(self, state: Mapping[str, Any]) -> InMemory:
+        """What a parameter has as codes."""
+        found = {}
+        for key, (number, *row) in self.places.items():
+            codes, scales = state.get(f"state{number}"), state.get(f"absmax{number}")
+            if codes is not None and scales is not None:
+                found[key] = (codes[row[0]] if row else codes).reshape(-1), scales[row[0]] if row else scales
+        return found
+
+
+S, U = "dynamic8", "udynamic8"
+OF_BITSANDBYTES = (
+    Theirs("AdamW8bit", "AdamW", {"m": S, "v": U}, {"exp_avg": (1,), "exp_avg_sq": (2,)}, OF_ADAMW),
+    Theirs("Adam8bit", "AdamW", {"m": S, "v": U}, {"exp_avg": (1,), "exp_avg_sq": (2,)}, OF_ADAMW),
+    Theirs("Lion8bit", "Lion", {"m": S}, {"exp_avg": (1,)}, {"lr": 1e-3, "weight_decay": 0.1}),
+    Theirs("SGD8bit", "SGD", {"b": S}, {"momentum_buffer": (1,)}, {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.01}),
+    Theirs("RMSprop8bit", "RMSprop", {"v": S}, {"square_avg": (1,)}, {"lr": 1e-3, "alpha": 0.99, "weight_decay": 0.01}),
+    Theirs("Adagrad8bit", "Adagrad", {"G": S}, {"sum": (1,)}, {"lr": 1e-2, "weight_decay": 0.01}),
+    Theirs(
+        "AdEMAMix8bit",
+        "AdEMAMix",
+        {"m": S, "m_slow": S, "v": U},
+        {"exp_avg": (1, 0), "exp_avg_slow": (1, 1), "exp_avg_sq": (2,)},
+        OF_ADAMW,
+    ),
+)

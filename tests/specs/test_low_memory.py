@@ -7,8 +7,7 @@ code that differs moves its parameter by a share of lr from then on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,28 @@ import pytest
 import torch
 from torch import Tensor
 
-import optc
-from optc.dsl.storages import SHIPPED
 from optc.runtime import storage
 from optc.runtime.codebook import Codebook, thresholds
 from tests.matrix.runners import optimizer_class
-from tests.specs.low_memory import Difference, InMemory, book_of, codes_in, one_thread, quietly, side_by_side, starts
+from tests.specs.low_memory import (
+    OF_ADAM,
+    OF_ADAMW,
+    OF_BITSANDBYTES,
+    STEPS,
+    Theirs,
+    assert_as_one,
+    assert_near,
+    book_of,
+    codes_in,
+    of_torchao,
+    one_thread,
+    ours_like,
+    quietly,
+    side_by_side,
+    starts,
+)
 
 BACKENDS = ["torch", "native"]
-STEPS = 13
-FLIPS = 5e-5
-"""The share of codes that may differ: numbers that differ by 3e-7 lie on two sides of a threshold where it is that near; levels
-are 1/14 of a number apart at most, and on average more than 1/100."""
 SIMD = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 """Elsewhere `torch.linspace`, from which the libraries compute their levels, rounds otherwise."""
 
@@ -36,42 +45,6 @@ SIMD = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 def single() -> Iterator[None]:
     with one_thread():
         yield
-
-
-@pytest.fixture(scope="module")
-def torchao() -> Iterator[Any]:
-    """`torchao.optim`, whose steps are not compiled here."""
-    with quietly():
-        import torchao.optim
-        import torchao.optim.subclass_4bit
-        import torchao.optim.subclass_8bit
-        import torchao.optim.subclass_fp8
-    with torch.compiler.set_stance("force_eager"):
-        yield torchao.optim
-
-
-@pytest.fixture
-def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The library with an encoder that takes the nearest level: its own, for CPUs, rounds numbers to 16 bits before."""
-    with quietly():
-        import bitsandbytes
-        import bitsandbytes.backends.cpu.ops as ops
-    monkeypatch.setattr(ops, "_quant_blockwise_fp32_direct", keep_nearest)
-    with torch.compiler.set_stance("force_eager"):
-        yield bitsandbytes
-
-
-def keep_nearest(x: Tensor, levels: Tensor, scales: Tensor, codes: Tensor, block: int) -> None:
-    """Of two levels that are equally near the lower one; blocks of zeros have code 0 and scale 0."""
-    numbers = x.reshape(-1).numpy()
-    blocks = np.pad(numbers, (0, -len(numbers) % block)).reshape(-1, block)
-    largest = np.abs(blocks).max(axis=1, keepdims=True)
-    ratio = np.divide(blocks, largest, out=np.zeros_like(blocks), where=largest > 0).astype(np.float64)
-    known = levels.numpy().astype(np.float64)
-    found = np.searchsorted((known[1:] + known[:-1]) / 2, ratio, side="left")
-    found[largest[:, 0] == 0] = 0
-    codes.copy_(torch.from_numpy(found.reshape(-1)[: len(numbers)].astype(np.uint8)).view(codes.shape))
-    scales.copy_(torch.from_numpy(largest[:, 0]))
 
 
 # --- levels -------------------------------------------------------------------------------------------------------------------
@@ -211,36 +184,6 @@ def test_numbers_beside_thresholds_have_the_codes_of_torchao(name: str) -> None:
 # --- optimizers of torchao ----------------------------------------------------------------------------------------------------
 
 SHAPES = ((64, 64), (20, 16, 16), (4095,), (5, 3), ())
-OF_ADAM = {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-4}
-"""Where the penalty nearly cancels a gradient the difference is all rounding; a larger eps keeps that small."""
-OF_ADAMW = {"lr": 1e-3, "weight_decay": 0.1}
-
-
-def of_torchao(state: Mapping[str, Any]) -> InMemory:
-    """What a parameter has as codes."""
-    kept = {key: value for key, value in state.items() if hasattr(value, "codes")}
-    return {key: (value.codes.view(torch.uint8).reshape(-1), value.scale) for key, value in kept.items()}
-
-
-def ours_like(name: str) -> type[Any]:
-    """Our class of that name; Adam with fp8 is not shipped."""
-    if name == "AdamFp8":
-        made: type[Any] = optc.compile("adam", storing={"m": "e4m3", "v": "e4m3"})
-        return made
-    head, tail = (name[:-3], "fp8") if name.endswith("Fp8") else (name[:-4], name[-4:])
-    return optimizer_class(f"low_memory/{head.lower()}_{tail}")
-
-
-def assert_as_one(seen: Difference) -> None:
-    """Each step from the same codes."""
-    assert seen.theta <= 1e-6 and seen.off == 0 and seen.exempt <= 1e-6, seen
-    assert seen.scale <= 5e-7 and seen.levels <= 1 and seen.flips <= FLIPS * seen.codes, seen
-
-
-def assert_near(seen: Difference, lr: float) -> None:
-    """Both run free: a code that differs moves its parameter by a share of lr in every step from then on."""
-    assert seen.theta <= lr and seen.off <= 4 * FLIPS * STEPS * seen.numbers and seen.exempt <= 1e-6, seen
-    assert seen.scale <= 2e-6 and seen.flips <= FLIPS * STEPS / 2 * seen.codes, seen
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -262,51 +205,6 @@ def test_optimizers_of_torchao(name: str, backend: str, torchao: Any) -> None:
 # --- optimizers of bitsandbytes -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Theirs:
-    """An optimizer of bitsandbytes, and the same of ours: which state is kept as what, and where the library has it."""
-
-    name: str
-    base: str
-    kept: Mapping[str, str]
-    places: Mapping[str, tuple[int, ...]]
-    hypers: Mapping[str, Any]
-
-    def ours(self) -> type[Any]:
-        """The base with storages that take the lower of two levels, whatever the state, and have no least scale."""
-        clauses = ", ".join(f"{state}: own_{name}" for state, name in self.kept.items())
-        own = (SHIPPED / f"{name}.opt" for name in sorted(set(self.kept.values())))
-        texts = [path.read_text(encoding="utf-8").replace("storage ", "storage own_") for path in own]
-        text = "".join([f"optimizer Like = {self.base} storing {clauses}\n", *texts])
-        made: type[Any] = optc.compile(text.replace('"up"', '"down"').replace("    least = 1e-12\n", ""))
-        return made
-
-    def exported(self, state: Mapping[str, Any]) -> InMemory:
-        """What a parameter has as codes."""
-        found = {}
-        for key, (number, *row) in self.places.items():
-            codes, scales = state.get(f"state{number}"), state.get(f"absmax{number}")
-            if codes is not None and scales is not None:
-                found[key] = (codes[row[0]] if row else codes).reshape(-1), scales[row[0]] if row else scales
-        return found
-
-
-S, U = "dynamic8", "udynamic8"
-OF_BITSANDBYTES = (
-    Theirs("AdamW8bit", "AdamW", {"m": S, "v": U}, {"exp_avg": (1,), "exp_avg_sq": (2,)}, OF_ADAMW),
-    Theirs("Adam8bit", "AdamW", {"m": S, "v": U}, {"exp_avg": (1,), "exp_avg_sq": (2,)}, OF_ADAMW),
-    Theirs("Lion8bit", "Lion", {"m": S}, {"exp_avg": (1,)}, {"lr": 1e-3, "weight_decay": 0.1}),
-    Theirs("SGD8bit", "SGD", {"b": S}, {"momentum_buffer": (1,)}, {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.01}),
-    Theirs("RMSprop8bit", "RMSprop", {"v": S}, {"square_avg": (1,)}, {"lr": 1e-3, "alpha": 0.99, "weight_decay": 0.01}),
-    Theirs("Adagrad8bit", "Adagrad", {"G": S}, {"sum": (1,)}, {"lr": 1e-2, "weight_decay": 0.01}),
-    Theirs(
-        "AdEMAMix8bit",
-        "AdEMAMix",
-        {"m": S, "m_slow": S, "v": U},
-        {"exp_avg": (1, 0), "exp_avg_slow": (1, 1), "exp_avg_sq": (2,)},
-        OF_ADAMW,
-    ),
-)
 SHORT_BLOCKS = ((64, 64), (70, 66), (4095,), (5, 3), ())
 """70·66 is no whole number of blocks."""
 

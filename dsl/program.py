@@ -235,7 +235,7 @@ class Storage:
         that no level has are not thought of.
         """
         if self.dtype is not None:
-            return 2.0 ** -{"float64": 53, "float32": 24, "bfloat16": 9, "float16": 12}[self.dtype]
+            return 2.0 ** -{"float64": 53, "float32": 24, "bfloat16": 8, "float16": 11}[self.dtype]
         known = sorted(level / self.unit for level in self.levels if level == level)
         gaps = [(b - a) / 2 for a, b in pairwise(known)]
         return max(*gaps, 1 - known[-1], known[0] if known[0] >= 0 else known[0] + 1)

@@ -56,7 +56,7 @@ def build(
       optc build my.opt -o mypackage/  mypackage/my.py, and an __init__.py if there is none
       optc build *.opt -o optimizers/
       optc build adamw --with cautious -o .   cautious_adamw.py, with a class CautiousAdamW
-      optc build lion --store m=dynamic8 -o .   its state in eight bits: a class LionDynamic8
+      optc build lion --store m=dynamic8 -o .   its state in eight bits: a class Lion_m_dynamic8
       optc build                       the shipped specs, into optc.generated
       optc build --check               for CI: are the generated files up to date?
     """

@@ -18,7 +18,7 @@ def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[st
     """Show SPEC at one stage of the compiler, or what is derived from it.
 
     \b
-    overview  the spec in mathematical spelling, and what a step costs
+    overview  the spec in mathematical spelling, and what a step costs; of a storage, what it keeps
     parse     the tree of nodes, with line and column
     program   typed statements: where each value varies, what the host knows
     update    the same with early ends resolved and expressions simplified
@@ -35,10 +35,19 @@ def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[st
       optc explain adam -s cost --json
       optc explain adamw --with cautious,lookahead    the composed step, and what each modifier costs
       optc explain adamw --store m=dynamic8,v=udynamic8   states in eight bits: bytes, and how far that is off
+      optc explain dynamic8                           a storage: its levels, bytes and errors
     """
-    from optc.compiler.explain import explain, explain_json
+    from optc.compiler.explain import explain, explain_json, explain_storages
 
-    expanded = specs.spec_of(specs.source(spec), modifiers, storing)
+    source = specs.source(spec)
+    storages = explain_storages(source) if stage == "overview" and not modifiers and not storing else None
+    if storages is not None:
+        if as_json:
+            output.say_json(stage=stage, text=storages)
+        else:
+            output.say(storages)
+        return
+    expanded = specs.spec_of(source, modifiers, storing)
     if as_json:
         output.say_json(stage=stage, **explain_json(expanded.source, stage))
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from optc.compiler.compose.library import SPECS, named, shipped, shipped_modifiers
+from optc.compiler.compose.library import SPECS, named, shipped, shipped_modifiers, shipped_storages
 from optc.dsl.errors import OptcError
 from optc.dsl.read import decode, read
 from optc.dsl.source import Source
@@ -42,7 +42,8 @@ def source(argument: str) -> Source:
     path = Path(argument)
     folded = _fold(argument)
     if not path.exists() and path.suffix != ".opt" and path.name == argument:
-        for name, file in (*shipped().items(), *shipped_modifiers().items()):  # an optimizer goes before a modifier of its name
+        # an optimizer goes before a modifier of its name
+        for name, file in (*shipped().items(), *shipped_modifiers().items(), *shipped_storages().items()):
             if _fold(name) == folded:
                 return named(file)
         raise OptcError(f"{argument}: there is no such file or shipped spec{_near(folded)}")
@@ -74,14 +75,13 @@ def program(source: Source) -> Program:
 
 
 def spec_of(source: Source, modifiers: Sequence[str] = (), storing: Sequence[str] = ()) -> Expanded:
-    """The optimizer of a spec, with modifiers and storages (`m=dynamic8`), written out.
+    """The optimizer of a spec, with modifiers and storages (`m: dynamic8`), written out.
 
     Raises SpecError for what cannot be read or combined.
     """
-    from optc.compiler.compose.expand import expand, split_terms, with_modifiers
+    from optc.compiler.compose.expand import expand, with_modifiers
 
-    clauses = [re.sub(r"=", ": ", text, count=1) for entry in storing for text in split_terms(entry)]
-    return with_modifiers(source, modifiers, clauses) if modifiers or clauses else expand(source)
+    return with_modifiers(source, modifiers, storing) if modifiers or storing else expand(source)
 
 
 def _fold(name: str) -> str:
@@ -89,7 +89,11 @@ def _fold(name: str) -> str:
 
 
 def _near(name: str, among: Sequence[str] | None = None) -> str:
-    names = {_fold(n): n for n in (*shipped(), *shipped_modifiers())} if among is None else {n: n for n in among}
+    names = (
+        {_fold(n): n for n in (*shipped(), *shipped_modifiers(), *shipped_storages())}
+        if among is None
+        else {n: n for n in among}
+    )
     near = [names[found] for found in get_close_matches(name, names, n=3, cutoff=0.7)]
     if near:
         return f"; did you mean {' or '.join(near)}?"
@@ -121,8 +125,26 @@ def with_option(command: Decorated) -> Decorated:
 def store_option(command: Decorated) -> Decorated:
     """`--store`, which may be given several times."""
     text = "How states are kept in memory, by their names in the spec: m=dynamic8,v=udynamic8; optc list shows the storages."
-    option = click.option("--store", "storing", multiple=True, metavar="STATE=STORAGE[,…]", help=text)
+    option = click.option("--store", "storing", multiple=True, metavar="STATE=STORAGE[,…]", help=text, callback=_clauses)
     return option(command)
+
+
+def _clauses(context: click.Context, option: click.Parameter, entries: tuple[str, ...]) -> tuple[str, ...]:
+    """What `--store` asks for as clauses of a composition (`m: dynamic8`)."""
+    from optc.compiler.compose.expand import split_terms
+
+    wanted = "write STATE=STORAGE or STATE: STORAGE, such as --store m=dynamic8; optc list shows the storages"
+    clauses = []
+    for entry in entries:
+        terms = split_terms(entry)
+        if not terms:
+            raise click.UsageError(f"--store {entry!r} names no state: {wanted}")
+        for term in terms:
+            match = re.fullmatch(r"\s*([^\s=:(]+)\s*[=:]\s*(\S.*)", term, re.DOTALL)
+            if match is None:
+                raise click.UsageError(f"--store {term!r} does not say which state is kept how: {wanted}")
+            clauses.append(f"{match[1]}: {match[2]}")
+    return tuple(clauses)
 
 
 SPEC = SpecArgument()

@@ -134,6 +134,18 @@ def explain(source: Source, stage: str) -> str:
     return STAGES[stage](source)
 
 
+def explain_storages(source: Source) -> str | None:
+    """What is kept by the storages of a file that holds nothing else; None of any other file. Raises SpecError."""
+    from optc.compiler.show_storage import show_storages
+    from optc.dsl import nodes
+    from optc.dsl.parse import parse_file
+
+    file = parse_file(source)
+    if isinstance(file, nodes.Spec) or file.optimizer is not None or file.modifiers or not file.storages:
+        return None
+    return show_storages(file.storages, source)
+
+
 def explain_json(source: Source, stage: str) -> dict[str, object]:
     """`plan` or `cost` as JSON values; any other stage as `text`."""
     from optc.compiler.show_plan import cost_json, plan_json

@@ -70,7 +70,7 @@ def filled(items: Iterable[str], indent: int) -> list[str]:
 def without_unused_imports(body: str) -> str:
     """Drop the imports that the code does not use; what texts and comments speak of does not count."""
     tree = ast.parse(body)
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used = {name for node in tree.body for name in _names_of(node)}
     lines: list[str | None] = [*body.split("\n")]
     for node in tree.body:
         if isinstance(node, ast.Import):
@@ -82,6 +82,12 @@ def without_unused_imports(body: str) -> str:
         kept = [alias.name for alias in node.names if alias.name in used]
         lines[node.lineno - 1] = f"{head} {', '.join(kept)}" if kept else None
     return "\n".join(line for line in lines if line is not None)
+
+
+def _names_of(part: ast.stmt) -> set[str]:
+    """The names that a statement of a module speaks of; what a function calls its arguments is its own."""
+    names = {node.id for node in ast.walk(part) if isinstance(node, ast.Name)}
+    return names - {argument.arg for argument in part.args.args} if isinstance(part, ast.FunctionDef) else names
 
 
 def without_unused_names(body: str) -> str:

@@ -23,6 +23,8 @@ _BINARY = {
     "==": "eq", "!=": "ne", "and": "and", "or": "or",
 }  # fmt: skip
 _CONDITIONS = frozenset({"and", "or", "not"})
+_MOST_CALLS = 8
+"""How deep calls may nest: each that is made twice in a function doubles what is computed for those below it."""
 _CLOSEST = 8
 """Numbers that differ in fewer than so many of their last bits are one place in the tables of kernels."""
 
@@ -51,7 +53,7 @@ def levels_of(node: nodes.Storage, codes: int) -> Levels:
     defines = {define.name: define for define in node.defines}
     code = np.arange(codes, dtype=np.float64)
     with np.errstate(all="ignore"):
-        value = _number(_call(level, [code], defines, 0), level.span)
+        value = _number(_call(level, [code], defines, ()), level.span)
         levels = np.broadcast_to(np.asarray(value, dtype=np.float32), code.shape)
     _check_apart(levels, node)
     return levels
@@ -86,27 +88,34 @@ def _condition(value: Any, span: Span) -> Any:
     return value
 
 
-def _call(define: nodes.Define, arguments: list[Any], defines: Mapping[str, nodes.Define], depth: int) -> Any:
-    if depth > 8:
+def _call(define: nodes.Define, arguments: list[Any], defines: Mapping[str, nodes.Define], inside: tuple[str, ...]) -> Any:
+    if define.name in inside:
         raise SettingWrong("recursion", f"`{define.name}` calls itself", define.span, "write it without")
+    if len(inside) > _MOST_CALLS:
+        way = f"`{inside[0]}` calls `{inside[1]}`, and so on"
+        message = f"{way}: calls nest deeper than {_MOST_CALLS} before they reach `{define.name}`"
+        raise SettingWrong("too-deep", message, define.span, "write some of these functions out where they are called")
+    inside = (*inside, define.name)
     if len(arguments) != len(define.parameters):
         raise SettingWrong("wrong-arity", f"`{define.name}` takes {len(define.parameters)} arguments", define.span)
     names = dict(zip(define.parameters, arguments, strict=True))
     for statement in define.body:
         match statement:
             case nodes.Assign(targets=(target,), value=value) if not isinstance(value, tuple):
-                names[target.id] = _value(value, names, defines, depth)
+                names[target.id] = _value(value, names, defines, inside)
             case nodes.Return(value=value):
-                return _value(value, names, defines, depth)
+                return _value(value, names, defines, inside)
             case _:
                 hint = "write `name = value`, and `where(c, a, b)` for a choice"
                 raise SettingWrong("unsupported", "levels are computed by plain lines and `return`", statement.span, hint)
     raise SettingWrong("no-return", f"`{define.name}` returns nothing", define.span)
 
 
-def _value(node: nodes.Expression, names: Mapping[str, Any], defines: Mapping[str, nodes.Define], depth: int) -> Any:
+def _value(
+    node: nodes.Expression, names: Mapping[str, Any], defines: Mapping[str, nodes.Define], inside: tuple[str, ...]
+) -> Any:
     def any_of(inner: nodes.Expression) -> Any:
-        return _value(inner, names, defines, depth)
+        return _value(inner, names, defines, inside)
 
     def of(inner: nodes.Expression) -> Any:
         return _number(any_of(inner), inner.span)
@@ -137,7 +146,7 @@ def _value(node: nodes.Expression, names: Mapping[str, Any], defines: Mapping[st
         case nodes.Call(function="where", arguments=(condition, then, otherwise)):
             return np.where(whether(condition), of(then), of(otherwise))
         case nodes.Call(function=name, arguments=arguments) if name in defines:
-            return _call(defines[name], [any_of(a) for a in arguments], defines, depth + 1)
+            return _call(defines[name], [any_of(a) for a in arguments], defines, inside)
         case nodes.Call(function=name, arguments=arguments) if (builtin := BUILTINS.get(name)) is not None:
             if builtin.operation in OPERATIONS and len(arguments) == len(builtin.parameters):
                 return OPERATIONS[builtin.operation](*[of(a) for a in arguments])

@@ -22,6 +22,7 @@ from torch import Tensor
 from optc.runtime import hypers, layout, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
+from optc.runtime.callers import stacklevel
 from optc.runtime.checkpoint_codes import STORING, Kept, told
 from optc.runtime.foreign import Foreign
 from optc.runtime.hypers import Values
@@ -90,7 +91,7 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         lines = [f"this state dict does not fit {schema.name}, nothing was loaded:", *problems[:_MOST_SHOWN], *more]
         raise ValueError("\n  ".join(lines))
     for message in dict.fromkeys(changes):
-        warnings.warn(f"{schema.name}: {message}", stacklevel=3)
+        warnings.warn(f"{schema.name}: {message}", stacklevel=stacklevel())
     for group, old in zip(groups, present, strict=True):
         _keep_tensors(group, old)
     optimizer.__setstate__({"state": slots, "param_groups": groups})

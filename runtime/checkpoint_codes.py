@@ -83,6 +83,9 @@ class Kept:
                 return {}
             codes = entry.detach().to(p.device, copy=True).contiguous()
             kept = scales.detach().to(p.device, torch.float32, copy=True).contiguous()
+            if not bool(((kept >= 0) & (kept < math.inf)).all()):  # what encoding never makes, and would turn signs around
+                problems.append(f"{self.label}: the scales of {key!r} must be finite numbers, 0 or above")
+                return {}
             if own is not None and means_the_same(own, meant):
                 return {key: codes, state.scale_key: kept}
             numbers = _decoded(codes, kept, meant, p)

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -25,6 +26,7 @@ from optc.runtime.backend import BackendUnavailable
 from optc.runtime.native_cache import CacheUnusable, cache_directory, read_entry, write_entry
 
 BUILD_LIMIT = 60.0  # seconds
+_ERROR = re.compile(r"\berror:|undefined reference")
 COMPILERS = ("c++", "g++", "clang++")
 
 # Never -ffast-math (nor -Ofast, -funsafe-math-optimizations): they replace sqrt and division by estimates, and at load turn on
@@ -259,8 +261,10 @@ def _run(command: Sequence[str], folder: Path, limit: float) -> tuple[int, str, 
 
 
 def _head(text: str) -> str:
+    """The first lines that say what is wrong: those from the first error on, for warnings and their notes come before it."""
     lines = [line for line in text.splitlines() if line.strip()]
-    return "\n".join(lines[:5]) or "no message"
+    first = next((number for number, line in enumerate(lines) if _ERROR.search(line)), 0)
+    return "\n".join(lines[first : first + 5]) or "no message"
 
 
 # --- loading ------------------------------------------------------------------------------------------------------------------

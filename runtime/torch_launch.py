@@ -91,9 +91,12 @@ class TorchLauncher:
         return [_Piece(first, min(PIECE, numel - first)) for first in range(0, numel, PIECE)]
 
     def _dtypes(self, columns: Sequence[Sequence[Tensor] | None]) -> list[torch.dtype]:
-        """The arithmetic dtype for each parameter: that of what it keeps per element, if this kernel moves that."""
+        """The arithmetic dtype for each parameter: that for what it keeps per element, if this kernel moves that.
+
+        A state that has a storage says nothing of it; where there is no other, gradients and inputs do.
+        """
         found = [(s, c) for s, c in zip(self._streams, columns, strict=True) if c is not None and s.per_element]
-        found.sort(key=lambda each: (each[0].role not in ("theta", "state"), each[0].storage is not None))
+        found.sort(key=lambda each: (each[0].storage is not None, each[0].role not in ("theta", "state")))
         return [arithmetic_dtype(x.dtype) for x in found[0][1]] if found else [torch.float64] * len(self.statistics)
 
     def _elements(self, index: int, piece: _Piece, dtype: torch.dtype) -> Elements:

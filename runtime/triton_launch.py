@@ -229,8 +229,8 @@ class TritonBackend:
 
 
 def _first(kernel: Kernel, residents: Residents) -> Sequence[Tensor]:
-    """The first tensors per element that are there; θ, if it is."""
-    names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.per_element]
+    """The first tensors per element that are there and are kept in the dtype of the arithmetic; θ, if it is."""
+    names = [s.name for s in kernel.streams if s.role in ("theta", "state") and s.per_element and s.storage is None]
     return next((residents.tensors[name] for name in names if residents.tensors.get(name)), ())
 
 
@@ -243,6 +243,8 @@ def _elementwise(kernel: Kernel, residents: Residents, device: torch.device) -> 
     varying = [s.name for s in kernel.streams if not s.stays]
     dtypes |= dict.fromkeys(varying, residents.gradient_dtype)
     numbers = [dtype for dtype in dtypes.values() if dtype != torch.uint8]
+    first = _first(kernel, residents)
+    real = arithmetic_dtype(first[0].dtype if first else residents.gradient_dtype)
     shape = geometry(numbers, warp_size(device), largest_block(kernel.streams, residents.variant))
     with on_device(device):
         table, aligned = resident_table(columns, sizes, device)
@@ -250,7 +252,7 @@ def _elementwise(kernel: Kernel, residents: Residents, device: torch.device) -> 
             kernel,
             function,
             device,
-            arithmetic_dtype(numbers[0]),
+            real,
             residents.variant,
             dtypes,
             shape,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from optc.compiler.compose.arguments import Parts, configured, with_arguments
 from optc.compiler.compose.library import Library, library_of, parts_of, shipped_modifiers, shipped_parts
 from optc.compiler.compose.modifier import mistakes_of
+from optc.compiler.compose.places import check_storages
 from optc.compiler.compose.rounding import rounded
 from optc.compiler.compose.stages import Applied, Composed, Report, compose
 from optc.compiler.compose.tree import called
@@ -52,7 +53,9 @@ def expand(source: Source) -> Expanded:
         if optimizer is file.optimizer:
             return Expanded(file, source, source.name)
         check_others(file, source)
-        return _shown(nodes.Spec(optimizer, file.defines, _named(file.storages, optimizer.storing)), source.name)
+        shown = _shown(nodes.Spec(optimizer, file.defines, _named(file.storages, optimizer.storing)), source.name)
+        check_storages(shown.spec, shown.source, file.optimizer.storing, file.optimizer.span, source)
+        return shown
     check_others(file, source)
     if file.optimizer is None:
         what, first = ("modifier", file.modifiers[0]) if file.modifiers else ("storage", file.storages[0])
@@ -74,24 +77,26 @@ def expand_derived(derived: nodes.Derived, source: Source, library: Library) -> 
     optimizer = replace(optimizer, storing=_still_kept(optimizer, derived, parts.storages, source))
     optimizer = _unfolded(optimizer, parts.storages, defines, source)
     storages = _named(parts.storages, optimizer.storing)
-    return _written_out(replace(composed, optimizer=optimizer), defines, storages, source.name, derived, library)
+    result = _written_out(replace(composed, optimizer=optimizer), defines, storages, source.name, derived, library)
+    check_storages(result.spec, result.source, derived.storing, _head(derived.base), source)
+    return result
 
 
 def with_modifiers(source: Source, modifiers: Sequence[str], storing: Sequence[str] = ()) -> Expanded:
     """The optimizer of a spec with modifiers as a composition would write them (`cautious`, `lookahead(k = 6)`), in any order.
 
     `storing` are storages of states, such as `m: dynamic8`. The name is that of the modifiers before the optimizer's and that
-    of the storages behind it: CautiousLookaheadAdamW, AdamWDynamic8. Raises SpecError for what cannot be combined.
+    of the states and storages behind it: CautiousLookaheadAdamW, AdamW_m_dynamic8_v_udynamic8. Raises SpecError for what cannot
+    be combined.
     """
     found = parts_of(source)
     name = next((name for name, part in found.items() if not isinstance(part.node, nodes.Modifier)), None)
     if name is None:
-        raise OptcError(f"{source.name}: holds no optimizer that modifiers could change, only modifiers")
+        raise OptcError(f"{source.name}: holds no optimizer that could be changed")
     terms = [term for text in modifiers for term in split_terms(text)]
     head = "".join(_camel(re.split(r"\W", term, maxsplit=1)[0]) for term in terms)
     kept = [clause for text in storing for clause in split_terms(text)]
-    words = dict.fromkeys(re.sub(r"\W+", "_", clause.partition(":")[2]).strip("_") for clause in kept)
-    text = " + ".join((f"optimizer {head}{name}{''.join(map(_camel, words))} = {name}", *terms))
+    text = " + ".join((f"optimizer {'_'.join((head + name, *_stored(kept)))} = {name}", *terms))
     text += f" storing {', '.join(kept)}\n" if kept else "\n"
     derived_source = Source("<with>", text)
     file = parse_file(derived_source)
@@ -99,6 +104,16 @@ def with_modifiers(source: Source, modifiers: Sequence[str], storing: Sequence[s
         raise OptcError(f"{' '.join(modifiers)!r}: is no list of modifiers, such as `cautious,lookahead(k = 6)`")
     around = library_of(source, parse_file(source))
     return expand_derived(file.optimizer, derived_source, around)
+
+
+def _stored(clauses: Iterable[str]) -> Iterator[str]:
+    """Words for a name: states, then their storage, states of one storage together (`m_v_bf16`)."""
+    states: dict[str, list[str]] = {}
+    for clause in clauses:
+        state, storage = (re.sub(r"\W+", "_", part).strip("_") for part in clause.partition(":")[::2])
+        states.setdefault(storage, []).append(state)
+    for storage, of_it in states.items():
+        yield from filter(None, (*of_it, storage))
 
 
 def split_terms(text: str) -> list[str]:

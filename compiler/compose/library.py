@@ -85,6 +85,12 @@ def shipped_modifiers() -> dict[str, Path]:
 
 
 @cache
+def shipped_storages() -> dict[str, Path]:
+    """The files of the shipped storages by the names they declare."""
+    return {path.stem: path for path in sorted(STORAGES.glob("*.opt"))}
+
+
+@cache
 def shipped_parts() -> dict[str, Path]:
     """All shipped optimizers and modifiers by the names they declare (`AdamW`, `cautious`)."""
     return _declared([*shipped().values(), *sorted(MODIFIERS.glob("*.opt"))])

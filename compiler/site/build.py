@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from optc.compiler.site import gather
+from optc.compiler.site import storages as of_storages
 from optc.compiler.site.gather import Modifier, Optimizer
+from optc.compiler.site.level_pictures import level_picture
 from optc.compiler.site.pages import Site
 from optc.compiler.site.pictures import Painter, Picture
 from optc.compiler.write import write_text
@@ -32,12 +34,17 @@ def shipped_site(through: Through) -> Site:
     files, changes = dict(gather.optimizers()), dict(gather.modifiers())
     optimizers = {slug: gather.optimizer(slug, files[slug]) for slug in through(list(files), "optimizers")}
     modifiers = {slug: gather.modifier(slug, changes[slug], optimizers) for slug in through(list(changes), "modifiers")}
+    kept = dict(of_storages.storages())
+    storages = {slug: of_storages.storage(slug, kept[slug], optimizers) for slug in through(list(kept), "storages")}
     texts = {path.stem: (title, path.read_text(encoding="utf-8")) for title, path in gather.documents()}
-    return Site(optimizers, modifiers, texts)
+    return Site(optimizers, modifiers, texts, storages)
 
 
 def draw(site: Site, cache: Path | None, through: Through) -> dict[str, tuple[Picture, ...]]:
-    """The pictures by spec file: optimizers beside SGD and AdamW, modifiers beside the optimizer that they are shown on."""
+    """The pictures by spec file: optimizers beside SGD and AdamW, modifiers beside the optimizer that they are shown on.
+
+    Those of storages show their levels.
+    """
     shown = [site.optimizers[slug] for slug in _REFERENCES if slug in site.optimizers]
     painter = Painter({o.name: o.program for o in shown}, cache)
     parts: list[Optimizer | Modifier] = [*site.optimizers.values(), *site.modifiers.values()]
@@ -50,7 +57,8 @@ def draw(site: Site, cache: Path | None, through: Through) -> dict[str, tuple[Pi
         elif subject.example is not None:
             example = subject.example
             drawn[file] = painter.pictures(example.program, {example.base.name: example.base_program})
-    return drawn
+    coded = {s.file: (s.name, s.codes) for s in site.storages.values() if s.codes is not None}
+    return drawn | {file: (level_picture(name, codes),) for file, (name, codes) in coded.items()}
 
 
 def write_site(folder: Path, files: Iterable[tuple[str, str]]) -> tuple[int, int]:
@@ -66,7 +74,7 @@ def write_site(folder: Path, files: Iterable[tuple[str, str]]) -> tuple[int, int
         kept.add(folder / name)
         count += 1
         written += write_text(folder / name, text)
-    for part in ("optimizers", "modifiers"):
+    for part in ("optimizers", "modifiers", "storages"):
         for path in (folder / part).glob("*.html"):
             if path not in kept:
                 path.unlink()

@@ -57,7 +57,10 @@ _BASES = ("AdamW", "AdamW without weight_decay", "Lion", "SGD", "Adam", "RAdam",
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """One shipped optimizer. `composition` is its own file where others are combined in it."""
+    """One shipped optimizer.
+
+    `composition` is its own file where others are combined in it; `storages` are those that it keeps states in.
+    """
 
     slug: str
     name: str
@@ -77,6 +80,7 @@ class Optimizer:
     spec: Markup
     composition: Markup | None
     parts: tuple[str, ...]
+    storages: tuple[str, ...]
     program: Program
 
     @property
@@ -174,6 +178,7 @@ def optimizer(slug: str, path: Path) -> Optimizer:
         spec=_marked(expanded.source.text.rstrip(), _known(expanded.spec), parts[1:]),
         composition=color(source.text.rstrip()) if derived is not None else None,
         parts=parts,
+        storages=tuple(dict.fromkeys(kept.storage for kept in (*(derived.storing if derived else ()), *node.storing))),
         program=program,
     )
 

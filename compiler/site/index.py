@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from optc.compiler.site.gather import Modifier, Optimizer
 from optc.compiler.site.references import Reference
+from optc.compiler.site.storages import StoragePage
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,16 @@ def lines_of(modifiers: Iterable[Modifier]) -> list[ModifierLine]:
     ]
 
 
-def search_text(part: Optimizer | ModifierLine) -> str:
-    """What a row is found by, in lower case: names, text, family or stages, references, year."""
-    kind = (part.family_title, *part.parts) if isinstance(part, Optimizer) else ("modifier", *part.stage_names)
+def search_text(part: Optimizer | ModifierLine | StoragePage) -> str:
+    """What a row is found by, in lower case: names, text, family, stages or bits, references, year."""
+    kind: tuple[str, ...]
+    match part:
+        case Optimizer():
+            kind = (part.family_title, *part.parts, *part.storages)
+        case ModifierLine():
+            kind = ("modifier", *part.stage_names)
+        case StoragePage():
+            kind = ("storage", part.kind)
     words = [part.name, part.slug, part.text, *kind, *(r.text for r in part.references), str(part.year or "")]
     return " ".join(words).lower()
 

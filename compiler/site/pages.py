@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -11,11 +11,13 @@ import jinja2
 
 from optc import __version__
 from optc.compiler.interpret import symbols_of
+from optc.compiler.show_storage import percent, span
 from optc.compiler.site.coloring import prose
 from optc.compiler.site.documents import document
 from optc.compiler.site.gather import FAMILIES, STAGES, Modifier, Optimizer
 from optc.compiler.site.index import in_order, lines_of, search_text
 from optc.compiler.site.pictures import Picture
+from optc.compiler.site.storages import StoragePage
 from optc.compiler.site.trajectories import SURFACES
 from optc.dsl.program import LOSS
 
@@ -26,11 +28,12 @@ _FIXED = {"mix": "the optimizer’s lines", "constrain": "θ is written"}  # wha
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the pages are made of. `optimizers` and `modifiers` by slug; `texts` by slug: title and Markdown."""
+    """What the pages are made of. `optimizers`, `modifiers` and `storages` by slug; `texts` by slug: title and Markdown."""
 
     optimizers: Mapping[str, Optimizer]
     modifiers: Mapping[str, Modifier]
     texts: Mapping[str, tuple[str, str]]
+    storages: Mapping[str, StoragePage] = field(default_factory=dict)
 
 
 class _Render(Protocol):
@@ -43,6 +46,7 @@ def pages(site: Site, pictures: Mapping[str, Sequence[Picture]]) -> Iterator[tup
     yield "index.html", _index(site, render)
     yield from _optimizers(site, pictures, render)
     yield from _modifiers(site, pictures, render)
+    yield from _storages(site, pictures, render)
     for slug, (_, markdown) in site.texts.items():
         page = document(markdown, {f"{other}.md": f"{other}.html" for other in site.texts})
         values = {"title": page.title, "contents": page.contents, "body": page.body}
@@ -59,10 +63,13 @@ def _renderer(site: Site) -> _Render:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["prose"] = prose
+    environment.filters |= {"prose": prose, "percent": percent}
+    environment.globals["span"] = span
     everywhere = {
         "version": __version__,
         "has_modifiers": bool(site.modifiers),
+        "has_storages": bool(site.storages),
+        "storage_pages": {s.name: f"../storages/{slug}.html" for slug, s in site.storages.items()},
         "texts": {slug: title for slug, (title, _) in site.texts.items()},
         "most_moved": max((row.moved for o in site.optimizers.values() for row in o.costs), default=0) or 1,
         "surfaces": SURFACES,
@@ -79,9 +86,10 @@ def _index(site: Site, render: _Render) -> str:
     modifiers = lines_of(site.modifiers.values())
     there = {o.family_title for o in optimizers}
     families = [title for title in FAMILIES.values() if title in there]
-    families += sorted(there - set(families)) + ["Modifiers"] * bool(modifiers)
+    families += sorted(there - set(families)) + ["Modifiers"] * bool(modifiers) + ["Storages"] * bool(site.storages)
     most = max((o.cost.moved for o in optimizers), default=0) or 1
     values = {"optimizers": optimizers, "modifiers": modifiers, "families": families, "most_in_step": most}
+    values["storages"] = list(site.storages.values())
     return render("index.html.j2", "index", "", search_text=search_text, **values)
 
 
@@ -114,6 +122,18 @@ def _modifiers(site: Site, pictures: Mapping[str, Sequence[Picture]], render: _R
         yield f"modifiers/{m.slug}.html", render("modifier.html.j2", "modifiers", "../", **values)
 
 
+def _storages(site: Site, pictures: Mapping[str, Sequence[Picture]], render: _Render) -> Iterator[tuple[str, str]]:
+    for s in site.storages.values():
+        values = {
+            "s": s,
+            "usage": usage_of_storage(s),
+            "pictures": pictures.get(s.file, ()),
+            "used_by": [site.optimizers[slug] for slug in s.used_by],
+            "neighbours": list(site.storages.values()),
+        }
+        yield f"storages/{s.slug}.html", render("storage.html.j2", "storages", "../", **values)
+
+
 def usage_of_optimizer(o: Optimizer) -> str:
     """How to import it, how to make it by its name, and which other methods it has."""
     lr = next((row.default for row in o.hypers if row.key == "lr"), None)
@@ -138,3 +158,11 @@ def usage_of_modifier(m: Modifier) -> str:
     else:
         compiled = [f"{title} = optc.compile(", f'    "{m.example.base.slug}", modifiers=["{m.name}"]', ")"]
     return "\n".join(["import optc", "", *compiled, f"optimizer = {title}(model.parameters())"])
+
+
+def usage_of_storage(s: StoragePage) -> str:
+    """How to keep a state in it: in Python, in a spec, and on the command line. Second moments are never negative."""
+    state = "m" if s.signed else "v"
+    lines = ["import optc", "", f'Small = optc.compile("adamw", storing={{"{state}": "{s.name}"}})']
+    lines += ["optimizer = Small(model.parameters())", "", "# in a spec", f"storing {state}: {s.name}", ""]
+    return "\n".join([*lines, "# on the command line", f"optc build adamw --store {state}={s.name} -o ."])

@@ -25,7 +25,7 @@ from optc.dsl.program import Program
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = {"ink": "#010101", "faint": "#020202", "fill": "#030303", "path": "#040404", "first": "#050505", "second": "#060606"}
+COLORS = {"ink": "#010101", "faint": "#020202", "fill": "#030303", "path": "#040404", "first": "#050505", "second": "#060606"}
 """Placeholder of every variable `--plot-…`."""
 
 _LEVELS = 9
@@ -105,13 +105,7 @@ class Painter:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
-        settings = {
-            "svg.fonttype": "none", "svg.hashsalt": prefix, "font.size": 9, "text.color": _COLORS["ink"],
-            "axes.edgecolor": _COLORS["faint"], "axes.labelcolor": _COLORS["ink"], "xtick.color": _COLORS["ink"],
-            "ytick.color": _COLORS["ink"], "axes.facecolor": "none", "figure.facecolor": "none", "axes.linewidth": 0.8,
-            "xtick.major.size": 2.5, "ytick.major.size": 2.5, "path.simplify_threshold": 0.3, "axes.unicode_minus": True,
-        }  # fmt: skip
-        with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+        with matplotlib.rc_context(settings(prefix)):  # type: ignore[arg-type]
             figure = Figure(figsize=(_WIDE, _HIGH))
             FigureCanvasSVG(figure)
             map_of = figure.add_axes((0.42 / _WIDE, 2.05 / _HIGH, 4.2 / _WIDE, 4.2 / _HIGH))
@@ -126,7 +120,7 @@ class Painter:
             out = io.StringIO()
             figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
         caption = f"lr = {path.lr:g}, the best of {len(trajectories.STEP_SIZES)} step sizes; {surface.steps} steps."
-        return Picture(_page_svg(out.getvalue(), prefix, surface.title, describe(path, surface)), surface.title, caption)
+        return Picture(page_svg(out.getvalue(), prefix, surface.title, describe(path, surface)), surface.title, caption)
 
 
 def _map(axes: Axes, surface: Surface, points: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
@@ -136,14 +130,14 @@ def _map(axes: Axes, surface: Surface, points: np.ndarray[tuple[int, ...], np.dt
     height = np.log10(surface.loss(x, y) + 1e-2)
     levels = np.linspace(height.min(), height.max(), _LEVELS + 2)[1:-1]
     for level in levels:
-        inside = axes.contourf(x, y, height, levels=[height.min() - 1, level], colors=[_COLORS["fill"] + "18"])
-        inside.set(edgecolor=_COLORS["faint"] + "a0", linewidth=0.5)
+        inside = axes.contourf(x, y, height, levels=[height.min() - 1, level], colors=[COLORS["fill"] + "18"])
+        inside.set(edgecolor=COLORS["faint"] + "a0", linewidth=0.5)
     shown = np.clip(points, (left - 9, bottom - 9), (right + 9, top + 9))
-    axes.plot(*shown.T, color=_COLORS["path"], linewidth=1.0, alpha=0.8, solid_joinstyle="round")
-    axes.plot(*shown[1:-1].T, ".", color=_COLORS["path"], markersize=4, alpha=0.6, markeredgewidth=0)
-    axes.plot(*surface.minimum, "+", color=_COLORS["ink"], markersize=11, markeredgewidth=1.4)
-    axes.plot(*shown[0], "o", markerfacecolor="none", markeredgecolor=_COLORS["path"], markersize=7, markeredgewidth=1.8)
-    axes.plot(*shown[-1], "o", color=_COLORS["path"], markersize=6.5, markeredgewidth=0)
+    axes.plot(*shown.T, color=COLORS["path"], linewidth=1.0, alpha=0.8, solid_joinstyle="round")
+    axes.plot(*shown[1:-1].T, ".", color=COLORS["path"], markersize=4, alpha=0.6, markeredgewidth=0)
+    axes.plot(*surface.minimum, "+", color=COLORS["ink"], markersize=11, markeredgewidth=1.4)
+    axes.plot(*shown[0], "o", markerfacecolor="none", markeredgecolor=COLORS["path"], markersize=7, markeredgewidth=1.8)
+    axes.plot(*shown[-1], "o", color=COLORS["path"], markersize=6.5, markeredgewidth=0)
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     axes.set_xticks(np.linspace(left, right, 5))
     axes.set_yticks(np.linspace(bottom, top, 5))
@@ -153,12 +147,12 @@ def _curves(axes: Axes, named: Sequence[tuple[str, np.ndarray[tuple[int, ...], n
     """The loss of every step on a logarithmic scale; the optimizer on top of the references."""
     looks = [("path", "solid", 1.6), ("first", (0, (4, 1.6)), 1.1), ("second", (0, (1, 1.2)), 1.2)]
     for order, ((name, losses), (color, dashes, width)) in enumerate(zip(named, looks, strict=False)):
-        look = {"color": _COLORS[color], "linestyle": dashes, "linewidth": width, "zorder": 9 - order}
+        look = {"color": COLORS[color], "linestyle": dashes, "linewidth": width, "zorder": 9 - order}
         axes.semilogy(np.maximum(losses, 1e-6), label=name, **look)
     axes.set(xlim=(0, len(named[0][1]) - 1), ylim=(1e-4, 1e3))
     axes.set_yticks([1e-4, 1e-2, 1, 1e2], ["10⁻⁴", "10⁻²", "1", "10²"])
     axes.minorticks_off()
-    axes.grid(axis="y", color=_COLORS["faint"], linewidth=0.5, alpha=0.6)
+    axes.grid(axis="y", color=COLORS["faint"], linewidth=0.5, alpha=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     place = (1, 1)
@@ -168,12 +162,22 @@ def _curves(axes: Axes, named: Sequence[tuple[str, np.ndarray[tuple[int, ...], n
     axes.text(0, 1.06, "loss", transform=axes.transAxes, va="bottom")
 
 
-def _page_svg(text: str, prefix: str, title: str, about: str) -> Markup:
+def settings(salt: str) -> dict[str, object]:
+    """How all pictures are drawn; `salt` makes the ids of one differ from those of another."""
+    return {
+        "svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9, "text.color": COLORS["ink"],
+        "axes.edgecolor": COLORS["faint"], "axes.labelcolor": COLORS["ink"], "xtick.color": COLORS["ink"],
+        "ytick.color": COLORS["ink"], "axes.facecolor": "none", "figure.facecolor": "none", "axes.linewidth": 0.8,
+        "xtick.major.size": 2.5, "ytick.major.size": 2.5, "path.simplify_threshold": 0.3, "axes.unicode_minus": True,
+    }  # fmt: skip
+
+
+def page_svg(text: str, prefix: str, title: str, about: str) -> Markup:
     """The `<svg>` element alone, small, with unique ids, the page's font and colours, and words for who cannot see it."""
     body = text[text.index("<svg ") :]
     body = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", body, flags=re.DOTALL)
     body = _MARKERS.sub(lambda match: f"<g{match[1]} {match[3]}>" + re.sub(' style="[^"]*"', "", match[2]) + "</g>", body)
-    for name, placeholder in _COLORS.items():
+    for name, placeholder in COLORS.items():
         body = body.replace(placeholder, f"var(--plot-{name})")
     body = re.sub(r'\bid="', f'id="{prefix}-', body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", body)

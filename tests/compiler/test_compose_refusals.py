@@ -227,7 +227,7 @@ def test_the_form_of_a_modifier_is_checked_in_its_own_file(body: str, code: str,
 def test_a_file_of_modifiers_is_no_optimizer() -> None:
     with pytest.raises(SpecError, match=r"holds no optimizer, only modifiers(.|\n)*AdamW \+ mine"):
         expand(Source("mine.opt", "modifier mine:\n    couple g: g = 2*g\n"))
-    with pytest.raises(OptcError, match="holds no optimizer that modifiers could change"):
+    with pytest.raises(OptcError, match="holds no optimizer that could be changed"):
         with_modifiers(Source("mine.opt", "modifier mine:\n    couple g: g = 2*g\n"), ["grams"])
 
 

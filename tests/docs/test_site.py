@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,15 +16,19 @@ import pytest
 pytest.importorskip("matplotlib", reason="the site needs the extra `docs`")
 pytest.importorskip("markdown_it", reason="the site needs the extra `docs`")
 
+import optc
 from optc.cli import docs as command
 from optc.cli.main import run
 from optc.compiler.site import build, gather
+from optc.compiler.site import storages as of_storages
 from optc.compiler.site.coloring import color
 from optc.compiler.site.documents import document
+from optc.compiler.site.level_pictures import describe
 from optc.compiler.site.mathml import mathml
-from optc.compiler.site.pages import Site, pages
+from optc.compiler.site.pages import Site, pages, usage_of_storage
 from optc.compiler.site.pictures import Painter
 from optc.compiler.site.references import reference
+from optc.compiler.site.storages import StoragePage
 from optc.compiler.site.trajectories import STEP_SIZES, SURFACES, best_path, follow
 from optc.dsl.errors import OptcError
 
@@ -34,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(path for path in (ROOT / "specs").rglob("*.opt") if path.parent.name != "storages")
 MODIFIERS = [path for path in SPECS if path.parent.name == "modifiers"]
 OPTIMIZERS = [path for path in SPECS if path not in MODIFIERS]
+STORAGES = sorted((ROOT / "specs" / "storages").glob("*.opt"))
 PICTURED = ("adamw", "cautious_lion")
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>' onclick=x &amp;"
@@ -82,7 +88,7 @@ def site() -> Site:
 def folder(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole site, with the pictures of two optimizers."""
     root = tmp_path_factory.mktemp("docs")
-    sample = Site({slug: site.optimizers[slug] for slug in PICTURED}, {}, {})
+    sample = Site({slug: site.optimizers[slug] for slug in PICTURED}, {}, {}, site.storages)
     pictures = build.draw(sample, root / "cache", through)
     build.write_site(root / "site", pages(site, pictures))
     return root / "site"
@@ -99,7 +105,7 @@ def read(folder: Path) -> dict[str, Read]:
 def test_every_spec_has_a_page_with_its_equations(read: dict[str, Read]) -> None:
     expected = {f"optimizers/{p.stem}.html" for p in OPTIMIZERS} | {f"modifiers/{p.stem}.html" for p in MODIFIERS}
     texts = {f"{p.stem}.html" for p in (ROOT / "docs").glob("*.md")}
-    assert expected | {"index.html", *texts} == set(read)
+    assert expected | {"index.html", *texts, *(f"storages/{p.stem}.html" for p in STORAGES)} == set(read)
     assert len(OPTIMIZERS) > 20 and "language.html" in texts
     assert [name for name in expected if read[name].count("math") < 2] == []
 
@@ -146,17 +152,50 @@ def test_links_resolve_and_ids_are_unique(folder: Path, read: dict[str, Read]) -
 
 def test_the_search_finds_every_row_by_name_family_and_paper(site: Site, read: dict[str, Read]) -> None:
     rows = [attributes["data-search"] for _, attributes in read["index.html"].elements if "data-search" in attributes]
-    assert len(rows) == len(SPECS)
-    parts: list[gather.Optimizer | gather.Modifier] = [*site.optimizers.values(), *site.modifiers.values()]
-    for part in parts:
+    assert len(rows) == len(SPECS) + len(STORAGES)
+    parts: list[gather.Optimizer | gather.Modifier | StoragePage] = [*site.optimizers.values(), *site.modifiers.values()]
+    for part in [*parts, *site.storages.values()]:
         words = [part.name, part.slug, *(r.text for r in part.references)]
-        words += [part.family_title] if isinstance(part, gather.Optimizer) else part.stage_names
+        words += [part.family_title] if isinstance(part, gather.Optimizer) else getattr(part, "stage_names", ())
         assert any(all(word.lower() in row for word in words) for row in rows), part.name
 
 
 def test_usage_shows_that_a_step_reads_the_loss(read: dict[str, Read]) -> None:
     assert "optimizer.step(lambda: loss)" in read["optimizers/alig.html"].text
     assert "step(lambda" not in read["optimizers/adamw.html"].text
+
+
+def test_a_page_tells_all_of_its_storage(site: Site, read: dict[str, Read]) -> None:
+    assert set(site.storages) == {path.stem for path in STORAGES}
+    for slug, s in site.storages.items():
+        page = read[f"storages/{slug}.html"]
+        wanted = [s.text, *s.notes, (ROOT / s.file).read_text(encoding="utf-8")]
+        if s.codes is None:
+            wanted.append("row with a number per row and col with a number per column")
+        else:
+            kept = s.codes.storage
+            wanted.append(
+                f"{s.codes.bits} bits memory, with scales {kept.bytes:.4g} B per number a scale for {kept.block} numbers"
+            )
+            wanted += [f"off by at most {100 * kept.error:.2g} % of the largest of the block", describe(s.codes)]
+        text = "".join(page.text.split())
+        assert [w for w in wanted if "".join(w.split()) not in text] == [], slug
+        assert page.count("svg") == (s.codes is not None) and {r.url for r in s.references} <= set(page.links())
+
+
+def test_storages_and_the_optimizers_that_use_them_lead_to_each_other(site: Site, read: dict[str, Read]) -> None:
+    pairs = {(slug, name) for slug, o in site.optimizers.items() for name in o.storages if name in site.storages}
+    assert {("adamw_8bit", "udynamic8"), ("adamw_factored", "rowcol"), ("lion_4bit", "dynamic4")} <= pairs
+    for slug, name in pairs:
+        assert f"../storages/{name}.html" in read[f"optimizers/{slug}.html"].links()
+        assert f"../optimizers/{slug}.html" in read[f"storages/{name}.html"].links()
+    assert "../storages/dynamic8.html" not in read["optimizers/adamw.html"].links()
+
+
+@pytest.mark.parametrize("path", STORAGES, ids=lambda path: path.stem)
+def test_a_storage_can_be_used_as_its_page_says(site: Site, path: Path) -> None:
+    clause = re.search(r"storing=({.*})", usage_of_storage(site.storages[path.stem]))
+    assert clause is not None and optc.compile("adamw", storing=ast.literal_eval(clause[1]))
 
 
 def test_pictures_say_in_words_what_they_show(read: dict[str, Read]) -> None:
@@ -192,16 +231,27 @@ def hostile_files(folder: Path) -> tuple[Path, Path]:
     return optimizer, modifier
 
 
+def hostile_storage(folder: Path) -> Path:
+    storage = folder / "kept.opt"
+    storage.write_text(
+        f'storage evil:\n    "{HOSTILE}"\n    cite "{HOSTILE}"\n    note "{HOSTILE}"\n    codes = 16\n'
+        f"    define level(c) = (c - 7)/8  # {HOSTILE}\n",
+        encoding="utf-8",
+    )
+    return storage
+
+
 def test_nothing_of_a_spec_becomes_markup(tmp_path: Path) -> None:
     optimizer_file, modifier_file = hostile_files(tmp_path)
     optimizer = gather.optimizer("hostile", optimizer_file)
     modifier = gather.modifier("evil", modifier_file, {"hostile": optimizer})
+    storage = of_storages.storage("evil", hostile_storage(tmp_path), {})
     language = f"# {HOSTILE}\n\n## {HOSTILE}\n\n{HOSTILE}\n\n<b>x</b>\n\n```opt\n{HOSTILE}\n```\n\n[x](javascript:alert(1))\n"
-    site = Site({"hostile": optimizer}, {"evil": modifier}, {"language": ("Language", language)})
+    site = Site({"hostile": optimizer}, {"evil": modifier}, {"language": ("Language", language)}, {"evil": storage})
     pictures = build.draw(site, None, through)
     build.write_site(tmp_path / "site", pages(site, pictures))
     found = [Read(path) for path in (tmp_path / "site").rglob("*.html")]
-    assert len(found) == 4
+    assert len(found) == 5
     for page in found:
         assert page.count("script") == 1 and page.count("img") == 0 and not (page.path.stem == "language" and page.count("b"))
         handlers = [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
@@ -315,11 +365,11 @@ def errors(page: Page) -> Iterator[list[str]]:
 
 def test_the_index_searches_and_sorts(page: Page, folder: Path, errors: list[str]) -> None:
     page.goto((folder / "index.html").as_uri())
-    assert page.locator("tr[data-search]:visible").count() == len(SPECS)
+    assert page.locator("tr[data-search]:visible").count() == len(SPECS) + len(STORAGES)
     page.fill("#find", "1711.05101")
     names = page.locator("tr[data-search]:visible th").all_inner_texts()
     assert "AdamW" in names and "Lion" not in names
-    assert page.locator("#found").inner_text() == f"{len(names)} of {len(SPECS)}"
+    assert page.locator("#found").inner_text() == f"{len(names)} of {len(SPECS) + len(STORAGES)}"
     page.fill("#find", "")
     page.click(".chips button[data-family=Sign]")
     assert {"Lion"} <= set(page.locator("tr[data-search]:visible th").all_inner_texts())
@@ -341,7 +391,9 @@ def test_a_page_shows_its_equations_and_pictures_in_light_and_dark(page: Page, f
     assert page.evaluate(paper) != before
 
 
-@pytest.mark.parametrize("name", ["index.html", "optimizers/adamw.html", "modifiers/cautious.html", "language.html"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "optimizers/adamw.html", "modifiers/cautious.html", "storages/dynamic8.html", "language.html"]
+)
 def test_no_page_is_wider_than_a_telephone(page: Page, folder: Path, name: str, errors: list[str]) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     page.goto((folder / name).as_uri())

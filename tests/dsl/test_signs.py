@@ -69,7 +69,7 @@ ZERO_OR_ABOVE = (
     "t", "t - 1", "numel", "ndim", "c", "c - 1", "9 - c", "uniform(seed)", "0.5^t", "known^0.5", "known^g",
     "where(g > 0, v, 2)", "where(flag, g^2, known)", "where(new(v), 1, 2)", "sum(g^2)", "mean(|g|)", "max(known)",
     "min(|g|)", "norm(g)", "rms(g)", "count(g > 0)", "total(n)", "total_norm(g)", "norm1(g)", "n*n", "n + lr", "loss^2",
-    "abs(loss)", "sqrt(sqrt(known)*known)", "a^known", "0*free", "pow(known, free)",
+    "abs(loss)", "sqrt(sqrt(known)*known)", "a^known", "0*free", "pow(known, free)", "-min(g, 0)", "total(mean(g^2))",
 )  # fmt: skip
 PERHAPS_NEGATIVE = (
     "-1", "g", "g + known", "v - g^2", "v - known", "0 - v", "-v", "-lr", "v - a*v", "free", "free*v", "free^3", "g^3", "b",
@@ -81,6 +81,17 @@ PERHAPS_NEGATIVE = (
     "total(sum(g))", "dot(g, g + 1)", "theta", "loss", "floor(known)", "1 - n", "n - n", "known - known", "1 - known^0.5",
     "0.5^t - 0.1", "2 - 2^t", "(0 - 2)^3", "lr^2 - 1", "known^2 - known",
 )  # fmt: skip
+NEVER_NEGATIVE_ZERO = (
+    "known", "n", "g^2", "g*g", "|g|", "exp(g)", "uniform(seed)", "1 - a", "1 - a^t", "t - 1", "0", "1", "numel", "lr + known",
+    "known + lr", "sqrt(known)", "mean(g^2)", "sum(|g|)", "max(known)", "min(g^2)", "norm(g)", "total(n)",
+    "max(known, 0)", "max(g, 1)", "where(flag, g^2, 0)", "g^2*known", "known^0.5", "known^-0.5", "known/(known + 1)",
+    "ema(known, g^2, a)", "debias(known, a)", "1 - sign(known)", "min(known, n)", "lr + 1", "c", "lr^2",
+)  # fmt: skip
+PERHAPS_NEGATIVE_ZERO = (
+    "-min(g, 0)", "0*free", "0*g", "lr", "a", "a*known", "lr*g^2", "max(g, 0)", "max(0, g)", "min(lr, known)", "lr + a",
+    "sqrt(lr)", "sqrt(-min(g, 0))", "mean(0*g)", "sum(lr + 0*g)", "where(flag, lr, 1)", "lr/(known + 1)", "a^t",
+    "lr^0.5", "-(0)", "g mod 3", "max(0*g)",
+)  # fmt: skip
 
 
 def test_values_of_zero_or_above_are_known() -> None:
@@ -89,6 +100,50 @@ def test_values_of_zero_or_above_are_known() -> None:
 
 def test_values_that_may_be_negative_are_not_known() -> None:
     assert known_of(PERHAPS_NEGATIVE) == set()
+
+
+def test_what_is_never_negative_zero_can_be_divided_by() -> None:
+    """1/-0 is -inf. -0 itself is not below 0."""
+    assert known_of(NEVER_NEGATIVE_ZERO) == set(NEVER_NEGATIVE_ZERO)
+    assert known_of(tuple(f"1/({x})" for x in NEVER_NEGATIVE_ZERO)) == {f"1/({x})" for x in NEVER_NEGATIVE_ZERO}
+    assert known_of(PERHAPS_NEGATIVE_ZERO) == set(PERHAPS_NEGATIVE_ZERO)
+    assert known_of(tuple(f"1/({x})" for x in PERHAPS_NEGATIVE_ZERO)) == set()
+
+
+@pytest.mark.parametrize("value", ["max(1/-min(g, 0), -5)", "max((-min(g, 0))^-1, -5)", "max(1/sqrt(-min(g, 0)), -5)"])
+def test_dividing_by_negative_zero_proves_nothing(value: str) -> None:
+    found = given(value)
+    oracle = Oracle(found)
+    param = oracle.new_parameter(np.ones(3))
+    oracle.step(param, np.ones(3))
+    assert (param.states["v0"] == -5).all() and "v0" not in never_negative(found)
+
+
+def test_states_may_keep_negative_zeros() -> None:
+    """They are not below 0, but what is divided by them may be."""
+    body = ("w <- -min(g, 0)", "v <- max(1/w, -5)", "theta <- theta - lr*v*w")
+    assert never_negative(spec(*body, hyper="lr = 0.1", state=("v = 0", "w = 0"))) == {"w"}
+    body = ("v <- max(1/w, -5)", "w <- w + -min(g, 0)", "theta <- theta - lr*v*w")
+    assert never_negative(spec(*body, hyper="lr = 0.1", state=("v = 0", "w = 0"))) == {"v", "w"}  # 0 + -0 is 0
+    assert never_negative(spec(*body, hyper="lr = 0.1", state=("v = 0", "w = -0"))) == {"w"}
+
+
+@pytest.mark.parametrize(
+    ("total", "known"),
+    [
+        ("total(sum(g^2))", True),
+        ("total(max(|g|))", False),
+        ("total(2*max(|g|) + 1)", False),
+        ("total(1 - min(where(g > 0, 0, 1)))", False),
+        ("total(n)", False),
+        ("total(sum(v))", True),
+    ],
+)
+def test_totals_have_empty_parameters_in_them(total: str, known: bool) -> None:
+    """The largest of no elements is -inf."""
+    body = (f"d <- {total}", "v <- v + d", "n <- max(|g|)", "theta <- theta - lr*v*d*n")
+    found = never_negative(spec(*body, hyper="lr = 0.1", state=("v = 0", "n = 0 per tensor", "d = 0 per model")))
+    assert ("v" in found) == ("d" in found) == known and "n" in found
 
 
 def test_a_state_that_starts_below_zero_is_not_known() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_a_clause_that_cannot_be_read_is_told_at_its_line(clause: str) -> None:
         (("define level(c) = c @ c",), "2:23", "unsupported", "cannot stand in a level"),
         (("define level(c):", "    if c < 3: stop", "    return c"), "3:9", "unsupported", "where(c, a, b)"),
         (("define level(c):", "    c <- 2*c", "    return c"), "3:9", "unsupported", "name = value"),
-        (("define level(c) = half(c)", "define half(x) = level(x)/2"), "3:5", "recursion", "`half` calls itself"),
+        (("define level(c) = half(c)", "define half(x) = level(x)/2"), "2:5", "recursion", "`level` calls itself"),
         (("define level(c) = level(c - 1)",), "2:5", "recursion", "`level` calls itself"),
         (("define level(c) = half(c, c)", "define half(x) = x/2"), "3:5", "wrong-arity", "`half` takes 1"),
         (('"a"', '"b"', "define level(c) = c"), "3:5", "duplicate-section", "join the two"),
@@ -210,6 +211,50 @@ def test_a_state_per_row_has_no_storage() -> None:
 )
 def test_mistakes_in_a_composition(text: str, line: int, column: tuple[int, ...], code: tuple[str, ...]) -> None:
     assert found(not_composed(text)) == [f"{line}:{a} {b}" for a, b in zip(column, code, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("optimizer X = SGD storing momentum_buffer: udynamic8\n", None),
+        ("\n\noptimizer X = RMSprop storing v: udynamic8\n", "3:31"),
+        ("optimizer X = RMSprop + cautious storing v: ulinear8(64)\n", "1:42"),
+        (using("m: udynamic8").replace("    storing", "    # one\n    storing"), "5:13"),
+    ],
+)
+def test_signs_are_told_where_the_storage_is_asked_for(text: str, place: str | None) -> None:
+    error = not_composed(text)
+    assert error.source.name == "x.opt" and "composed" not in str(error)
+    if place is not None:
+        assert found(error) == [f"{place} unsigned-storage"]
+
+
+def test_signs_of_a_base_in_another_file_are_told_at_its_name(tmp_path: Path) -> None:
+    (tmp_path / "base.opt").write_text("optimizer Base = RMSprop storing v: udynamic8\n", encoding="utf-8")
+    (tmp_path / "x.opt").write_text("optimizer X = Base + cautious\n", encoding="utf-8")
+    error = not_composed((tmp_path / "x.opt").read_text(encoding="utf-8"), str(tmp_path / "x.opt"))
+    assert error.source.name == str(tmp_path / "x.opt") and found(error) == ["1:15 unsigned-storage"]
+
+
+def test_signs_are_told_beside_storages_of_lines() -> None:
+    text = using("m: udynamic8, v: rowcol").replace("n = 0 per tensor", "n = 0")
+    error = not_composed(text)
+    assert error.source.name == "x.opt" and found(error) == ["4:13 unsigned-storage"]
+
+
+def test_calls_in_a_level_may_nest_so_deep_and_no_deeper() -> None:
+    """That is said as it is: a chain of functions is no recursion."""
+    for deep in (8, 9):
+        names = ["level", *(f"f{number}" for number in range(deep))]
+        chain = [f"define {name}(c) = {below}(c)" for name, below in pairwise(names)]
+        text = using("m: q", defined(*chain, f"define {names[-1]}(c) = c - 7"))
+        if deep == 8:
+            source = Source("right.opt", text)
+            assert check(parse(source), source)
+        else:
+            error = refused(text)
+            assert found(error) == ["11:5 too-deep"]
+            assert "`level` calls `f0`, and so on: calls nest deeper than 8 before they reach `f8`" in str(error)
 
 
 def test_another_storage_of_the_same_name_does_not_change_what_a_base_keeps(tmp_path: Path) -> None:

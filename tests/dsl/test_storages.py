@@ -375,5 +375,5 @@ def test_options_of_commands_are_compositions() -> None:
     source = named(shipped_specs()["adamw"])
     expanded = with_modifiers(source, ["cautious"], ["m: dynamic8(block = 128)", "v: udynamic8, v_max: udynamic8"])
     program = check(expanded.spec, expanded.source)
-    assert program.name == "CautiousAdamWDynamic8Block128Udynamic8"
+    assert program.name == "CautiousAdamW_m_dynamic8_block_128_v_v_max_udynamic8"
     assert kept(program) == {"m": "dynamic8(block = 128)", "v": "udynamic8", "v_max": "udynamic8"}

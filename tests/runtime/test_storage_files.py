@@ -341,6 +341,25 @@ def test_scales_are_floating_point_numbers() -> None:
     refused(AdamW8bit, slot(exp_avg_scale=torch.ones(36, dtype=torch.complex64)), "'exp_avg'")
 
 
+@pytest.mark.parametrize("scale", [NAN, INF, -INF, -1.0, -1e-45, 1e39], ids=str)
+@pytest.mark.parametrize("kind", [AdamW8bit, AdamW, AdamW4bit], ids=lambda kind: kind.__name__)
+def test_scales_are_finite_and_not_negative(scale: float, kind: Any) -> None:
+    """As all are that encoding makes; 1e39 is infinite in float32."""
+    scales = torch.ones(36, dtype=torch.float64)
+    scales[35] = scale
+    refused(kind, slot(exp_avg_scale=scales), "parameter 0: the scales of 'exp_avg' must be finite numbers, 0 or above$")
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.0, 1e-45, 3.4e38], ids=str)
+def test_scales_may_be_as_small_and_large_as_encoding_makes_them(scale: float) -> None:
+    saved = copy.deepcopy(left_alone(AdamW8bit)[1].state_dict())
+    saved["state"][0]["exp_avg_scale"][0] = scale
+    params = parameters(SHAPES)
+    optimizer = AdamW8bit(params)
+    assert loading(optimizer, saved) == []
+    assert optimizer.state[params[0]]["exp_avg_scale"][0] == torch.tensor(scale)
+
+
 def test_reading_files_leaves_nothing_behind() -> None:
     """Levels that are NaN make no two codebooks differ."""
     _, optimizer = left_alone(AdamWFp8)

@@ -200,3 +200,27 @@ def test_no_state_takes_the_place_of_scales(state: str) -> None:
     text += f"        m <- m + g\n        {name} <- {name} + 1\n        theta <- theta - lr*m*{name}\n"
     with pytest.raises(optc.SpecError, match="m_scale"):
         optc.compile(text)
+
+
+@BACKENDS
+@pytest.mark.parametrize("storage", ["fp64", "fp32", "bf16", "dynamic8(smallest = 0)"])
+def test_entries_compute_in_the_dtype_of_their_parameters(storage: str, backend: str) -> None:
+    """Also where the only thing that they read and write is kept in another: it is rounded on the way back, once."""
+    text = "optimizer Two:\n    hyper: lr = 0.1\n    state: h = 0\n    STORING\n    step: theta <- theta - lr*g/(1 + h)\n"
+    text += "    entry feed(x per elem): h <- h + x*x/3\n"
+    stored, plain = (optc.compile(text.replace("STORING", clause)) for clause in (f"storing h: {storage}", "# as it is"))
+    for dtype in (torch.float32, torch.float64):
+        x, found = torch.linspace(0.1, 2, 70, dtype=dtype), []
+        for kind in (stored, plain):
+            p = torch.nn.Parameter(torch.ones(70, dtype=dtype))
+            p.grad = torch.ones_like(p)
+            optimizer = kind([p], backend=backend)
+            optimizer.feed(x=[x])
+            found.append(optimizer.state[p])
+        state, exact = stored.schema.states[0], found[1]["h"]
+        if state.codebook(70) is not None:
+            expected = dict(zip(("h", "h_scale"), encoded(exact, state.codebook(70), exact.device), strict=True))
+        else:
+            expected = {"h": exact.to(found[0]["h"].dtype)}
+        assert exact.dtype == dtype
+        assert all(torch.equal(found[0][key], value) for key, value in expected.items()), (storage, dtype)

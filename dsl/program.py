@@ -202,7 +202,7 @@ class Require:
 class Storage:
     """How a state per element is kept in memory: in another `dtype`, or as codes.
 
-    Codes are those of `levels`, 2 (-1 and 1), 16 or 256 float32 numbers (NaN: the code is not used). `block` numbers in a row in
+    Codes are those of `levels`, 2 (-1 and 1), 16 or 256 float32 numbers (NaN: no code). `block` numbers in a row of
     the flattened tensor share a float32 scale, max(largest |x|, `least`)/`unit`, and x is kept as the code whose level is
     nearest to x/scale; `ties` says which of two that are equally near ("down", "up", or "even": the even code). Tensors with
     fewer than `smallest` elements are kept as they are. `stochastic`: the step rounds its last value to the dtype, at random.

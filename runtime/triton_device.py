@@ -17,6 +17,8 @@ from optc.runtime.triton_tables import ALIGNMENT
 WARPS = 4
 WITH_CODES = 256
 """Elements of a block per warp where streams are kept as codes: eight for a thread, at 80 registers or fewer."""
+BITS = 8
+"""Numbers that are encoded at a time where they are bits."""
 _NAMES = {
     torch.float64: "float64",
     torch.float32: "float32",
@@ -48,6 +50,8 @@ def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32, codes: int = 0)
     itemsizes = {dtype.itemsize for dtype in dtypes}
     threads = WARPS * warp_size
     lanes = ALIGNMENT // itemsizes.pop() if len(itemsizes) == 1 else 4
+    if codes == BITS:  # beside bits there are rows and columns, which take registers enough
+        lanes = min(lanes, 4)
     if codes:
         block = max(codes, WITH_CODES * WARPS, threads * lanes)
         return Geometry(lanes, block, max(codes, threads), max(WARPS, block // (WITH_CODES * warp_size // 32)))

@@ -22,7 +22,8 @@ from benchmarks.report import Row, Table
 
 NAME = "Convergence"
 GROUPS = ADAMW, LION, BF16 = "AdamW", "Lion", "bfloat16 parameters"
-PLAIN = "adamw, bf16"
+PLAIN, PLAIN_STATES = "adamw, bf16", "adamw_bf16, bf16"
+"""Everything rounded to nearest: parameters, and states as well."""
 SEEDS = 3
 EVALUATIONS, LAST = 12, 3
 """How often a run is evaluated, evenly spaced, and the mean of how many of the last ones is its loss."""
@@ -89,6 +90,7 @@ CONTESTANTS = (
     Contestant(ADAMW, "adamw_fp8", within=1.0),
     Contestant(ADAMW, "adamw_4bit", within=2.0),
     Contestant(ADAMW, "adamw_factored", within=2.0),
+    Contestant(ADAMW, "adamw", "adamw, v: rowcol", within=2.0, storing={"v": "rowcol"}),
     Contestant(LION, "lion"),
     Contestant(LION, "lion_8bit", within=1.0),
     Contestant(LION, "lion_4bit", within=2.0),
@@ -97,6 +99,9 @@ CONTESTANTS = (
     Contestant(BF16, "adamw_kahan", "", torch.bfloat16, below=PLAIN),
     Contestant(BF16, "adamw_8bit_split", "", torch.bfloat16, below=PLAIN),
     Contestant(BF16, "adamw_master", "", torch.bfloat16, below=PLAIN),
+    Contestant(BF16, "adamw", "adamw, bf16 stochastic", torch.bfloat16, below=PLAIN, storing={"theta": "bf16(stochastic)"}),
+    Contestant(BF16, "adamw_bf16", PLAIN_STATES, torch.bfloat16),
+    Contestant(BF16, "adamw_bf16_stochastic", "", torch.bfloat16, below=PLAIN_STATES),
 )
 """One line each, after those that it is compared with."""
 

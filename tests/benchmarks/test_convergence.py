@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from benchmarks import __main__ as command
 from benchmarks import convergence, curves
-from benchmarks.convergence import ADAMW, BF16, CONTESTANTS, LION, PLAIN, TASKS, Contestant, Job, Outcome
+from benchmarks.convergence import ADAMW, BF16, CONTESTANTS, LION, PLAIN, PLAIN_STATES, TASKS, Contestant, Job, Outcome
 from benchmarks.learning import Digits, Task
 from benchmarks.report import Row
 
@@ -25,7 +25,7 @@ EDGES: list[tuple[str, str, float, bool | None]] = [
     (ADAMW, "adamw", 2.0, None),
     (ADAMW, "torch.optim.AdamW", 3.0, None),
     *((ADAMW, name, loss, met) for name in ("adamw_8bit", "adamw_fp8") for loss, met in ((2.0199, True), (2.0201, False))),
-    *((ADAMW, name, loss, met) for name in ("adamw_4bit", "adamw_factored") for loss, met in ((2.0399, True), (2.0401, False))),
+    *((ADAMW, name, loss, met) for name in ("adamw_4bit", "adamw_factored", "adamw, v: rowcol") for loss, met in ((2.0399, True), (2.0401, False))),
     (ADAMW, "adamw_8bit", 1.5, True),
     (ADAMW, "adamw_8bit", math.nan, False),
     (LION, "lion", 3.0, None),
@@ -35,11 +35,13 @@ EDGES: list[tuple[str, str, float, bool | None]] = [
     (LION, "lion_4bit", 3.0601, False),
     (BF16, "adamw, fp32", 4.0, None),
     (BF16, PLAIN, 5.0, None),
-    *((BF16, name, loss, met) for name in ("adamw_kahan", "adamw_8bit_split", "adamw_master")
+    (BF16, PLAIN_STATES, 5.0, None),
+    *((BF16, name, loss, met)
+      for name in ("adamw_kahan", "adamw_8bit_split", "adamw_master", "adamw, bf16 stochastic", "adamw_bf16_stochastic")
       for loss, met in ((4.9999, True), (5.0, False), (3.9, True), (math.nan, False))),
 ]  # fmt: skip
 """Losses of one contestant beside those of the references, 2, 3 and 4 (5 in plain bfloat16), and whether its target is met."""
-USUAL = {(ADAMW, "adamw"): 2.0, (LION, "lion"): 3.0, (BF16, "adamw, fp32"): 4.0, (BF16, PLAIN): 5.0}
+USUAL = {(ADAMW, "adamw"): 2.0, (LION, "lion"): 3.0, (BF16, "adamw, fp32"): 4.0, (BF16, PLAIN): 5.0, (BF16, PLAIN_STATES): 5.0}
 
 
 def rows_with(group: str, name: str, loss: float) -> list[Row]:

@@ -47,6 +47,11 @@ class _Unfolded:
     now: str
     next: str
 
+    @property
+    def first(self) -> str:
+        """The first of the states in its place."""
+        return self.names[next(state.name for state, _ in states_with_paths(self.storage.states))]
+
 
 def unfolded(
     optimizer: nodes.Optimizer, own: Iterable[nodes.Storage], defines: tuple[nodes.Define, ...], report: Report
@@ -139,10 +144,10 @@ def _around(body: tuple[nodes.Statement, ...], found: Mapping[str, _Unfolded]) -
 
 
 def _decoded(one: _Unfolded) -> Iterator[nodes.Statement]:
-    now, first = nodes.Name(one.now), next(state.name for state, _ in states_with_paths(one.storage.states))
+    now = nodes.Name(one.now)
     lines: tuple[nodes.Statement, ...] = (nodes.Assign((now,), renamed(one.storage.decode or nodes.Number(0), one.names)),)
     if one.state.initial != nodes.Number(0):
-        new = nodes.Call("new", (nodes.Name(one.names[first]),))
+        new = nodes.Call("new", (nodes.Name(one.first),))
         lines = (nodes.If(new, (nodes.Assign((now,), one.state.initial),), lines),)
     if one.path:
         yield nodes.Assign((now,), nodes.Number(0))
@@ -159,8 +164,8 @@ def _with_values(step: tuple[nodes.Statement, ...], found: Mapping[str, _Unfolde
     """The lines with the values that are computed with in the places of the states."""
 
     def change(new: nodes.Node, old: nodes.Node) -> nodes.Node | tuple[nodes.Node, ...]:
-        if isinstance(new, nodes.Call) and new.function == "new":
-            return old  # the state itself is asked about
+        if isinstance(old, nodes.Call) and old.function == "new":
+            return _is_new(old, found)
         if isinstance(new, nodes.Name) and new.id in found:
             return replace(new, id=found[new.id].now)
         if isinstance(new, nodes.Write) and isinstance(old, nodes.Write):
@@ -172,6 +177,16 @@ def _with_values(step: tuple[nodes.Statement, ...], found: Mapping[str, _Unfolde
         return new
 
     return transformed_items(step, change)
+
+
+def _is_new(call: nodes.Call, found: Mapping[str, _Unfolded]) -> nodes.Expression:
+    """Whether a state is new: the first of those in its place, where they are."""
+    asked = call.arguments[0] if len(call.arguments) == 1 else call
+    one = found.get(asked.id) if isinstance(asked, nodes.Name) else None
+    if one is None:
+        return call
+    own = nodes.Call("new", (nodes.Name(one.first),), span=call.span)
+    return own if one.when is None else nodes.Call("where", (one.when, own, call), span=call.span)
 
 
 def _apart(write: nodes.Write, names: list[str | None]) -> tuple[nodes.Statement, ...]:

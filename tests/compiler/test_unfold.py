@@ -72,6 +72,12 @@ def test_what_is_written_together_reads_old_values() -> None:
     assert both[8] == "(v_now, m_now) = (v_now + g, m_now + v_now)"
 
 
+def test_a_new_state_is_one_whose_storage_is_new() -> None:
+    found = lines_of(source("v: halves", "if new(v): v <- g", "else: v <- v + g", "θ <- θ - lr*v"))
+    assert found[4] == "if where(ndim >= 2, new(v_a), new(v)):"
+    check_source(source("v: halves", "v <- where(new(v), g, v + g)", "θ <- θ - lr*v"))
+
+
 def test_states_of_a_storage_may_be_stored() -> None:
     storages = PAIRED.replace("    decode:", "    storing a: bf16, b: dynamic8\n    decode:")
     made = expand(source("v: halves", *STEP, storages=storages))

@@ -9,7 +9,9 @@ from optc.compiler.conditions import FALSE, both, written_when
 from optc.compiler.plan import Stream
 from optc.dsl.program import TRUE, Expression, Statement
 
-SIGNS_NAMES = frozenset("Signs eight_signs unpack_signs put_some pack_signs".split())
+SIGNS_NAMES = frozenset(
+    "Signs eight_signs unpack_signs put_some pack_signs signs_of above_zero Octet OctetOfBytes OctetOfNumbers".split()
+)
 """What `signs.hpp` means something else by."""
 
 

@@ -23,7 +23,7 @@ def coded_when(state: State) -> Expression | None:
     storage = state.storage
     if storage is None or storage.dtype is not None:
         return None
-    if storage.smallest <= 1:
+    if storage.smallest < 1:
         return TRUE
     numel = Read(Symbol(Role.SHAPE, "numel"), _SHAPE)
     return Apply("ge", (numel, Constant(storage.smallest, _COUNT)), _CONDITION)
@@ -94,7 +94,8 @@ class Coded:
 def coded_streams(kernel: Kernel) -> list[Coded]:
     """Those that some variant keeps as codes; none in kernels that do not go through memory in the order of the elements.
 
-    The runtime asks for no variant of such kernels in which there are codes, but of PyTorch.
+    Where these know rows and columns, native code has its own way of keeping codes, and Triton for those of one bit; else the
+    runtime asks for no variant in which there are codes, but of PyTorch.
     """
     if out_of_order(kernel):
         return []

@@ -144,7 +144,9 @@ class _NativeLauncher:
         self._scratch = np.zeros(0)
         self._run, self._by_rows = self._load()
         self._waves = np.zeros(0, dtype=np.int64)
-        self._grids = grids(_shapes(residents), kernel) if self._by_rows else self._waves
+        books = [s.codebook(residents.variant) for s in kernel.streams if not s.beside]
+        block = max((book.block for book in books if book is not None and book.bits > 1), default=1)
+        self._grids = grids(_shapes(residents), kernel, block) if self._by_rows else self._waves
         self._cut(None)
 
     def _cut(self, members: Sequence[int] | None) -> None:
@@ -217,9 +219,8 @@ class _NativeLauncher:
     def _storage(self, stream: Stream) -> Storage | None:
         """How a stream is kept, unless that is in the dtype of states. Raises BackendUnavailable for codes out of order."""
         book = stream.codebook(self._residents.variant)
-        bits = book is not None and book.bits == 1 and knows_matrices(self._kernel)
-        if book is not None and not bits and (knows_matrices(self._kernel) or any(one.picks for one in self._kernel.passes)):
-            raise BackendUnavailable("native kernels with rows, columns or picked elements do not keep states as codes")
+        if book is not None and any(one.picks for one in self._kernel.passes):
+            raise BackendUnavailable("native kernels with picked elements do not keep states as codes")
         return stream.storage if isinstance(stream.storage, str) else book
 
     @staticmethod

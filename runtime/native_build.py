@@ -93,13 +93,13 @@ def load_matrices(text: str, macros: Mapping[str, str]) -> tuple[Callable[..., N
 
 def kernel_source(text: str, passes: bool = False, matrices: bool = False) -> str:
     """All that is compiled for a kernel's text: the fixed parts for one pass, for several, for rows and columns; the text."""
-    wanted = (("draws", "uniform_"), ("codes", "Kept<"), ("pairs", "joined<"))
-    more = "".join(_part(part) for part, sign in wanted if sign in text)
+    wanted = (("draws", ("uniform_",)), ("codes", ("Kept<", "RowCodes<")), ("pairs", ("joined<",)))
+    more = "".join(_part(part) for part, signs in wanted if any(sign in text for sign in signs))
     if not passes:
         return prelude() + more + text
     known = "#define OPTC_MATRICES\n" if matrices else ""
-    signs = _part("signs") if "Signs<" in text else ""
-    return f"#define OPTC_PASSES\n{known}{prelude()}{more}{reductions(matrices)}{signs}{text}"
+    behind = "".join(_part(part) for part, sign in (("signs", "Signs<"), ("row_codes", "RowCodes<")) if sign in text)
+    return f"#define OPTC_PASSES\n{known}{prelude()}{more}{reductions(matrices)}{behind}{text}"
 
 
 def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:

@@ -34,8 +34,11 @@ def knows_matrices(kernel: Kernel) -> bool:
     return bool(kernel.passes) and keeps_rows(kernel)
 
 
-def grids(shapes: Sequence[torch.Size], kernel: Kernel) -> Integers:
-    """A row for each tensor, as the kernel sees it: its shape and its cuts, which depend on the shape alone."""
+def grids(shapes: Sequence[torch.Size], kernel: Kernel, block: int = 1) -> Integers:
+    """A row for each tensor, as the kernel sees it: its shape and its cuts, which depend on the shape alone.
+
+    `block`: elements that are encoded together. Where they are more than one, all tiles are whole rows and begin with a block.
+    """
     found = np.zeros((len(shapes), 8), dtype=np.int64)
     for row, shape in zip(found, shapes, strict=True):
         row[:3] = matrices(shape, kernel.seen) if len(shape) >= 2 else (1, 1, shape.numel())
@@ -52,11 +55,15 @@ def grids(shapes: Sequence[torch.Size], kernel: Kernel) -> Integers:
             left = count * ((across - 1) * columns + (cuts // across - 1) * rows)
             asked = count * ((across - 1) * columns * of_columns + (cuts // across - 1) * rows * of_rows)
             possible = worth & (across <= np.maximum(rows, 1)) & (asked <= SCRATCH)
+            if block > 1:
+                possible &= (rows % across == 0) & (rows // across * columns % block == 0) & (across == cuts)
             better = possible & ((left < least) | (left <= LEFT_BEHIND))
             least[better], found[better, _ROW_CUTS], found[better, _COLUMN_CUTS] = left[better], across, cuts // across
         cuts *= 2
     whole = found[:, _ROW_CUTS] * found[:, _COLUMN_CUTS] == 1
     per_tile = np.clip(-(-SMALLEST_TILE // np.maximum(elements, 1)), 1, np.maximum(count, 1))
+    together = block // np.gcd(block, np.maximum(elements, 1))
+    per_tile = np.minimum(-(-per_tile // together) * together, np.maximum(count, 1))
     found[:, _PER_TILE] = np.where(whole, per_tile, 1)
     found[elements * count == 0, _PER_TILE] = np.maximum(count[elements * count == 0], 1)
     found[:, _ROW_MEASURES] = of_rows

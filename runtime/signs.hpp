@@ -41,6 +41,12 @@ OPTC_INLINE uint32_t above_zero(const math_t* from) {
 
 OPTC_CALLED static void unpack_signs(const uint8_t* bits, int64_t at, math_t* to, int64_t size) {
     int64_t i = 0;
+    if ((at & 7) == 0) {
+        for (const uint8_t* byte = bits + (at >> 3); i + 8 <= size; i += 8) {
+            const OctetOfNumbers x = signs_of(*byte++);
+            __builtin_memcpy(to + i, &x, sizeof x);
+        }
+    }
     for (; i + 8 <= size; i += 8) {
         const OctetOfNumbers x = signs_of(eight_signs(bits, at + i, at + size));
         __builtin_memcpy(to + i, &x, sizeof x);
@@ -61,7 +67,11 @@ OPTC_CALLED static void pack_signs(const math_t* from, uint8_t* bits, int64_t at
     const uint32_t others = uint32_t(at & 7);  // bits of the first byte
     uint32_t kept = others, all = 0;
     bool whole = others == 0;
-    for (int64_t i = 0; i < size; i += 8) {
+    int64_t i = 0;
+    if (whole) {
+        for (; i + 8 <= size; i += 8) *byte++ = uint8_t(above_zero(from + i));
+    }
+    for (; i < size; i += 8) {
         const int64_t count = size - i < 8 ? size - i : 8;
         uint32_t now = 0;
         if (count == 8) now = above_zero(from + i);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from optc.compiler.backends.exprs import python_number
 from optc.compiler.backends.native.lines import Lines, Names
@@ -34,8 +34,13 @@ def row_type(stream: Stream, usual: str) -> str:
 
 def book_structs(kernel: Kernel) -> list[str]:
     """What the text says of each storage, before its functions."""
+    return structs_of(coded.storage for coded in coded_streams(kernel))
+
+
+def structs_of(storages: Iterable[Storage]) -> list[str]:
+    """The same of storages, each once."""
     lines: list[str] = []
-    for storage in dict.fromkeys(coded.storage for coded in coded_streams(kernel)):
+    for storage in dict.fromkeys(storages):
         book = codebook(storage)
         geometry = f"bits = {book.bits}, shift = {book.shift}, base = {book.base}, buckets = {book.buckets}"
         lines += [

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from optc.compiler.backends.native.buffered import Buffers, buffer_names, buffered, buffered_structs
 from optc.compiler.backends.native.flow import names_in, shared_terms
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.passes import KINDS, OF_NOTHING, Emitter, Vectors, used_in
-from optc.compiler.backends.native.signs import SIGNS_NAMES, Signs, signs_in
 from optc.compiler.conditions import FALSE, both, bound_when, either, opposite, reached_when, written_when
 from optc.compiler.ir import reads, statements, walk
 from optc.compiler.plan import Kernel, Pass, Stream
@@ -43,8 +43,8 @@ class MatrixEmitter(Emitter):
     _place = "at + i"
 
     def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str]) -> None:
-        self._buffered = frozenset(s.name for s in signs_in(kernel.streams))
-        super().__init__(kernel, source, taken | MATRIX_NAMES | (SIGNS_NAMES if self._buffered else set()))
+        self._buffered = frozenset(buffered(kernel))
+        super().__init__(kernel, source, taken | MATRIX_NAMES | buffer_names(kernel))
         self._extent = dict(zip(kernel.statistics, kernel.extents, strict=True))
 
     def variant(self) -> list[str]:
@@ -54,6 +54,10 @@ class MatrixEmitter(Emitter):
         for body in self._bodies():
             condition = either(condition, reached_when(body, self._in_matrices, flags))
         return [f"constexpr bool by_rows = {Lines(self.names(), self._source).expression(condition)};"]
+
+    def codes(self) -> list[str]:
+        """See `Emitter.codes`."""
+        return buffered_structs(self._kernel)
 
     def _bodies(self) -> Iterator[tuple[Statement, ...]]:
         for one in self._kernel.passes:
@@ -74,10 +78,10 @@ class MatrixEmitter(Emitter):
         return Lines(names, self._source, place="from + i", shared=shared_terms(one.body))
 
     def _pieces(self, one: Pass, needs: Sequence[str], names: Names, lines: Lines) -> dict[str, list[str]]:
-        """Values per row and column: what holds them, how they are made for a piece, and read for an element; signs in bits."""
-        signs = Signs(one.moves, self._row, (*one.picked, *one.body), names, lines)
+        """Values per row and column: what holds them, how they are made for a piece, and read for an element; codes."""
+        buffers = Buffers(self._kernel, one.moves, (*one.picked, *one.body), names, lines)
         found: dict[str, list[str]] = {
-            "holders": signs.holders(), "fills": signs.opened(), "packs": signs.closed(), "elements_of": [],
+            "holders": buffers.holders(), "fills": buffers.opened(), "packs": buffers.closed(), "elements_of": [],
         }  # fmt: skip
         for name in filter(self._is_vector, needs):
             symbol, extent = Symbol(Role.STATISTIC, name), self._extent[name]

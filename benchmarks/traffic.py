@@ -61,7 +61,7 @@ def step_passes(schema: Schema, hypers: Mapping[str, object], precision: Precisi
 
     Raises ValueError where only some elements are picked: streams do not tell which of them are read at these alone.
     """
-    values: dict[str, object] = {"ndim": 2, "numel": 1 << 20}
+    values: dict[str, object] = {"ndim": 2, "numel": 1 << 20, "bf16": False}
     for hyper in schema.hypers:
         chosen = hypers.get(hyper.key, hyper.defaults if hyper.is_tuple else hyper.defaults[0])
         values |= zip(hyper.names, chosen if isinstance(chosen, tuple) else (chosen,), strict=True)

@@ -27,13 +27,22 @@ def _storage(node: nodes.Storage, source: Source) -> Iterator[str]:
         return
     for state in node.states:
         if isinstance(state, nodes.State):
-            place = "column" if state.extent == "col" else state.extent
-            yield f"{INDENT}{state.name}: one number per {place}, in the dtype of the arithmetic"
+            kept = next((kept.storage for kept in node.storing if kept.state == state.name), "in the dtype of the arithmetic")
+            yield f"{INDENT}{state.name}: one number per {place_of(state)}, {kept}"
     yield f"{INDENT}in the place of one state; how far that is off depends on the numbers"
+
+
+def place_of(state: nodes.State) -> str:
+    """What a state has one number for, in a word."""
+    return {None: "element", "col": "column"}.get(state.extent, str(state.extent))
 
 
 def _codes(found: Codes) -> Iterator[str]:
     storage, levels = found.storage, found.levels
+    if found.bits == 1:
+        yield f"1 bit, and a scale of 1 for {storage.block} numbers: {storage.bytes:.4g} bytes per number"
+        yield "-1 and 1, as they are"
+        return
     yield f"{found.bits} bits and a scale for {storage.block} numbers: {storage.bytes:.4g} bytes per number"
     zero = "0 among them" if found.has_zero else "0 not among them"
     yield f"{len(levels)} levels from {levels[0]:.4g} to {levels[-1]:.4g} of the largest of the block, {zero}"

@@ -41,7 +41,7 @@ class Codes:
     @property
     def bits(self) -> int:
         """Of one code."""
-        return 8 if len(self.storage.levels) == 256 else 4
+        return {256: 8, 16: 4, 2: 1}[len(self.storage.levels)]
 
     @property
     def has_zero(self) -> bool:

@@ -144,7 +144,6 @@ if TYPE_CHECKING:
     from .signum import Signum as Signum
     from .simplified_ademamix import SimplifiedAdEMAMix as SimplifiedAdEMAMix
     from .sm3 import SM3 as SM3
-    from .smmf import SMMF as SMMF
     from .sophia import SophiaG as SophiaG
     from .sophia_h import SophiaH as SophiaH
     from .spam import SPAM as SPAM
@@ -295,7 +294,6 @@ OPTIMIZERS = {
     "Signum": "signum",
     "SimplifiedAdEMAMix": "simplified_ademamix",
     "SM3": "sm3",
-    "SMMF": "smmf",
     "SophiaG": "sophia",
     "SophiaH": "sophia_h",
     "SPAM": "spam",
@@ -338,7 +336,6 @@ __all__ = [
     "SGDW",
     "SGLD",
     "SM3",
-    "SMMF",
     "SPAM",
     "SPS",
     "SRMM",

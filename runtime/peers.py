@@ -87,26 +87,22 @@ OF_BITSANDBYTES = (
 OF_TORCHAO = (Rule("AdamW8bit", ("AdamW", "Adam"), {"exp_avg": Place(1), "exp_avg_sq": Place(2)}, fixed={"amsgrad": False}),)
 
 _SHIPPED = ("", "8bit", "4bit", "Fp8", "Bf16")
-_DTYPES = {"float64": "Fp64", "float32": "Fp32", "bfloat16": "Bf16", "float16": "Fp16"}
+_DTYPES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def named(schema: Schema, rules: Sequence[Rule]) -> Rule | None:
-    """The rule that an optimizer is by its name, be it `AdamW8bit` or `AdamWDynamic8Udynamic8` (as `optc.compile` has it)."""
-    tail = _tail(schema)
+    """The rule that an optimizer is by its name, be it `AdamW8bit` or `AdamW_m_dynamic8` (as `optc.compile` has it)."""
     for rule in rules:
-        own = any(re.fullmatch(name + tail, schema.name) for name in rule.ours)
+        own = any(re.fullmatch(name + _tail(schema), schema.name) for name in rule.ours)
         if own and rule.belongs_to(schema) and rule.has_hypers_of(schema):
             return rule
     return None
 
 
 def _tail(schema: Schema) -> str:
-    """A pattern of what may follow: how ours are shipped, or the storages of the states with their settings."""
-    storages = [state.storage for state in schema.states]
-    words = {_camel(kept.name) if isinstance(kept, Codebook) else _DTYPES[kept] for kept in storages if kept is not None}
-    stored = "|".join(map(re.escape, words))
-    return rf"(?:{'|'.join(_SHIPPED)}|(?:(?:{stored})(?:(?:Block|Smallest)?\d+)*)+)"
-
-
-def _camel(storage: str) -> str:
-    return "".join(part[:1].upper() + part[1:] for part in re.split(r"\W", storage)[0].split("_"))
+    """A pattern of what may follow: how ours are shipped, or states and their storages with settings (`_m_dynamic8_block_64`)."""
+    storages = {
+        kept.name if isinstance(kept, Codebook) else _DTYPES[kept] for kept in (s.storage for s in schema.states) if kept
+    }
+    words = {re.split(r"\W", storage)[0] for storage in storages} | {state.name for state in schema.states}
+    return rf"(?:{'|'.join(_SHIPPED)}|(?:_(?:{'|'.join(map(re.escape, sorted(words)))}|block|smallest|\d+))+)"

@@ -136,6 +136,9 @@ def encode(x: Tensor, book: Codebook) -> tuple[Tensor, Tensor]:
     blocks = torch.zeros(book.blocks_of(numel) * book.block, dtype=torch.float32, device=x.device)
     blocks[:numel] = x.reshape(-1)
     blocks = blocks.view(-1, book.block)
+    if book.bits == 1:
+        scales = torch.ones(len(blocks), dtype=torch.float32, device=x.device)
+        return _packed((blocks > 0).to(torch.uint8).view(-1), 1)[: book.bytes_of(numel)].contiguous(), scales
     size = blocks.abs()
     scales = torch.where(size < torch.inf, size, 0).amax(1).clamp_(min=book.least)
     scales = scales / torch.full_like(scales, book.unit)  # PyTorch multiplies by the reciprocal of a number on some devices

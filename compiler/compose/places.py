@@ -11,21 +11,22 @@ from optc.dsl.program import Storage
 from optc.dsl.source import Source, Span
 from optc.dsl.storages import resolve
 
-_OF_STORAGES = "unsigned-storage"
+_OF_STORAGES = ("unsigned-storage", "no-sign")
 
 
 def check_storages(spec: nodes.Spec, text: Source, written: tuple[nodes.Kept, ...], otherwise: Span, source: Source) -> None:
     """Raises SpecError, at a place in `source`, for a storage that a state of a composed spec cannot have.
 
-    Whether a state may be negative depends on the whole step, so it is seen in the composed spec, whose text is `text`, only;
-    but the storage is asked for by one of the clauses `written` in `source`, or by a base whose name stands at `otherwise`.
+    Whether a state may be negative, or is a sign, depends on the whole step, so it is seen in the composed spec only, whose
+    text is `text`; but the storage is asked for by one of the clauses `written` in `source`, or by a base whose name stands at
+    `otherwise`.
     """
-    if not any(_keeps_no_sign(kept, spec) for kept in spec.optimizer.storing):
+    if not any(_keeps_some(kept, spec) for kept in spec.optimizer.storing):
         return
     try:
         check(spec, text)
     except SpecError as error:
-        if all(found.code != _OF_STORAGES for found in error.diagnostics):
+        if all(found.code not in _OF_STORAGES for found in error.diagnostics):
             return  # it is found again by whoever checks the result, and belongs there
         states = {kept.span: kept.state for kept in spec.optimizer.storing}
         places = {kept.state: kept.span for kept in written}
@@ -33,6 +34,7 @@ def check_storages(spec: nodes.Spec, text: Source, written: tuple[nodes.Kept, ..
         raise SpecError(source, found) from None
 
 
-def _keeps_no_sign(kept: nodes.Kept, spec: nodes.Spec) -> bool:
+def _keeps_some(kept: nodes.Kept, spec: nodes.Spec) -> bool:
+    """Whether a storage has no negative numbers, or signs alone."""
     storage = resolve(kept, spec.storages) if kept.state != "theta" else None
-    return isinstance(storage, Storage) and not storage.signed
+    return isinstance(storage, Storage) and (not storage.signed or len(storage.levels) == 2)

@@ -162,6 +162,9 @@ def usage_of_modifier(m: Modifier) -> str:
 
 def usage_of_storage(s: StoragePage) -> str:
     """How to keep a state in it: in Python, in a spec, and on the command line. Second moments are never negative."""
+    if s.codes is not None and s.codes.bits == 1:
+        lines = ["# in a spec, for a state that is -1 or 1", "state: s = 1", f"storing s: {s.name}", "step:"]
+        return "\n".join([*lines, "    s <- where(x > 0, 1, -1)"])
     state = "m" if s.signed else "v"
     lines = ["import optc", "", f'Small = optc.compile("adamw", storing={{"{state}": "{s.name}"}})']
     lines += ["optimizer = Small(model.parameters())", "", "# in a spec", f"storing {state}: {s.name}", ""]

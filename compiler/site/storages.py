@@ -9,6 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from optc.compiler.compose.library import named, shipped_storages
+from optc.compiler.show_storage import place_of
 from optc.compiler.site.coloring import color
 from optc.compiler.site.gather import Optimizer
 from optc.compiler.site.references import Reference, reference
@@ -45,7 +46,9 @@ class StoragePage:
     @property
     def kind(self) -> str:
         """What is kept, in a few words."""
-        return "rows and columns" if self.codes is None else f"{self.codes.bits} bits"
+        if self.codes is None:
+            return "rows and columns"
+        return "a bit" if self.codes.bits == 1 else f"{self.codes.bits} bits"
 
     @property
     def year(self) -> int | None:
@@ -77,7 +80,7 @@ def storage(slug: str, path: Path, optimizers: Mapping[str, Optimizer]) -> Stora
         references=tuple(map(reference, node.cites)),
         notes=node.notes,
         codes=codes(node, source),
-        states=tuple((pretty(state.name), "column" if state.extent == "col" else str(state.extent)) for state in states),
+        states=tuple((pretty(state.name), place_of(state)) for state in states),
         spec=color(source.text.rstrip(), known),
         used_by=tuple(o.slug for o in optimizers.values() if node.name in o.storages),
     )

@@ -88,7 +88,7 @@ def test_files_of_storages_are_checked_and_formatted(optc: Command, folder: Path
     assert (folder / "quanta.opt").read_text(encoding="utf-8") == QUANTA
     (folder / "wrong.opt").write_text(QUANTA.replace("16", "17"), encoding="utf-8")
     status, out, err = optc("check", "wrong.opt")
-    assert status == 1 and "wrong.opt:2:13: error: `codes` must be 16 or 256" in out + err
+    assert status == 1 and "wrong.opt:2:13: error: `codes` must be 2, 16 or 256" in out + err
     for command in (("explain", "-s", "plan"), ("build", "-o", "out")):
         status, out, err = optc(*command, "quanta.opt")
         assert status == 1 and "quanta.opt:1:1: error: the file holds no optimizer, only storages" in out + err
@@ -220,7 +220,7 @@ def test_explain_says_what_a_storage_keeps(optc: Command, folder: Path) -> None:
     (folder / "quanta.opt").write_text(QUANTA, encoding="utf-8")
     assert "16 levels from -0.875 to 1 of the largest" in optc("explain", "quanta.opt")[1]
     (folder / "wrong.opt").write_text(QUANTA.replace("16", "17"), encoding="utf-8")
-    assert "wrong.opt:2:13: error: `codes` must be 16 or 256" in "".join(map(str, optc("explain", "wrong.opt")))
+    assert "wrong.opt:2:13: error: `codes` must be 2, 16 or 256" in "".join(map(str, optc("explain", "wrong.opt")))
 
 
 # --- list ---------------------------------------------------------------------------------------------------------------------

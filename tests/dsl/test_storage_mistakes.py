@@ -91,7 +91,7 @@ def test_a_clause_that_cannot_be_read_is_told_at_its_line(clause: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "place", "code", "says"),
     [
-        (("codes = 17", "define level(c) = c"), "2:13", "wrong-setting", "`codes` must be 16 or 256"),
+        (("codes = 17", "define level(c) = c"), "2:13", "wrong-setting", "`codes` must be 2, 16 or 256"),
         (("codes = 16", "block = 32", "define level(c) = c"), "3:13", "wrong-setting", "a power of two from 64 to 4096"),
         (('ties = "sideways"', "define level(c) = c"), "2:12", "wrong-setting", '"down", "up" or "even"'),
         (("ties = up", "define level(c) = c"), "2:12", "wrong-setting", '"down", "up" or "even"'),

@@ -236,7 +236,7 @@ def test_shipped_levels_are_the_published_ones_bit_for_bit(name: str) -> None:
 
 
 def test_every_shipped_storage_of_codes_has_its_levels_in_order_and_says_what_it_keeps() -> None:
-    signed = {"dynamic4", "dynamic8", "e4m3", "e5m2", "linear8"}
+    signed = {"dynamic4", "dynamic8", "e4m3", "e5m2", "linear8", "sign1"}
     for name, node in shipped().items():
         storage = resolve(nodes.Kept("m", name), ())
         if not isinstance(storage, Storage):
@@ -246,7 +246,7 @@ def test_every_shipped_storage_of_codes_has_its_levels_in_order_and_says_what_it
         assert storage.signed == (name in signed)
         assert np.array_equal(storage.levels, np.sort(storage.levels), equal_nan=True) or name in ("e4m3", "e5m2")
         assert np.abs(known).max() == storage.unit, "the largest number of a block is kept as it is"
-        assert storage.bytes == (1 if len(storage.levels) == 256 else 0.5) + 4 / storage.block
+        assert storage.bytes == {256: 1, 16: 0.5, 2: 0.125}[len(storage.levels)] + 4 / storage.block
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_every_variant(spec: str, tmp_path: Path) -> None:
     run([*every, *(jobs[3 * turn % len(jobs)] for turn, jobs in enumerate(passes))], tmp_path)
 
 
-BITS_IN = ("adamw_factored", "smmf")
+BITS_IN = ("adamw_factored",)
 MOST_BESIDE_BITS = 24, 64
 """Spilled instructions and bytes of stack, outside of loops over elements: AdamWFactored's pass, which reads and measures rows
 and columns of two states, has 12 and 40 on sm_90."""

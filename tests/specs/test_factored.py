@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import optc
 from optc.dsl.program import squarest
-from optc.generated import SMMF, AdamWFactored
+from optc.generated import AdamWFactored
 from optc.runtime.optimizer import Optimizer
 from tests.runtime.training import twins
 from tests.specs.low_memory import one_thread, quietly
@@ -23,6 +23,23 @@ SHAPES = ((64, 70), (5, 3), (7, 13), (3, 4, 5), (8,), (2, 8, 3, 3), (1, 1), (131
 BACKENDS = ["torch", "native", "triton"]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
+SMMF: Any = optc.compile("""
+optimizer SMMF:
+    hyper:
+        lr = 1e-3 in [0, inf)
+        beta = 0.9 in [0, 1)
+        eps = 1e-8 in [0, inf)
+        weight_decay = 0.0 in [0, inf)
+        decay_rate = -0.5 in [-1, 0]
+        growth_rate = 0.999 in [0, 1]
+    state: m = 0; v = 0
+    storing m: sign_rank1, v: rank1
+    step:
+        m <- ema(m, g, beta*growth_rate^(t - 1))
+        v <- ema(v, g^2, 1 - t^decay_rate)
+        θ <- (1 - lr*weight_decay)*θ - lr*m/(sqrt(v) + eps)
+""")
+"""That of arXiv:2412.08894, with decoupled decay."""
 LionFactored: Any = optc.compile("lion", storing={"m": "sign_rank1"})
 
 

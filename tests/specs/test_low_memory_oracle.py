@@ -140,7 +140,10 @@ def compare(
             continue
         ours, exact = np.asarray(kept.states[state.name]), np.asarray(plain.states[state.name])
         book = state.codebook(p.numel())
-        if book is not None:
+        if book is not None and book.bits == 1:
+            found = numbers(state, slot, p)
+            count.codes, count.flips = count.codes + found.size, count.flips + int((found != ours).sum())
+        elif book is not None:
             compare_codes(count, book, slot[state.key], slot[state.scale_key], ours, exact, error)
         elif isinstance(state.storage, str):
             down = optimizer.backend == "triton"

@@ -100,9 +100,8 @@ def named(schema: Schema, rules: Sequence[Rule]) -> Rule | None:
 
 
 def _tail(schema: Schema) -> str:
-    """A pattern of what may follow: how ours are shipped, or states and their storages with settings (`_m_dynamic8_block_64`)."""
-    storages = {
-        kept.name if isinstance(kept, Codebook) else _DTYPES[kept] for kept in (s.storage for s in schema.states) if kept
-    }
+    """A pattern of what may follow: how ours are shipped, or states and storages with settings (`_m_dynamic8_block_64`)."""
+    kept = [state.storage for state in schema.states if state.storage is not None]
+    storages = {one.name if isinstance(one, Codebook) else _DTYPES[one] for one in kept}
     words = {re.split(r"\W", storage)[0] for storage in storages} | {state.name for state in schema.states}
     return rf"(?:{'|'.join(_SHIPPED)}|(?:_(?:{'|'.join(map(re.escape, sorted(words)))}|block|smallest|\d+))+)"

@@ -64,8 +64,8 @@ def losses(rows: Sequence[Row], path: Path) -> None:
     shown = panels(rows)
     missed = {row.what for row in rows if row.met is False}
     models = list(dict.fromkeys(model for group in shown.values() for model in group))
-    figure, grid = plt.subplots(len(shown), len(models), figsize=(13, 3.4 * len(shown) + 0.6), squeeze=False)
-    figure.subplots_adjust(left=0.055, right=0.825, bottom=0.06, top=0.91, wspace=0.68, hspace=0.32)
+    figure, grid = plt.subplots(len(shown), len(models), figsize=(13.6, 3.4 * len(shown) + 0.6), squeeze=False)
+    figure.subplots_adjust(left=0.055, right=0.825, bottom=0.06, top=0.91, wspace=0.8, hspace=0.32)
     for line, (group, by_model) in zip(grid, shown.items(), strict=True):
         for axes, model in zip(line, models, strict=True):
             curves = by_model[model]

@@ -163,6 +163,10 @@ class CompositionRules(Rules):
         return nodes.Argument(parts[0].id if len(parts) > 1 else None, value, span=span)
 
     def on_kept_setting(self, parts: list[Any], span: Span) -> nodes.Argument:
-        if len(parts) == 1 and isinstance(parts[0], nodes.Name) and parts[0].id == STOCHASTIC:
-            return nodes.Argument(None, parts[0], span=span)
+        word = parts[0] if len(parts) == 1 and isinstance(parts[0], nodes.Name) else None
+        if word is not None and word.id not in ("inf", "pi"):
+            if word.id != STOCHASTIC:
+                message = f"`{word.id}` is no setting of a storage"
+                self.report("not-constant", message, word.span, f"write a number, or `bf16({STOCHASTIC})`")
+            return nodes.Argument(None, word, span=span)
         return self.on_argument(parts, span)

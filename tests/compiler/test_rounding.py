@@ -117,7 +117,7 @@ def test_the_program_says_how_it_is_kept() -> None:
         ("m: bf16(stochastic, stochastic)", "unknown-setting", "write `bf16`"),
         ("m: bf16(block = 64)", "unknown-setting", "write `bf16`"),
         ("m: dynamic8(stochastic)", "wrong-setting", None),
-        ("m: bf16(random)", "not-constant", None),
+        ("m: bf16(random)", "not-constant", "or `bf16(stochastic)`"),
         ("θ: split24(stochastic)", "unknown-storage", "and bf16(stochastic)"),
         ("θ: bf16", "unknown-storage", "and bf16(stochastic)"),
     ],

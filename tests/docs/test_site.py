@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,6 @@ import pytest
 pytest.importorskip("matplotlib", reason="the site needs the extra `docs`")
 pytest.importorskip("markdown_it", reason="the site needs the extra `docs`")
 
-import optc
 from optc.cli import docs as command
 from optc.cli.main import run
 from optc.compiler.site import build, gather
@@ -25,7 +23,7 @@ from optc.compiler.site.coloring import color
 from optc.compiler.site.documents import document
 from optc.compiler.site.level_pictures import describe
 from optc.compiler.site.mathml import mathml
-from optc.compiler.site.pages import Site, pages, usage_of_storage
+from optc.compiler.site.pages import Site, pages
 from optc.compiler.site.pictures import Painter
 from optc.compiler.site.references import reference
 from optc.compiler.site.storages import StoragePage
@@ -190,17 +188,6 @@ def test_storages_and_the_optimizers_that_use_them_lead_to_each_other(site: Site
         assert f"../storages/{name}.html" in read[f"optimizers/{slug}.html"].links()
         assert f"../optimizers/{slug}.html" in read[f"storages/{name}.html"].links()
     assert "../storages/dynamic8.html" not in read["optimizers/adamw.html"].links()
-
-
-@pytest.mark.parametrize("path", STORAGES, ids=lambda path: path.stem)
-def test_a_storage_can_be_used_as_its_page_says(site: Site, path: Path) -> None:
-    usage = usage_of_storage(site.storages[path.stem])
-    if path.stem == "sign1":  # for states that no shipped spec has
-        body = usage.partition("\n")[2].replace("x > 0", "g > 0").replace("\n", "\n    ")
-        assert optc.compile(f"optimizer X:\n    hyper: lr = 0.1 in [0, inf)\n    {body}\n        θ <- θ - lr*s\n")
-        return
-    clause = re.search(r"storing=({.*})", usage)
-    assert clause is not None and optc.compile("adamw", storing=ast.literal_eval(clause[1]))
 
 
 def test_pictures_say_in_words_what_they_show(read: dict[str, Read]) -> None:

@@ -25,7 +25,7 @@ class Streams:
     Numbers (one float64 per tensor) are loaded and stored by code per tensor alone, everything else by code per element.
     `place` is the present element; that of picked ones is `i`, and `all_picked` says whether these are all. What is kept as
     codes has its pointers elsewhere (`kept.py`), unless `in_pieces` is off: then it is read as plain numbers. Those that are
-    `buffered` have theirs elsewhere, too (`signs.py`), and lie at `from + i`.
+    `buffered` have theirs elsewhere, too (`buffered.py`), and lie at `from + i`.
     """
 
     names: Names

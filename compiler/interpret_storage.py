@@ -32,7 +32,7 @@ def through_memory(value: Array, storage: Storage, new: bool = False) -> Array:
 
 
 def _block(x: npt.NDArray[np.float32], storage: Storage) -> npt.NDArray[np.float32]:
-    if len(storage.levels) == 2:  # a bit: what it keeps has a scale of 1
+    if storage.bits == 1:  # a bit: what it keeps has a scale of 1
         return np.where(x > 0, np.float32(1), np.float32(-1))
     size = np.abs(x[np.isfinite(x)])
     scale = np.maximum(size.max(initial=np.float32(0)), np.float32(storage.least)) / np.float32(storage.unit)

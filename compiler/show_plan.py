@@ -58,12 +58,11 @@ def show_storages(plan: Plan) -> Iterator[str]:
         if storage.dtype is not None:
             yield f"{INDENT}{name}: {storage.name}, {storage.bytes:g} bytes per element; one rounding is off by {off} at most"
             continue
-        if len(storage.levels) == 2:
+        if storage.bits == 1:
             of = f"a bit, {storage.bytes:.4g} bytes per element with its scales"
             yield f"{INDENT}{name}: {storage.name}, {of}; -1 and 1 are kept as they are"
             continue
-        bits = 8 if len(storage.levels) == 256 else 4
-        of = f"{bits} bits and a scale for {storage.block} numbers: {storage.bytes:.4g} bytes per element"
+        of = f"{storage.bits} bits and a scale for {storage.block} numbers: {storage.bytes:.4g} bytes per element"
         yield f"{INDENT}{name}: {storage.name}, {of}; off by {off} of the largest of these at most"
         yield f"{INDENT}{' ' * len(name)}  numbers of their own in tensors of less than {storage.smallest} elements"
 

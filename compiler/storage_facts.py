@@ -41,7 +41,7 @@ class Codes:
     @property
     def bits(self) -> int:
         """Of one code."""
-        return {256: 8, 16: 4, 2: 1}[len(self.storage.levels)]
+        return self.storage.bits
 
     @property
     def has_zero(self) -> bool:

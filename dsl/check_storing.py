@@ -48,7 +48,7 @@ def check_signs(context: Context, spec: nodes.Spec, program: Program) -> None:
 
 def check_one_bit(context: Context, spec: nodes.Spec, program: Program) -> None:
     """Reports states that may be something else than -1 and 1 where their storage keeps these alone."""
-    signs = {s.name: s.storage.name for s in program.states if s.storage is not None and len(s.storage.levels) == 2}
+    signs = {s.name: s.storage.name for s in program.states if s.storage is not None and s.storage.bits == 1}
     if not signs or context.diagnostics:
         return
     values = [(s.target, s.value) for p in program.procedures for s in _stores(p.body)]

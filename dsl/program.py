@@ -219,9 +219,14 @@ class Storage:
     stochastic: bool = False
 
     @property
+    def bits(self) -> int:
+        """Bits of one code; 0 where there are none."""
+        return {256: 8, 16: 4, 2: 1, 0: 0}[len(self.levels)]
+
+    @property
     def bytes(self) -> float:
         """Bytes per element."""
-        return {256: 1, 16: 0.5, 2: 0.125}[len(self.levels)] + 4 / self.block if self.dtype is None else DTYPE_BYTES[self.dtype]
+        return self.bits / 8 + 4 / self.block if self.dtype is None else DTYPE_BYTES[self.dtype]
 
     @property
     def signed(self) -> bool:
@@ -235,7 +240,7 @@ class Storage:
         It is half of the widest gap between levels, or the distance to the outermost one where that is more; numbers of a sign
         that no level has are not thought of. Numbers that are kept as one of two levels are one of them.
         """
-        if len(self.levels) == 2:
+        if self.bits == 1:
             return 0.0
         if self.dtype is not None:
             nearest = 2.0 ** -{"float64": 53, "float32": 24, "bfloat16": 8, "float16": 11}[self.dtype]

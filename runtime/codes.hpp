@@ -57,10 +57,6 @@ OPTC_INLINE void write(double* at, Floats x) {
 template <int bits> OPTC_INLINE Floats levels_of(const uint8_t* codes, const float* levels) {
     uint64_t all = 0;
     __builtin_memcpy(&all, codes, bits);
-    if (bits == 1) {
-        const Words each = (Words{} + uint32_t(all)) >> Words{0, 1, 2, 3, 4, 5, 6, 7} & 1;
-        return __builtin_convertvector(Ints(each) * 2 - 1, Floats);
-    }
 #ifdef __AVX2__
     if (bits == 4) {
         const Words each = (Words{} + uint32_t(all)) >> Words{4, 0, 12, 8, 20, 16, 28, 24};
@@ -78,7 +74,10 @@ template <class Book> OPTC_INLINE void decode(
     const uint8_t* __restrict codes, float scale, const float* __restrict levels, math_t* __restrict to, int64_t size) {
     constexpr int64_t bytes = WIDTH * Book::bits / 8;
     const int64_t whole = size & -WIDTH;
-    if (Book::bits == 1) scale = 1;
+    if (Book::bits == 1) {
+        for (int64_t i = 0; i < size; i += WIDTH) put(to + i, signs_of(*codes++));
+        return;
+    }
     for (int64_t i = 0; i < whole; i += WIDTH, codes += bytes) write(to + i, levels_of<Book::bits>(codes, levels) * scale);
     if (whole == size) return;
     uint8_t rest[bytes] = {};
@@ -148,13 +147,6 @@ OPTC_INLINE Bytes packed(Words a, Words b) {
 
 // Puts the codes of a group, or of the first numbers of one.
 template <int bits> OPTC_INLINE void keep(uint8_t* to, Bytes codes, int64_t size) {
-    if (bits == 1) {
-        uint64_t halves[2];
-        __builtin_memcpy(halves, &codes, sizeof halves);
-        // bit 0 of byte k comes to bit 56 + k
-        for (int64_t k = 0; k < 2 && 8 * k < size; ++k) to[k] = uint8_t(halves[k] * 0x0102040810204080u >> 56);
-        return;
-    }
     if (bits == 4) {
         const Shorts two = Shorts(codes);  // the first in the lower byte
         const HalfBytes joined = __builtin_convertvector((two << 4 | two >> 8) & 255, HalfBytes);
@@ -187,10 +179,7 @@ template <class Book> OPTC_INLINE float scale_of(int32_t most) {
 
 // Signs: 1 where numbers are above 0, up to a whole group. Their scale is 1.
 OPTC_INLINE float encode_signs(const math_t* __restrict at, uint8_t* __restrict to, int64_t size) {
-    for (int64_t i = 0; i < size; i += GROUP) {
-        const auto above = [=](int64_t i) { return Words(rounded(at + i) > 0) & 1; };
-        keep<1>(to + i / 8, packed(above(i), above(i + WIDTH)), size - i);
-    }
+    for (int64_t i = 0; i < size; i += WIDTH) to[i / WIDTH] = uint8_t(above_zero(at + i));
     return 1;
 }
 

@@ -93,7 +93,8 @@ def load_matrices(text: str, macros: Mapping[str, str]) -> tuple[Callable[..., N
 
 def kernel_source(text: str, passes: bool = False, matrices: bool = False) -> str:
     """All that is compiled for a kernel's text: the fixed parts for one pass, for several, for rows and columns; the text."""
-    wanted = (("draws", ("uniform_",)), ("codes", ("Kept<", "RowCodes<")), ("pairs", ("joined<",)))
+    coded = ("Kept<", "RowCodes<")
+    wanted = (("draws", ("uniform_",)), ("bits", (*coded, "Signs<")), ("codes", coded), ("pairs", ("joined<",)))
     more = "".join(_part(part) for part, signs in wanted if any(sign in text for sign in signs))
     if not passes:
         return prelude() + more + text

@@ -11,34 +11,6 @@ OPTC_INLINE uint32_t eight_signs(const uint8_t* bits, int64_t at, int64_t end) {
     return (bits[byte] | next << 8) >> (at & 7) & 255;
 }
 
-typedef int32_t Octet __attribute__((vector_size(32)));
-typedef int8_t OctetOfBytes __attribute__((vector_size(8)));
-typedef math_t OctetOfNumbers __attribute__((vector_size(8 * sizeof(math_t))));
-
-OPTC_INLINE OctetOfNumbers signs_of(uint32_t octet) {
-    const Octet bits = (Octet{} + int32_t(octet)) >> Octet{0, 1, 2, 3, 4, 5, 6, 7} & 1;
-    return __builtin_convertvector(bits * 2 - 1, OctetOfNumbers);
-}
-
-// Which of eight numbers are above 0, the first in the lowest bit.
-OPTC_INLINE uint32_t above_zero(const math_t* from) {
-    OctetOfNumbers x;
-    __builtin_memcpy(&x, from, sizeof x);
-    const auto above = x > 0;
-#ifdef __AVX2__
-    if constexpr (!is_double) {
-        typedef float EightFloats __attribute__((vector_size(32)));
-        EightFloats mask;
-        __builtin_memcpy(&mask, &above, sizeof mask);
-        return uint32_t(__builtin_ia32_movmskps256(mask));
-    }
-#endif
-    const OctetOfBytes ones = __builtin_convertvector(above, OctetOfBytes) & 1;
-    uint64_t each;
-    __builtin_memcpy(&each, &ones, sizeof each);
-    return uint32_t(each * 0x0102040810204080u >> 56);  // bit 0 of byte k comes to bit 56 + k
-}
-
 OPTC_CALLED static void unpack_signs(const uint8_t* bits, int64_t at, math_t* to, int64_t size) {
     int64_t i = 0;
     if ((at & 7) == 0) {

@@ -37,4 +37,4 @@ def check_storages(spec: nodes.Spec, text: Source, written: tuple[nodes.Kept, ..
 def _keeps_some(kept: nodes.Kept, spec: nodes.Spec) -> bool:
     """Whether a storage has no negative numbers, or signs alone."""
     storage = resolve(kept, spec.storages) if kept.state != "theta" else None
-    return isinstance(storage, Storage) and (not storage.signed or len(storage.levels) == 2)
+    return isinstance(storage, Storage) and (not storage.signed or storage.bits == 1)

@@ -7,16 +7,14 @@ already has been given it before: its text says all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TypeAlias
 
-from optc.compiler.compose.tree import before_stops, every_name, states_with_paths, under
+from optc.compiler.compose.stages import Report
+from optc.compiler.compose.tree import before_stops, every_name, free_name, states_with_paths, under
 from optc.dsl import nodes
-from optc.dsl.source import Span
 from optc.dsl.storages import is_stochastic
 
-Report: TypeAlias = Callable[[str, str, Span, str], None]
 SEED = "seed"
 _THETA, _NEW = "theta", "theta_new"
 _WHOLE = nodes.Interval(nodes.Number(0), nodes.Name("inf"), True, False, True)
@@ -66,12 +64,9 @@ def _with_theta(statement: nodes.Statement, optimizer: nodes.Optimizer) -> Itera
     if len(values) != len(targets) or _is_rounded(values[place]):
         yield statement  # a mistake that the checks find, or rounded before
         return
-    taken = every_name(optimizer)
-    new = _NEW
-    while new in taken:
-        new += "_"
-    yield nodes.Assign((nodes.Name(new),), values[place])
-    values[place] = _where_bf16(nodes.Name(new))
+    new = nodes.Name(free_name(_NEW, every_name(optimizer)))
+    yield nodes.Assign((new,), values[place])
+    values[place] = _where_bf16(new)
     yield replace(statement, value=tuple(values) if isinstance(statement.value, tuple) else values[0])
 
 

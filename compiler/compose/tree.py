@@ -191,6 +191,14 @@ def every_name(part: nodes.Optimizer | nodes.Modifier) -> set[str]:
     return found
 
 
+def free_name(wish: str, taken: set[str]) -> str:
+    """The wished name, longer if it is taken; it is taken from now on."""
+    while wish in taken:
+        wish += "_"
+    taken.add(wish)
+    return wish
+
+
 def before_stops(body: tuple[nodes.Statement, ...], lines: tuple[nodes.Statement, ...]) -> tuple[nodes.Statement, ...]:
     """A body with lines before every `stop`."""
     found: list[nodes.Statement] = []

@@ -6,15 +6,16 @@ Under `storing v: rowcol` the state v becomes the states of `rowcol`. The step b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
+from optc.compiler.compose.stages import Report
 from optc.compiler.compose.tree import (
     Path,
     before_stops,
     bound,
     every_name,
+    free_name,
     has_rows,
     renamed,
     row_functions,
@@ -26,10 +27,7 @@ from optc.compiler.compose.tree import (
 from optc.dsl import nodes
 from optc.dsl.levels import SettingWrong
 from optc.dsl.scope import walk
-from optc.dsl.source import Span
 from optc.dsl.storages import settings_of, shipped
-
-Report: TypeAlias = Callable[[str, str, Span, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +84,8 @@ def unfolded(
             report(wrong.code, wrong.message, wrong.span, wrong.hint or "")
             continue
         inside = {n.name for n in walk(storage.states) if isinstance(n, nodes.State)} | bound(storage.encode)
-        names = {name: _free(f"{state.name}_{name}", taken) for name in sorted(inside)}
-        now, after = (_free(f"{state.name}_{word}", taken) for word in ("now", "next"))
+        names = {name: free_name(f"{state.name}_{name}", taken) for name in sorted(inside)}
+        now, after = (free_name(f"{state.name}_{word}", taken) for word in ("now", "next"))
         found.append(_Unfolded(state, path, storage, _condition(settings), names, now, after))
     return replace(_written_out(optimizer, {one.state.name: one for one in found}), shape=shape)
 
@@ -240,10 +238,3 @@ def _either(
     when: nodes.Expression | None, then: tuple[nodes.Statement, ...], otherwise: tuple[nodes.Statement, ...]
 ) -> tuple[nodes.Statement, ...]:
     return then if when is None else (nodes.If(when, then, otherwise),)
-
-
-def _free(wish: str, taken: set[str]) -> str:
-    while wish in taken:
-        wish += "_"
-    taken.add(wish)
-    return wish

@@ -33,7 +33,7 @@ def buffer_names(kernel: Kernel) -> frozenset[str]:
 
 def buffered_structs(kernel: Kernel) -> list[str]:
     """What the text says of each storage, before its functions."""
-    return structs_of(storage for storage in buffered(kernel).values() if len(storage.levels) > 2)
+    return structs_of(storage for storage in buffered(kernel).values() if storage.bits > 1)
 
 
 class Buffers:
@@ -54,7 +54,7 @@ class Buffers:
             storage = self._storages[s.name]
             coded = "true" if s.coded in (None, TRUE) else self._lines.expression(s.coded, 11)
             kept, at, row = self._kept(s), self._names.beside(s.name, "at"), self._rows[s.name]
-            if len(storage.levels) == 2:
+            if storage.bits == 1:
                 found.append(f"Signs<by_rows, {coded}> {kept}(chunk, {row});")
             else:
                 places = f"{row}, {self._rows[scales_of(s)]}, {self._rows[book_of(s)]}"

@@ -182,24 +182,7 @@ _LITERAL = re.compile(r"math_t\(([-+.\de]+)\)")
 """A literal per element, as `_number` prints it."""
 
 _FUNCTIONS = (
-    *(
-        "sqrt",
-        "exp",
-        "log",
-        "sin",
-        "cos",
-        "cospi",
-        "tanh",
-        "abs",
-        "sign",
-        "floor",
-        "mod",
-        "min",
-        "max",
-        "atan2",
-        "round_bf16",
-        "where",
-    ),
+    *"sqrt exp log sin cos cospi tanh abs sign floor mod min max atan2 round_bf16 where".split(),
     *DRAWS,
 )
 _CALLS: Mapping[str, Callable[..., str]] = {name: partial(_call, name) for name in _FUNCTIONS}

@@ -46,7 +46,7 @@ class Signs:
 
 def keeps_signs(kernel: Kernel, stream: Stream) -> bool:
     """Whether a stream of a kernel is kept so."""
-    one_bit = stream.coded is not None and stream.storage is not None and len(stream.storage.levels) == 2
+    one_bit = stream.coded is not None and stream.storage is not None and stream.storage.bits == 1
     return one_bit and out_of_order(kernel) and kernel.pick is None
 
 

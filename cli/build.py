@@ -13,8 +13,7 @@ from optc.dsl.errors import OptcError, Several
 from optc.dsl.source import Source
 
 if TYPE_CHECKING:
-    from optc.compiler.compose.expand import Expanded
-    from optc.compiler.pipeline import Compilation
+    from optc.compiler.jobs import Job
 
 GENERATED = specs.SPECS.parent / "generated"
 
@@ -70,19 +69,21 @@ def build(
     if folder is None and (changed or any(not specs.is_shipped(source) for source in sources)):
         raise click.UsageError("say where modules of your own go: -o FOLDER (-o . for this one)")
     if check:
-        return _check(_written_out(sources, changed), target, as_json)
+        return _check(_jobs(sources, changed), folder, as_json)
 
     from optc.compiler.write import write_index, write_module
 
-    pending = sources if changed or force else [source for source in sources if not _untouched(source, target)]
-    compiled = _compile(_written_out(pending, changed), _names(sources, changed), target, force)
+    pending = sources if changed or force else [source for source in sources if not _untouched(source, folder)]
+    jobs = _jobs(pending, changed)
+    _no_clashes(sources, jobs, changed)
     written: list[Path] = []
-    for compilation in compiled.values():
-        path = target / f"{compilation.module_name}.py"
-        if force or not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != compilation.module:
-            written.append(write_module(compilation, target))
-    if target.resolve() != Path.cwd().resolve():  # the current folder is no package of ours
-        write_index(target)
+    for job, text in _emit([job for job in jobs if force or not _up_to_date(job, folder)]):
+        path = _target(job.file, folder) / f"{job.module}.py"
+        if force or not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            written.append(write_module(job.module, text, path.parent))
+    for place in {_target(source.name, folder): None for source in sources}:
+        if place.resolve() != Path.cwd().resolve():  # the current folder is no package of ours
+            write_index(place)
     if as_json:
         output.say_json(written=[str(path) for path in written], unchanged=len(sources) - len(written))
         return 0
@@ -93,34 +94,37 @@ def build(
     return 0
 
 
-def _untouched(source: Source, target: Path) -> bool:
+def _target(file: str, folder: Path | None) -> Path:
+    """The folder of a module: the one that is named, or that of what is shipped."""
+    if folder is not None:
+        return folder
+    return GENERATED / "schedules" if (specs.SPECS.parent / file).parent == specs.SPECS / "schedules" else GENERATED
+
+
+def _untouched(source: Source, folder: Path | None) -> bool:
     """Whether a spec's module is up to date; found out without parsing. Never so of compositions, which other files make up."""
-    from optc.compiler.module import file_module_name
+    from optc.compiler.module_names import file_module_name
     from optc.compiler.write import up_to_date
 
     name = file_module_name(source.name)
-    return name is not None and up_to_date(target / f"{name}.py", source)
+    return name is not None and up_to_date(_target(source.name, folder) / f"{name}.py", source)
 
 
-def _names(sources: list[Source], changed: Changes) -> dict[str, str]:
-    """The files of modules by their names, as far as these come from the files. Raises OptcError where two are the same."""
-    from optc.compiler.module import file_module_name
+def _up_to_date(job: Job, folder: Path | None) -> bool:
+    from optc.compiler.write import up_to_date
 
-    by_module: dict[str, str] = {}
-    for source in sources if not changed else ():
-        name = file_module_name(source.name)
-        if name is not None:
-            _no_clash(by_module, name, source.name)
-    return by_module
+    return job.named_by_file and up_to_date(_target(job.file, folder) / f"{job.module}.py", job.source)
 
 
-def _written_out(sources: list[Source], changed: Changes) -> list[Expanded]:
-    """The specs with compositions written out: their texts are what modules are made of. Mistakes are raised together."""
-    found: list[Expanded] = []
+def _jobs(sources: list[Source], changed: Changes) -> list[Job]:
+    """What is to be built, compositions and chains written out. Mistakes are raised together."""
+    from optc.compiler.jobs import jobs_of
+
+    found: list[Job] = []
     errors: list[OptcError] = []
     for source in sources:
         try:
-            found.append(specs.spec_of(source, changed.modifiers, changed.storing))
+            found += jobs_of(source, changed.modifiers, changed.storing)
         except OptcError as error:
             errors.append(error)
     if errors:
@@ -128,13 +132,13 @@ def _written_out(sources: list[Source], changed: Changes) -> list[Expanded]:
     return found
 
 
-def _check(expanded: list[Expanded], target: Path, as_json: bool) -> int:
-    from optc.compiler.module import file_module_name, module_name
+def _check(jobs: list[Job], folder: Path | None, as_json: bool) -> int:
     from optc.compiler.write import stale
-    from optc.dsl.check import check
 
-    named = [(file_module_name(e.file) or module_name(check(e.spec, e.source).name), e.source) for e in expanded]
-    problems = stale(target, named)
+    places: dict[Path, list[Job]] = {}
+    for job in jobs:
+        places.setdefault(_target(job.file, folder), []).append(job)
+    problems = [problem for place, own in places.items() for problem in stale(place, [(job.module, job.source) for job in own])]
     if as_json:
         output.say_json(stale=problems)
     elif problems:
@@ -142,37 +146,37 @@ def _check(expanded: list[Expanded], target: Path, as_json: bool) -> int:
             output.note(problem)
         output.note("optc build brings them up to date")
     else:
-        output.say(f"{output.good('up to date')}  {len(named)} module{'s' if len(named) != 1 else ''} in {target}")
+        output.say(f"{output.good('up to date')}  {len(jobs)} module{'s' if len(jobs) != 1 else ''} in {folder or GENERATED}")
     return 1 if problems else 0
 
 
-def _compile(expanded: list[Expanded], by_module: dict[str, str], target: Path, force: bool) -> dict[str, Compilation]:
-    """What has to be written, by module name: everything is compiled before anything is written."""
-    from optc.compiler.module import file_module_name
-    from optc.compiler.write import up_to_date
-
-    wanted: dict[str, Expanded] = {}
-    for one in expanded:
-        name = file_module_name(one.file)
-        if name is None or force or not up_to_date(target / f"{name}.py", one.source):
-            wanted[one.file or one.source.name] = one
-    compiled: dict[str, Compilation] = {}
+def _emit(jobs: list[Job]) -> list[tuple[Job, str]]:
+    """The texts of modules: everything is compiled before anything is written."""
+    compiled: list[tuple[Job, str]] = []
     errors: list[OptcError] = []
-    with output.progress(list(wanted), "compiling") as names:
-        for name in names:
-            from optc.compiler.pipeline import compile_expanded
-
+    with output.progress([job.module for job in jobs], "compiling") as names:
+        for job, _ in zip(jobs, names, strict=True):
             try:
-                compilation = compile_expanded(wanted[name])
+                compiled.append((job, job.emit()))
             except OptcError as error:
                 errors.append(error)
-                continue
-            if file_module_name(name) is None:
-                _no_clash(by_module, compilation.module_name, name)
-            compiled[compilation.module_name] = compilation
     if errors:
         raise Several(errors)
     return compiled
+
+
+def _no_clashes(sources: list[Source], jobs: list[Job], changed: Changes) -> None:
+    """Raises OptcError where two files would become one module."""
+    from optc.compiler.module_names import file_module_name
+
+    by_module: dict[str, str] = {}
+    for source in sources if not changed else ():
+        name = file_module_name(source.name)
+        if name is not None:
+            _no_clash(by_module, name, source.name)
+    for job in jobs:
+        if by_module.get(job.module) != job.file:
+            _no_clash(by_module, job.module, job.file or job.source.name)
 
 
 def _no_clash(by_module: dict[str, str], name: str, file: str) -> None:

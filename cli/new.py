@@ -41,7 +41,7 @@ def new(name: str, folder: Path) -> None:
       optc new MyOptimizer             writes my_optimizer.opt
       optc new MyOptimizer -o specs/
     """
-    from optc.compiler.module import module_name
+    from optc.compiler.module_names import module_name
     from optc.compiler.write import write_text
 
     if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) or keyword.iskeyword(name):

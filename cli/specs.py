@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from optc.compiler.compose.library import SPECS, named, shipped, shipped_modifiers, shipped_storages
+from optc.compiler.compose.library import SPECS, named, shipped, shipped_modifiers, shipped_schedules, shipped_storages
 from optc.dsl.errors import OptcError
 from optc.dsl.read import decode, read
 from optc.dsl.source import Source
@@ -27,6 +27,7 @@ __all__ = [
     "program",
     "shipped",
     "shipped_modifiers",
+    "shipped_schedules",
     "source",
     "sources",
     "spec_of",
@@ -43,7 +44,7 @@ def source(argument: str) -> Source:
     folded = _fold(argument)
     if not path.exists() and path.suffix != ".opt" and path.name == argument:
         # an optimizer goes before a modifier of its name
-        for name, file in (*shipped().items(), *shipped_modifiers().items(), *shipped_storages().items()):
+        for name, file in _named_files():
             if _fold(name) == folded:
                 return named(file)
         raise OptcError(f"{argument}: there is no such file or shipped spec{_near(folded)}")
@@ -56,14 +57,16 @@ def source(argument: str) -> Source:
 
 
 def sources(arguments: Sequence[str]) -> list[Source]:
-    """The specs of all arguments; all shipped ones without any."""
-    return [source(argument) for argument in arguments] if arguments else [named(path) for path in shipped().values()]
+    """The specs of all arguments; all shipped optimizers and schedules without any."""
+    if arguments:
+        return [source(argument) for argument in arguments]
+    return [named(path) for path in (*shipped().values(), *shipped_schedules().values())]
 
 
 def is_shipped(source: Source) -> bool:
-    """Whether a source is one of the specs that come with optc."""
+    """Whether a source is one of the optimizers and schedules that come with optc."""
     path = SPECS.parent / source.name
-    return path.is_relative_to(SPECS) and path in shipped().values()
+    return path.is_relative_to(SPECS) and (path in shipped().values() or path in shipped_schedules().values())
 
 
 def program(source: Source) -> Program:
@@ -84,16 +87,17 @@ def spec_of(source: Source, modifiers: Sequence[str] = (), storing: Sequence[str
     return with_modifiers(source, modifiers, storing) if modifiers or storing else expand(source)
 
 
+def _named_files() -> list[tuple[str, Path]]:
+    """What can be named instead of a file: an optimizer goes before a modifier of its name, and so on."""
+    return [item for part in (shipped(), shipped_modifiers(), shipped_schedules(), shipped_storages()) for item in part.items()]
+
+
 def _fold(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
 
 def _near(name: str, among: Sequence[str] | None = None) -> str:
-    names = (
-        {_fold(n): n for n in (*shipped(), *shipped_modifiers(), *shipped_storages())}
-        if among is None
-        else {n: n for n in among}
-    )
+    names = {_fold(n): n for n, _ in _named_files()} if among is None else {n: n for n in among}
     near = [names[found] for found in get_close_matches(name, names, n=3, cutoff=0.7)]
     if near:
         return f"; did you mean {' or '.join(near)}?"

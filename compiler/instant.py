@@ -18,14 +18,18 @@ from optc.compiler.compose.expand import Expanded, expand, with_modifiers
 from optc.compiler.compose.library import named, shipped
 from optc.compiler.digest import compiler_digest, text_digest
 from optc.compiler.pipeline import compile_expanded
+from optc.compiler.schedules import written_out
+from optc.dsl.errors import OptcError
 from optc.dsl.read import decode, read
 from optc.dsl.source import Source
 
 if TYPE_CHECKING:
     from optc.runtime.optimizer import Optimizer
+    from optc.runtime.schedules import Schedule
 
 _PACKAGE = "optc.compiled"
 _classes: dict[str, type[Optimizer]] = {}
+_schedules: dict[str, type[Schedule]] = {}
 
 
 def compile_class(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapping[str, str] | None = None) -> type[Optimizer]:
@@ -44,6 +48,25 @@ def compile_class(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapp
     if key not in _classes:
         _classes[key] = _load(expanded, key)
     return _classes[key]
+
+
+def compile_schedule(spec: str | Path) -> type[Schedule]:
+    """The class of a schedule: a path to an `.opt` file, its text (anything with a newline), or the links of a chain.
+
+    Raises `SpecError` with every mistake, `OptcError` where the file cannot be read or holds not exactly one schedule.
+    """
+    if isinstance(spec, str) and "\n" not in spec and not spec.endswith(".opt"):
+        spec = f"schedule chain = {spec}\n"
+    source = _source(spec)
+    found = written_out(source)
+    if len(found) != 1:
+        named_ = ", ".join(one.schedule.name for one in found)
+        raise OptcError(f"{source.name}: holds {f'the schedules {named_}' if found else 'no schedule'}; one is needed")
+    (one,) = found
+    key = text_digest(one.source.text + compiler_digest())
+    if key not in _schedules:
+        _schedules[key] = getattr(load_module(f"{one.module}_{key[:16]}", one.emit()), one.class_name)
+    return _schedules[key]
 
 
 def _source(spec: str | Path) -> Source:

@@ -48,7 +48,8 @@ _Steps: TypeAlias = Generator[np.float64, float | None, _Result]
 class ParameterState:
     """One parameter and what is kept for it: arrays with the dimensions of θ, and float64 scalars for states per tensor.
 
-    `model` holds the states of the whole model; parameters of one model share the dictionary. `number` is the parameter's in
+    `model` holds the states of the whole model, and how many steps it has made where a hyper counts them, from where that
+    started; parameters of one model share the dictionary. `number` is the parameter's in
     the model, by which it gets random numbers of its own. `bf16`: it stands for one in bfloat16; conditions may ask for that.
     """
 
@@ -106,13 +107,20 @@ class Oracle:
         step = self.program.procedures[0]
         if loss is None and LOSS in symbols_of(step.body):
             raise OptcError(f"a step of {self.program.name} needs the loss")
+        counting = next((hyper.names[0] for hyper in self.program.hypers if hyper.counts), None)
         runs: list[_Run] = []
         for param, gradient, changes in zip(params, gradients, hypers or [{}] * len(params), strict=True):
             param.t += 1
-            runs.append(_Run(self.program, step, self._hypers(changes), param, {"g": gradient}, loss))
+            values = self._hypers(changes)
+            if counting is not None:
+                values[counting] = float(values[counting] or 0) + float(param.model.get(counting, 0.0))
+            runs.append(_Run(self.program, step, values, param, {"g": gradient}, loss))
         _together([run.run() for run in runs])
         for run in runs:
             run.keep()
+        for model in {id(param.model): param.model for param in params}.values():
+            if counting is not None:
+                model[counting] = model.get(counting, np.float64(0.0)) + 1
 
     def enter(
         self,

@@ -17,7 +17,7 @@ from optc.compiler.plan import Kernel, Pass, Phase, Plan, ProcedurePlan, Stream
 from optc.compiler.storing import rows, storage_text
 from optc.compiler.traffic import read_if
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Expression, Let, Program, Store
+from optc.dsl.program import TRUE, Declares, Expression, Let, Program, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class _ProcedureText:
     triton_scalars: str
 
 
-def condition_text(condition: Expression, program: Program, keyword: str = "") -> Call:
+def condition_text(condition: Expression, program: Declares, keyword: str = "") -> Call:
     function, arguments = host.emit_condition(condition, program)
     return Call(f"{keyword}Condition", (function, names(arguments)))
 

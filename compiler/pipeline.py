@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from optc.compiler.compose.expand import Expanded, expand
 from optc.compiler.ir import Update
 from optc.compiler.lower import lower
-from optc.compiler.module import emit_module, file_module_name, module_name
+from optc.compiler.module import emit_module
+from optc.compiler.module_names import file_module_name, module_name
 from optc.compiler.plan import Plan
 from optc.compiler.schedule import schedule
 from optc.compiler.simplify import simplify

@@ -203,7 +203,7 @@ def _hyper(hyper: Hyper) -> str:
         words.append(f"in {'[' if b.low_closed else '('}{b.low:g}, {b.high:g}{']' if b.high_closed else ')'}")
     if hyper.choices:
         words.append("in {" + ", ".join(map(write_text, hyper.choices)) + "}")
-    words += ["or none"] * hyper.optional + ["shared"] * hyper.shared
+    words += ["or none"] * hyper.optional + ["shared"] * hyper.shared + ["counts"] * hyper.counts
     words.append(write_text(hyper.text) if hyper.text else "")
     return " ".join(w for w in words if w)
 

@@ -7,16 +7,12 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from optc.compiler.digest import compiler_digest, text_digest
 from optc.compiler.generated_index import index_text, is_generated
-from optc.compiler.module import edited_by_hand
+from optc.compiler.module_parts import edited_by_hand
 from optc.dsl.errors import OptcError
 from optc.dsl.source import Source
-
-if TYPE_CHECKING:  # the pipeline brings SymPy; finding out that nothing changed must not
-    from optc.compiler.pipeline import Compilation
 
 _HEADER = re.compile(r"^(spec|compiler)\b.*sha256 ([0-9a-f]{64})$", re.MULTILINE)
 
@@ -66,12 +62,12 @@ def write_text(path: Path, text: str) -> bool:
     return True
 
 
-def write_module(compilation: Compilation, directory: Path) -> Path:
-    """Write one generated module into `directory`; refuses to overwrite a Python file that optc did not write."""
-    path = directory / f"{compilation.module_name}.py"
+def write_module(name: str, text: str, directory: Path) -> Path:
+    """Write the generated module `name` into `directory`; refuses to overwrite a Python file that optc did not write."""
+    path = directory / f"{name}.py"
     if path.is_file() and not is_generated(path):
         raise OptcError(f"{path} exists and was not written by optc; move it away or choose another folder with -o")
-    write_text(path, compilation.module)
+    write_text(path, text)
     return path
 
 

@@ -40,12 +40,13 @@ class Builder(CompositionRules):
         modifiers = tuple(part for part in parts if isinstance(part, nodes.Modifier))
         defines = tuple(part for part in parts if isinstance(part, nodes.Define))
         storages = tuple(part for part in parts if isinstance(part, nodes.Storage))
+        schedules = tuple(part for part in parts if isinstance(part, (nodes.Schedule, nodes.Chain)))
         for other in optimizers[1:]:
             span = Span(other.span.start, other.span.start + len("optimizer"))
             self.report(
                 "two-optimizers", f"`{other.name}` is a second optimizer in one file", span, "give each a file of its own"
             )
-        if not optimizers and not modifiers and not storages:
+        if not (optimizers or modifiers or storages or schedules):
             if not self.diagnostics:
                 place = defines[-1].span if defines else Span(0, 1)
                 self.report(
@@ -57,13 +58,14 @@ class Builder(CompositionRules):
         optimizer = optimizers[0] if optimizers else None
         file: nodes.File
         if isinstance(optimizer, nodes.Optimizer):
-            for modifier in modifiers:
-                hint = f"put it in a file of its own, or beside an `optimizer NAME = … + {modifier.name}`"
-                head = Span(modifier.span.start, modifier.span.start + len("modifier"))
-                self.report("misplaced-modifier", "a modifier beside an optimizer that is written out", head, hint)
+            for what, others in (("modifier", modifiers), ("schedule", schedules)):
+                for part in others:
+                    hint = f"put it in a file of its own, or beside an `optimizer NAME = … + {part.name}`"
+                    head = Span(part.span.start, part.span.start + len(what))
+                    self.report(f"misplaced-{what}", f"a {what} beside an optimizer that is written out", head, hint)
             file = nodes.Spec(optimizer, defines, storages, comments, marks, span=span)
         else:
-            file = nodes.Composition(optimizer, modifiers, defines, storages, comments, marks, span=span)
+            file = nodes.Composition(optimizer, modifiers, defines, storages, schedules, comments, marks, span=span)
         self.check_depth(file)
         return file
 
@@ -159,7 +161,14 @@ class Builder(CompositionRules):
         if not isinstance(default, tuple):
             self.constant(default, "a default", texts=True)
         return nodes.Hyper(
-            parts[0].id, default, given.get("as"), "shared" in given, given.get("in"), given.get("text"), span=span
+            name=parts[0].id,
+            default=default,
+            outside=given.get("as"),
+            shared="shared" in given,
+            counts="counts" in given,
+            domain=given.get("in"),
+            text=given.get("text"),
+            span=span,
         )
 
     def clauses(self, clauses: list[Clause]) -> dict[str, Any]:
@@ -183,6 +192,9 @@ class Builder(CompositionRules):
 
     def on_shared(self, parts: list[Any], span: Span) -> Clause:
         return Clause("shared", True, span)
+
+    def on_counts(self, parts: list[Any], span: Span) -> Clause:
+        return Clause("counts", True, span)
 
     def on_text(self, parts: list[Any], span: Span) -> Clause:
         return Clause("text", literals.read_text(parts[0]), span)

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from optc.dsl import nodes
 from optc.dsl.names import STOCHASTIC, pretty
-from optc.dsl.rules import Clause, Rules
+from optc.dsl.rules import Clause, Rules, place_of
 from optc.dsl.source import Span
 
 POINTS: dict[nodes.Stage, tuple[str, ...]] = {
@@ -148,6 +148,65 @@ class CompositionRules(Rules):
 
     def on_setting(self, parts: list[Any], span: Span) -> nodes.Argument:
         return nodes.Argument(parts[0].id, parts[1], span=span)
+
+    # --- schedules ------------------------------------------------------------------------------------------------------------
+
+    def on_schedule_head(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("schedule", span)
+        return Clause("head", parts[0].id, span)
+
+    def on_schedule(self, parts: list[Any], span: Span) -> nodes.Schedule:
+        kinds = self.members(parts[1:], "schedule")
+        section = [item for items in kinds.get("hyper", []) for item in items]
+        values = kinds.get("Scheduled", [])
+        if not values and not self.diagnostics:
+            hint = "add `lr:` with lines that end in `return …`; they know `n`, the steps done, and `base`, the value given"
+            self.report("no-value", f"the schedule `{parts[0].value}` gives no value", parts[0].span, hint)
+        for number, value in enumerate(values):
+            if value.target in [other.target for other in values[:number]]:
+                head = Span(value.span.start, value.span.start + len(value.target))
+                self.report("duplicate-section", f"a second `{value.target}:`", head, "put all lines under the first")
+        return nodes.Schedule(
+            name=parts[0].value,
+            text=next(iter(kinds.get("doc", [])), None),
+            cites=tuple(kinds.get("cite", [])),
+            notes=tuple(kinds.get("note", [])),
+            hypers=tuple(item for item in section if isinstance(item, nodes.Hyper)),
+            requires=tuple(item for item in section if isinstance(item, nodes.Require)),
+            defines=tuple(kinds.get("Define", [])),
+            values=tuple(values),
+            span=span,
+        )
+
+    def on_scheduled(self, parts: list[Any], span: Span) -> nodes.Scheduled:
+        self.mark("scheduled", place_of(parts[0]))
+        return nodes.Scheduled(cast(Any, str(parts[0])), parts[1], span=span)
+
+    def on_link(self, parts: list[Any], span: Span) -> nodes.Link:
+        return nodes.Link(parts[0], parts[1] if len(parts) > 1 else None, span=span)
+
+    def on_chain_head(self, parts: list[Any], span: Span) -> Clause:
+        self.mark("chain", span)
+        return Clause("head", (parts[0].id, tuple(parts[1:])), span)
+
+    def on_chain(self, parts: list[Any], span: Span) -> nodes.Chain:
+        name, links = parts[0].value
+        for link in links[:-1]:
+            if link.steps is None:
+                hint = "write `NAME(…) for 1000`: the number of steps after which the next one begins"
+                self.report("endless-link", f"`{link.term.name}` does not say how long it lasts", link.span, hint)
+        if links[-1].steps is not None:
+            hint = "leave `for …` out behind the last one"
+            self.report("last-link", "the last schedule of a chain lasts for good", links[-1].steps.span, hint)
+        kinds = self.members(parts[1:], "schedule")
+        return nodes.Chain(
+            name=name,
+            links=links,
+            text=next(iter(kinds.get("doc", [])), None),
+            cites=tuple(kinds.get("cite", [])),
+            notes=tuple(kinds.get("note", [])),
+            span=span,
+        )
 
     def on_base(self, parts: list[Any], span: Span) -> nodes.Term:
         arguments = tuple(part for part in parts[1:] if isinstance(part, nodes.Argument))

@@ -263,7 +263,7 @@ def declare(inference: Inference, defines: tuple[nodes.Define, ...], place: Plac
         if node.name in context.defines:
             context.error("duplicate-name", f"the function `{node.name}` is defined twice", head)
             continue
-        context.defines[node.name] = DefineEntry(node, place, _well_formed(inference, node))
+        context.defines[node.name] = DefineEntry(node, place, well_formed(inference, node))
     calls_of = {
         name: {n.function for n in walk(entry.node.body) if isinstance(n, nodes.Call)} & set(context.defines)
         for name, entry in context.defines.items()
@@ -288,7 +288,8 @@ def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
     return seen
 
 
-def _well_formed(inference: Inference, node: nodes.Define) -> bool:
+def well_formed(inference: Inference, node: nodes.Define) -> bool:
+    """Whether a body is one of a function: it writes nothing, and ends in its only `return`."""
     context = inference.context
     before = len(context.diagnostics)
     head = context.head(node, "define")

@@ -48,6 +48,19 @@ class ProcedureChecker:
 
     def check(self, body: tuple[nodes.Statement, ...], env: Env) -> tuple[Statement, ...]:
         """The typed statements. `env` says what the procedure may read."""
+        statements = self._statements(body, env)
+        self._unused()
+        return statements
+
+    def check_value(self, body: tuple[nodes.Statement, ...], env: Env) -> tuple[tuple[Statement, ...], Expression | None]:
+        """The typed statements of a block that ends in `return`, and the value that it returns; None if that is wrong."""
+        last = body[-1]
+        self._statements(body[:-1], env)
+        value = self._inference.infer(last.value, env) if isinstance(last, nodes.Return) else None
+        self._unused()
+        return tuple(env.emit or ()), value  # with the lines of functions in the value
+
+    def _statements(self, body: tuple[nodes.Statement, ...], env: Env) -> tuple[Statement, ...]:
         env.later = frozenset(bound_names(body))
         context = self._context
         context.stopped = None
@@ -55,10 +68,12 @@ class ProcedureChecker:
             env.later - set(context.hypers) - set(context.states)
         )  # an earlier procedure's locals are not this one's
         statements, _ = self._block(body, env, top=True)
-        for name, span in self._first.items():
-            if name not in context.used:
-                context.error("unused-local", f"nothing reads `{name}`", span, "take the line out, or use the value")
         return statements
+
+    def _unused(self) -> None:
+        for name, span in self._first.items():
+            if name not in self._context.used:
+                self._context.error("unused-local", f"nothing reads `{name}`", span, "take the line out, or use the value")
 
     def _block(self, body: tuple[nodes.Statement, ...], env: Env, top: bool) -> tuple[tuple[Statement, ...], bool]:
         """The statements, and whether the block always ends in `stop`."""

@@ -107,6 +107,8 @@ def literal(node: nodes.Expression) -> tuple[bool, Scalar]:
 
 
 def _check_one(context: Context, node: nodes.Hyper) -> Hyper | None:
+    if node.counts:
+        _counts(context, node)
     is_tuple = isinstance(node.default, tuple)
     parts = [(e.name, e.default) for e in node.default] if isinstance(node.default, tuple) else [(node.name, node.default)]
     values: list[Scalar] = []
@@ -141,9 +143,20 @@ def _check_one(context: Context, node: nodes.Hyper) -> Hyper | None:
         choices=choices,
         optional=None in values,
         shared=node.shared,
+        counts=node.counts,
         text=node.text,
         span=node.span,
     )
+
+
+def _counts(context: Context, node: nodes.Hyper) -> None:
+    """Reports where a hyper cannot count steps."""
+    whole = isinstance(node.domain, nodes.Interval) and node.domain.integer
+    if not whole or isinstance(node.default, tuple):
+        hint = f"write `{node.name} = 0 counts in int [0, inf)`"
+        context.error("counts", f"`{node.name}` counts steps, so it is one whole number", context.head(node), hint)
+    if any(entry.hyper is not None and entry.hyper.counts for entry in context.hypers.values()):
+        context.error("counts", "another hyper counts steps already", context.head(node), "read that one")
 
 
 def _kind(context: Context, node: nodes.Hyper, first: Scalar) -> HyperKind | None:

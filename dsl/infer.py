@@ -191,9 +191,14 @@ class Inference:
             return None
         kind = joined(Sort.BOOL, (left, right))
         sides = ((left, right), (right, left))
-        if any(isinstance(a, Read) and a.symbol.role is Role.HYPER and is_constant(b) for a, b in sides):
+        if any(isinstance(a, Read) and self._settles(a.symbol) and is_constant(b) for a, b in sides):
             kind = replace(kind, static=True)
         return self.apply(operation, (left, right), kind, span)
+
+    def _settles(self, symbol: Symbol) -> bool:
+        """Whether a name is a hyper whose comparison with a constant selects code: not one that changes with every step."""
+        hyper = self.context.hypers[symbol.name].hyper if symbol.role is Role.HYPER else None
+        return hyper is not None and not hyper.counts
 
     def _choice_test(
         self,

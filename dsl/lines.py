@@ -17,7 +17,7 @@ PLACEHOLDER = "\x1a"
 STAGES = ("clip", "project", "couple", "mix", "mask", "trust", "decay", "constrain", "average")
 """Words that open a stage of a modifier; elsewhere they are names."""
 
-_HEADS = frozenset(["if", "else", "every", "define", "entry", "optimizer", "modifier", "hyper", "state", "step"])
+_HEADS = frozenset(["if", "else", "every", "define", "entry", "optimizer", "modifier", "schedule", "hyper", "state", "step"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from optc.dsl.names import RESERVED_WORDS
 from optc.dsl.source import Span
 
 LATER = {
-    "schedule": "a schedule",
     "view": "a view",
     "gradients": "`gradients:`",
     "for": "`for θ:`",
@@ -44,13 +43,16 @@ _FOREIGN = {
     "break": "`stop` ends the step",
     "exit": "`stop` ends the step",
 }
-_SECTIONS = ("hyper", "state", "step", "define", "entry", "cite", "note", "shape", "optimizer", "modifier")
-_BLOCK_HEADS = frozenset(("if", "else", "every", "define", "entry", "optimizer", "modifier", "hyper", "state", "step"))
+_SECTIONS = ("hyper", "state", "step", "define", "entry", "cite", "note", "shape", "optimizer", "modifier", "schedule")
+_BLOCK_HEADS = frozenset(
+    ("if", "else", "every", "define", "entry", "optimizer", "modifier", "schedule", "hyper", "state", "step")
+)
 _FORMS = {
     "modifier": "modifier NAME(hyper = default):",
     "rewrite": "rewrite (a, b): a/b -> a*b",
     "entry": "entry NAME(input per extent) every N:",
     "optimizer": "optimizer NAME:",
+    "schedule": "schedule NAME:",
     "stop": "stop",
     "note": 'note "text"',
     "shape": "shape: matrix",
@@ -188,7 +190,7 @@ def _section(stop: Stop) -> Diagnostic | None:
         close = difflib.get_close_matches(stop.text, (*_SECTIONS, *stages), n=1)
         sections = "`hyper`, `state`, `step`, `define`, `entry`, `cite` and `note`"
         if stages or "CITE" not in stop.expected:
-            sections = "a stage, such as `mask m_hat:`" if stages else "`define`, `modifier` and `optimizer`"
+            sections = "a stage, such as `mask m_hat:`" if stages else "`define`, `modifier`, `schedule` and `optimizer`"
         hint = f"did you mean `{close[0]}`?" if close else f"what stands here opens with {sections}"
         return Diagnostic("section", f"`{stop.text}` opens nothing here", stop.span, hint)
     return None

@@ -9,131 +9,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from optc.dsl.source import NOWHERE, Span
+from optc.dsl.code import (
+    Assign as Assign,
+    Binary as Binary,
+    BinaryOperator as BinaryOperator,
+    Boolean as Boolean,
+    Call as Call,
+    Every as Every,
+    Expression as Expression,
+    If as If,
+    Index as Index,
+    Name as Name,
+    Node as Node,
+    Nothing as Nothing,
+    Number as Number,
+    Return as Return,
+    Statement as Statement,
+    Stop as Stop,
+    Text as Text,
+    Unary as Unary,
+    UnaryOperator as UnaryOperator,
+    Write as Write,
+)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """Anything with a place in the text."""
-
-    span: Span = field(default=NOWHERE, compare=False, repr=False)
-
-
-# --- expressions --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Number(Node):
-    """A literal. `1` is an int, `1.0` and `1e-3` are floats; neither is ever negative (see `Unary`)."""
-
-    value: int | float
-
-
-@dataclass(frozen=True, slots=True)
-class Boolean(Node):
-    value: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Text(Node):
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Nothing(Node):
-    """`none`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Name(Node):
-    """A name by its ASCII identity; `theta`, `g`, `t`, `pi`, `inf`, `numel`, … are names too."""
-
-    id: str
-
-
-UnaryOperator: TypeAlias = Literal["-", "not", "'"]
-BinaryOperator: TypeAlias = Literal["+", "-", "*", "/", "@", "mod", "^", "<", "<=", ">", ">=", "==", "!=", "and", "or"]
-
-
-@dataclass(frozen=True, slots=True)
-class Unary(Node):
-    operator: UnaryOperator
-    operand: Expression
-
-
-@dataclass(frozen=True, slots=True)
-class Binary(Node):
-    operator: BinaryOperator
-    left: Expression
-    right: Expression
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Node):
-    """`f(x, y)`; also `√x`, `|x|`, `‖x‖`, `⟨a, b⟩`, `⌊x⌋` under the names sqrt, abs, norm, dot, floor."""
-
-    function: str
-    arguments: tuple[Expression, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Index(Node):
-    value: Expression
-    index: Expression
-
-
-Expression: TypeAlias = Number | Boolean | Text | Nothing | Name | Unary | Binary | Call | Index
-
-# --- statements ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Assign(Node):
-    """`name = value`: names a value."""
-
-    targets: tuple[Name, ...]
-    value: Expression | tuple[Expression, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Write(Node):
-    """`state <- value` or `(a, b) <- (x, y)`: changes what lives on; several are written together, reading old values."""
-
-    targets: tuple[Name, ...]
-    value: Expression | tuple[Expression, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class If(Node):
-    """`if … else …`; `else if` is an `If` alone in `otherwise`."""
-
-    condition: Expression
-    then: tuple[Statement, ...]
-    otherwise: tuple[Statement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Every(Node):
-    """`every k from s:`."""
-
-    period: Expression
-    start: Expression | None
-    body: tuple[Statement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Stop(Node):
-    """`stop`: ends the step for this parameter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Return(Node):
-    """`return value`, at the end of a `define` block only."""
-
-    value: Expression
-
-
-Statement: TypeAlias = Assign | Write | If | Every | Stop | Return
 
 # --- declarations -------------------------------------------------------------------------------------------------------------
 
@@ -169,12 +67,16 @@ class Element(Node):
 
 @dataclass(frozen=True, slots=True)
 class Hyper(Node):
-    """`name = default as outside shared in domain "text"`. `default` is a literal or a tuple of elements."""
+    """`name = default as outside shared in domain "text"`. `default` is a literal or a tuple of elements.
+
+    `counts`: a number that goes up by one with every step.
+    """
 
     name: str
     default: Expression | tuple[Element, ...]
     outside: str | None = None
     shared: bool = False
+    counts: bool = False
     domain: Domain | None = None
     text: str | None = None
 
@@ -296,7 +198,7 @@ class Storage(Node):
 
 # --- modifiers and compositions -----------------------------------------------------------------------------------------------
 
-Stage: TypeAlias = Literal["clip", "project", "couple", "mix", "mask", "trust", "decay", "constrain", "average"]
+Stage: TypeAlias = Literal["schedule", "clip", "project", "couple", "mix", "mask", "trust", "decay", "constrain", "average"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +259,53 @@ class Derived(Node):
     storing: tuple[Kept, ...] = ()
 
 
+# --- schedules ----------------------------------------------------------------------------------------------------------------
+
+
+Target: TypeAlias = Literal["lr", "momentum"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled(Node):
+    """`lr:` or `momentum:`: the value of a hyper after `n` steps, where `base` is the one given. `body` ends in a `Return`."""
+
+    target: Target
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(Node):
+    """Values of hypers as functions of the steps done; sections as in `Optimizer`."""
+
+    name: str
+    text: str | None = None
+    cites: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    hypers: tuple[Hyper, ...] = ()
+    requires: tuple[Require, ...] = ()
+    defines: tuple[Define, ...] = ()
+    values: tuple[Scheduled, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Link(Node):
+    """`linear(T = 100) for 100`: a schedule and how many steps it lasts; the last one of a chain lasts for good."""
+
+    term: Term
+    steps: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain(Node):
+    """`schedule NAME = first for 100, second`: one schedule after the other, each of which counts its steps from 0."""
+
+    name: str
+    links: tuple[Link, ...]
+    text: str | None = None
+    cites: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Comment(Node):
     """`# text`, kept for `optc fmt` only. `alone` where nothing else stands on its line."""
@@ -385,12 +334,13 @@ class Spec(Node):
 
 @dataclass(frozen=True, slots=True)
 class Composition(Node):
-    """A file of modifiers and storages, of an optimizer derived from others, or of both."""
+    """A file of modifiers, storages and schedules, of an optimizer derived from others, or of both."""
 
     optimizer: Derived | None = None
     modifiers: tuple[Modifier, ...] = ()
     defines: tuple[Define, ...] = ()
     storages: tuple[Storage, ...] = ()
+    schedules: tuple[Schedule | Chain, ...] = ()
     comments: tuple[Comment, ...] = field(default=(), compare=False, repr=False)
     marks: tuple[Mark, ...] = field(default=(), compare=False, repr=False)
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.source import NOWHERE, Source, Span
@@ -173,7 +173,8 @@ class Bounds:
 class Hyper:
     """One keyword argument and group entry `key`; inside, one name, or one per element of a tuple.
 
-    `optional`: the value may be None (its default is `none`).
+    `optional`: the value may be None (its default is `none`). `counts`: a number that goes up by one with every step of the
+    optimizer, whoever takes part.
     """
 
     key: str
@@ -185,6 +186,7 @@ class Hyper:
     choices: tuple[str, ...] = ()
     optional: bool = False
     shared: bool = False
+    counts: bool = False
     text: str | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
@@ -322,3 +324,36 @@ class Program:
     def state(self, name: str) -> State:
         """The state of that name."""
         return next(s for s in self.states if s.name == name)
+
+
+class Declares(Protocol):
+    """What has hypers: an optimizer or a schedule."""
+
+    @property
+    def hypers(self) -> tuple[Hyper, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledValue:
+    """One hyper over the steps: `lines` name parts of `value`. They read hypers and the locals `n` and `base`.
+
+    `target` is the hyper, "lr" or "momentum".
+    """
+
+    target: str
+    lines: tuple[Statement, ...]
+    value: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A checked schedule: what hypers are after `n` steps, from what they were given as, `base`."""
+
+    name: str
+    text: str | None
+    cites: tuple[str, ...]
+    notes: tuple[str, ...]
+    hypers: tuple[Hyper, ...]
+    requires: tuple[Require, ...]
+    values: tuple[ScheduledValue, ...]
+    source: Source = field(compare=False, repr=False)

@@ -35,7 +35,7 @@ _CITE = re.compile(r"cite\b(?![ ]*\")(?:[^\n#]|(?<![ ])#)*")
 _CLOSES = {")": "(", "]": "[", "}": "{", "⟩": "⟨", "⌋": "⌊"}
 _CLOSER = {opening: closing for closing, opening in _CLOSES.items()}
 _STARTS_LINE = re.compile(
-    r"\s*(?:(?:if|else|every|define|hyper|state|step|entry|optimizer|modifier|require)\b"
+    r"\s*(?:(?:if|else|every|define|hyper|state|step|entry|optimizer|modifier|schedule|require)\b"
     rf"|{names.NAME_PATTERN}[ ]*(?:<-|←|=[^=]))"
 )
 _REMEDIES = {

@@ -8,30 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import partial
+from typing import TypeAlias
 
 from optc.dsl import literals, nodes
-from optc.dsl.names import pretty, width
+from optc.dsl.names import width
 from optc.dsl.parse import parse_file
 from optc.dsl.rows import Row, aligned, with_comments
+from optc.dsl.show_expressions import ExpressionPrinter
 from optc.dsl.source import NOWHERE, Source, Span
+
+Part: TypeAlias = nodes.Optimizer | nodes.Modifier | nodes.Derived | nodes.Storage | nodes.Schedule | nodes.Chain
 
 _MAX_LINE = 100
 """Columns of a composition, or of a modifier's hypers in brackets, before they take several lines."""
 
-# Precedence, loosest first. A part is bracketed where its level is below what its place needs.
-_OR, _AND, _NOT, _COMPARISON, _SUM, _PRODUCT, _SIGN, _POWER, _POSTFIX, _ATOM = range(10)
-_LEVELS: dict[str, int] = (
-    {"or": _OR, "and": _AND, "^": _POWER}
-    | dict.fromkeys(("<", "<=", ">", ">=", "==", "!="), _COMPARISON)
-    | dict.fromkeys(("+", "-"), _SUM)
-    | dict.fromkeys(("*", "/", "@", "mod"), _PRODUCT)
-)
-_TIGHT = frozenset("*/^")
-_MATHEMATICAL = {"*": "·", "<=": "≤", ">=": "≥", "!=": "≠", "and": "∧", "or": "∨"}
-_FENCES = {"abs": ("|", "|"), "norm": ("‖", "‖"), "floor": ("⌊", "⌋"), "dot": ("⟨", "⟩")}
-_FENCED_ARGUMENTS = {"abs": 1, "norm": 1, "floor": 1, "dot": 2}
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _RAW_CITE = re.compile(r'(?!["#])\S(?:[^\n#]|(?<! )#)*(?<!\s)')
 
 
@@ -42,6 +32,7 @@ def show(file: nodes.File, mathematical: bool = False) -> str:
     blocks += [printer.storage(storage) for storage in file.storages]
     if isinstance(file, nodes.Composition):
         blocks += [printer.modifier(modifier) for modifier in file.modifiers]
+        blocks += [printer.schedule(schedule) for schedule in file.schedules]
     if isinstance(file.optimizer, nodes.Derived):
         blocks.append(printer.derived(file.optimizer))
     elif file.optimizer is not None:
@@ -62,11 +53,11 @@ def format_text(source: Source, mathematical: bool = False) -> str:
     return show(parse_file(source), mathematical)
 
 
-class _Printer:
+class _Printer(ExpressionPrinter):
     """Rows and expressions in one spelling."""
 
     def __init__(self, mathematical: bool, marks: Sequence[nodes.Mark] = ()) -> None:
-        self.mathematical = mathematical
+        super().__init__(mathematical)
         self.marks = marks
 
     # --- places ---------------------------------------------------------------------------------------------------------------
@@ -86,7 +77,7 @@ class _Printer:
             rows += self.entry(entry)
         return rows
 
-    def texts(self, part: nodes.Optimizer | nodes.Modifier | nodes.Derived | nodes.Storage) -> list[Row]:
+    def texts(self, part: Part) -> list[Row]:
         def rows(kind: str, texts: Sequence[str]) -> list[Row]:
             found = [m.span for m in self.marks if m.word == kind and part.span.start <= m.span.start < part.span.end]
             spans = found if len(found) == len(texts) else [NOWHERE] * len(texts)
@@ -101,10 +92,11 @@ class _Printer:
     def section(self, word: str, rows: list[Row], within: Span) -> list[Row]:
         return [Row(1, (f"{word}:",), self.head_span(word, within)), *rows] if rows else []
 
-    def declarations(self, part: nodes.Optimizer | nodes.Modifier, hypers: bool = True) -> list[Row]:
+    def declarations(self, part: nodes.Optimizer | nodes.Modifier | nodes.Schedule, hypers: bool = True) -> list[Row]:
         declared = aligned([self.hyper(hyper) for hyper in part.hypers]) if hypers else []
         rows = self.section("hyper", declared + [self.require(require) for require in part.requires], part.span)
-        rows += self.section("state", self.states(part.states, 2), part.span)
+        if not isinstance(part, nodes.Schedule):
+            rows += self.section("state", self.states(part.states, 2), part.span)
         if isinstance(part, nodes.Optimizer) and part.storing:
             rows.append(Row(1, (self.storing(part.storing),), self.head_span("storing", part.span)))
         for define in part.defines:
@@ -133,6 +125,29 @@ class _Printer:
         alias = "" if hook.alias is None else f" as {self.name(hook.alias)}"
         head = Row(1, (f"{hook.stage} {self.name(hook.point)}{otherwise}{alias}:",), self.head_span("hook", hook.span))
         return [head, *self.block(hook.body, 2)]
+
+    def schedule(self, schedule: nodes.Schedule | nodes.Chain) -> list[Row]:
+        if isinstance(schedule, nodes.Chain):
+            return self.chain(schedule)
+        rows = [Row(0, (f"schedule {schedule.name}:",), self.head_span("schedule", schedule.span))]
+        rows += [*self.texts(schedule), *self.declarations(schedule)]
+        for value in schedule.values:
+            head = Row(1, (f"{value.target}:",), self.head_span("scheduled", value.span))
+            rows += [head, *self.block(value.body, 2)]
+        return rows
+
+    def chain(self, chain: nodes.Chain) -> list[Row]:
+        place, rest = self.head_span("chain", chain.span), self.texts(chain)
+        head, end = f"schedule {chain.name} =", ":" if rest else ""
+        links = [*map(self.link, chain.links)]
+        line = f"{head} {', '.join(links)}{end}"
+        if width(line) <= _MAX_LINE or len(links) == 1:
+            return [Row(0, (line,), place), *rest]
+        lines = [f"{link}," for link in links[1:-1]] + [f"{links[-1]}){end}"]
+        return [Row(0, (f"{head} ({links[0]},",), place), *(Row(2, (text,), NOWHERE) for text in lines), *rest]
+
+    def link(self, link: nodes.Link) -> str:
+        return self.term(link.term) + ("" if link.steps is None else f" for {self.expression(link.steps)}")
 
     def derived(self, derived: nodes.Derived) -> list[Row]:
         end = ":" * (derived.text is not None or bool(derived.cites or derived.notes))
@@ -190,6 +205,7 @@ class _Printer:
             default = self.expression(hyper.default)
         default += f" as {hyper.outside}" if hyper.outside is not None else ""
         default += " shared" if hyper.shared else ""
+        default += " counts" if hyper.counts else ""
         domain = "" if hyper.domain is None else f"in {self.domain(hyper.domain)}"
         text = "" if hyper.text is None else literals.write_text(hyper.text)
         return Row(2, (self.name(hyper.name), f"= {default}", domain, text), hyper.span)
@@ -286,79 +302,9 @@ class _Printer:
             return f"{left} {sign} ({', '.join(map(self.expression, statement.value))})"
         return f"{left} {sign} {self.expression(statement.value)}"
 
-    # --- expressions ----------------------------------------------------------------------------------------------------------
-
-    def name(self, identity: str) -> str:
-        return pretty(identity) if self.mathematical else identity
-
-    def expression(self, expression: nodes.Expression, needed: int = _OR) -> str:
-        """The text of an expression in a place that takes at least the level `needed` without brackets."""
-        text, level = self.leveled(expression)
-        return f"({text})" if level < needed else text
-
-    def leveled(self, expression: nodes.Expression) -> tuple[str, int]:
-        match expression:
-            case nodes.Number(value=value):
-                return literals.write_number(value), _ATOM
-            case nodes.Boolean(value=truth):
-                return "true" if truth else "false", _ATOM
-            case nodes.Text(value=text):
-                return literals.write_text(text), _ATOM
-            case nodes.Nothing():
-                return "none", _ATOM
-            case nodes.Name(id=identity):
-                return self.name(identity), _ATOM
-            case nodes.Index(value=value, index=index):
-                return f"{self.expression(value, _POSTFIX)}[{self.expression(index)}]", _POSTFIX
-            case nodes.Unary():
-                return self.unary(expression)
-            case nodes.Binary():
-                return self.binary(expression)
-            case nodes.Call():
-                return self.call(expression)
-
-    def unary(self, unary: nodes.Unary) -> tuple[str, int]:
-        if unary.operator == "'":
-            return self.expression(unary.operand, _POSTFIX) + ("ᵀ" if self.mathematical else "'"), _POSTFIX
-        if unary.operator == "not":
-            return f"not {self.expression(unary.operand, _NOT)}", _NOT
-        return f"-{self.expression(unary.operand, _SIGN)}", _SIGN
-
-    def binary(self, binary: nodes.Binary) -> tuple[str, int]:
-        operator, level = binary.operator, _LEVELS[binary.operator]
-        if operator == "^":
-            base = self.expression(binary.left, _POSTFIX)
-            raised = _superscript(binary.right) if self.mathematical else None
-            return base + (f"^{self.expression(binary.right, _SIGN)}" if raised is None else raised), level
-        # A comparison takes no comparison on either side; all others group to the left.
-        left = self.expression(binary.left, level + (level == _COMPARISON))
-        right = self.expression(binary.right, level + 1)
-        sign = _MATHEMATICAL.get(operator, operator) if self.mathematical else operator
-        return left + (sign if operator in _TIGHT else f" {sign} ") + right, level
-
-    def call(self, call: nodes.Call) -> tuple[str, int]:
-        listed = partial(map, self.expression)
-        if self.mathematical and call.function == "sqrt" and len(call.arguments) == 1:
-            argument = call.arguments[0]
-            nested = isinstance(argument, nodes.Call) and argument.function == "sqrt"
-            return "√" + self.expression(argument, _SIGN if nested else _ATOM), _SIGN
-        if self.mathematical and _FENCED_ARGUMENTS.get(call.function) == len(call.arguments):
-            opening, closing = _FENCES[call.function]
-            return opening + ", ".join(listed(call.arguments)) + closing, _ATOM
-        return f"{self.name(call.function)}({', '.join(listed(call.arguments))})", _ATOM
-
 
 def _head_of(node: nodes.Node, last: nodes.Node) -> Span:
     return node.span if node.span == NOWHERE else Span(node.span.start, last.span.end)
-
-
-def _superscript(exponent: nodes.Expression) -> str | None:
-    if isinstance(exponent, nodes.Number) and isinstance(exponent.value, int):
-        return str(exponent.value).translate(_SUPERSCRIPTS)
-    if isinstance(exponent, nodes.Unary) and exponent.operator == "-" and isinstance(exponent.operand, nodes.Number):
-        raised = _superscript(exponent.operand)
-        return None if raised is None else "⁻" + raised
-    return None
 
 
 def _reference(text: str) -> str:

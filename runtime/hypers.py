@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from optc.runtime.schema import Condition, Hyper, Schema, Value
+from optc.runtime.schema import Condition, Hyper, Require, Schema, Value
 
 Values: TypeAlias = Mapping[str, Value]
 """Values by inside name: numbers as floats, flags as bools, choices as texts, None where a hyper is optional."""
@@ -40,7 +40,20 @@ def holds(condition: Condition, values: Values, facts: Facts = NOTHING) -> bool:
     return condition.holds({**values, **facts._asdict()})
 
 
-def validate(schema: Schema, group: Mapping[str, Any]) -> dict[str, Value]:
+class Declares(Protocol):
+    """What has hypers with a name: a schema or a schedule."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def hypers(self) -> tuple[Hyper, ...]: ...
+
+    @property
+    def requires(self) -> tuple[Require, ...]: ...
+
+
+def validate(schema: Declares, group: Mapping[str, Any]) -> dict[str, Value]:
     """The values of a group by inside name. Raises ValueError with the key, the value and what is allowed."""
     values: dict[str, Value] = {}
     for hyper in schema.hypers:
@@ -67,9 +80,11 @@ def _scalar(owner: str, hyper: Hyper, key: str, value: Any) -> Value:
     plain = value
     if isinstance(value, Tensor):
         unreadable = value.is_complex() or value.device.type == "meta"
-        if hyper.kind != "real" or hyper.is_tuple or value.numel() != 1 or unreadable:
+        if not (hyper.kind == "real" or hyper.counts) or hyper.is_tuple or value.numel() != 1 or unreadable:
             raise ValueError(f"{owner}: {key} may not be a tensor of shape {tuple(value.shape)}; it must be {allowed(hyper)}")
         plain = value.item()
+        if hyper.counts and plain == plain // 1:
+            plain = int(plain)
     if plain is None and hyper.optional:
         return None
     if hyper.kind == "flag" and isinstance(plain, bool):

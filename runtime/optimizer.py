@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from optc.runtime import amp, checkpoint, checks, choose, hypers, loss, model, participants, plans
+from optc.runtime import amp, checkpoint, checks, choose, counter, hypers, loss, model, participants, plans
 from optc.runtime import state as states
 from optc.runtime.participants import Given, Participants
 from optc.runtime.schema import Procedure, Schema
@@ -73,7 +73,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; what it does not say comes from the defaults. Raises before anything is added."""
+        counting = counter.of(self.schema)
         if isinstance(param_group, dict):
+            if counting is not None and self.param_groups:
+                param_group.setdefault(counting.key, counter.latest(counting, self.param_groups))
             hypers.validate(self.schema, {**self.defaults, **param_group})
         super().add_param_group(param_group)
         try:
@@ -119,6 +122,10 @@ class Optimizer(torch.optim.Optimizer):
         procedure = self.schema.procedure(name)
         scaling = amp.read(self) if self._scales else amp.Scaling()
         on_device = [self._counts_on_device(group) for group in self.param_groups]
+        counting = counter.of(self.schema)
+        for group, there in zip(self.param_groups, on_device, strict=True):
+            if counting is not None and there:
+                counter.on_device(counting, group)
         self._readers += [hypers.Reader(self.schema) for _ in self.param_groups[len(self._readers) :]]
         values = [r.read(g, d) for r, g, d in zip(self._readers, self.param_groups, on_device, strict=False)]
         hypers.require_shared(self.schema, values)
@@ -129,6 +136,8 @@ class Optimizer(torch.optim.Optimizer):
         present = self._present(name)
         try:
             self._update(procedure, inputs, given, scaling, on_device, values, present)
+            if counting is not None and name == "step" and self._skipped is not True:
+                counter.count(counting, self.param_groups, scaling.found_inf)
         finally:
             for plan in present:
                 if plan is not None:

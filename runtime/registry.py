@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from optc.runtime.names import found_name
 from optc.runtime.optimizer import Optimizer
 
 
@@ -26,18 +26,9 @@ def create(name: str, params: Any, **hypers: Any) -> Optimizer:
 def lookup(name: str) -> type[Optimizer]:
     """The class called `name`. Raises ValueError as `create` does."""
     listed = _listed()
-    folded = {_folded(known): known for known in listed}
-    known = folded.get(_folded(name))
-    if known is None:
-        near = [folded[close] for close in difflib.get_close_matches(_folded(name), folded, 3)]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(listed)}"
-        raise ValueError(f"no optimizer is called {name!r}: {hint}")
+    known = found_name(name, listed, "optimizer")
     found: type[Optimizer] = getattr(importlib.import_module(f"optc.generated.{listed[known]}"), known)
     return found
-
-
-def _folded(name: str) -> str:
-    return name.replace("_", "").replace("-", "").replace(" ", "").lower()
 
 
 def _listed() -> Mapping[str, str]:

@@ -25,7 +25,7 @@ class Hyper:
     """A keyword argument and group entry.
 
     `names` are its names in the spec: one, or one per element when `is_tuple`. Numbers are live (read at every step);
-    `kind` is "real", "integer", "flag" or "choice". `optional` admits None.
+    `kind` is "real", "integer", "flag" or "choice". `optional` admits None. `counts`: a step adds one to it.
     """
 
     key: str
@@ -40,6 +40,7 @@ class Hyper:
     choices: tuple[str, ...] = ()
     optional: bool = False
     shared: bool = False
+    counts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

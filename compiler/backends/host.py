@@ -8,7 +8,7 @@ from optc.compiler.backends.exprs import Dialect, print_expression, python_numbe
 from optc.compiler.backends.names import PYTHON, Namer
 from optc.compiler.ir import expressions, reads, statements
 from optc.compiler.plan import Plan, ProcedurePlan
-from optc.dsl.program import Apply, Branch, Constant, Expression, HyperKind, Let, Program, Role, Statement, Store, Symbol
+from optc.dsl.program import Apply, Branch, Constant, Declares, Expression, HyperKind, Let, Role, Statement, Store, Symbol
 from optc.dsl.source import NOWHERE, Source
 
 INDENT = "    "
@@ -39,7 +39,7 @@ _CALLS: dict[str, Callable[..., str]] = {
 }
 
 
-def dialect(program: Program, name: Callable[[str], str]) -> Dialect:
+def dialect(program: Declares, name: Callable[[str], str]) -> Dialect:
     """Python spelling; a `none`-able number reads as NaN where it is computed with."""
     optional = {n for h in program.hypers if h.optional for n in h.names}
 
@@ -69,7 +69,7 @@ def emit_host(procedure: ProcedurePlan, plan: Plan) -> tuple[tuple[str, ...], tu
     arguments = host_arguments(procedure, plan)
     namer = Namer(PYTHON | {"ieee", "nan"})
     spelled = dialect(plan.program, namer)
-    lines = list(_block(procedure.host.body, spelled, plan.program.source, ""))
+    lines = list(block(procedure.host.body, spelled, plan.program.source, ""))
     lines.append("return (")
     exported = procedure.host
     for title, names in (("scalars", exported.scalars), ("flags", exported.flags), ("carried", exported.carried)):
@@ -78,11 +78,13 @@ def emit_host(procedure: ProcedurePlan, plan: Plan) -> tuple[tuple[str, ...], tu
             continue
         lines += [f"{INDENT}(  # {title}", *(f"{INDENT * 2}{namer(n)}," for n in names), f"{INDENT}),"]
     lines.append(")")
-    return tuple(f"{namer(a)}: {_annotation(a, plan.program)}" for a in arguments), tuple(lines)
+    return tuple(
+        f"{namer(a)}: {annotation(a, plan.program, [state.name for state in plan.program.states])}" for a in arguments
+    ), tuple(lines)
 
 
-def _annotation(argument: str, program: Program) -> str:
-    if argument in {"bf16", *(f"new_{state.name}" for state in program.states)}:
+def annotation(argument: str, program: Declares, states: Iterable[str] = ()) -> str:
+    if argument in {"bf16", *(f"new_{state}" for state in states)}:
         return "bool"
     for hyper in program.hypers:
         if argument in hyper.names:
@@ -106,32 +108,32 @@ def host_arguments(procedure: ProcedurePlan, plan: Plan) -> tuple[str, ...]:
     return tuple(n for n in order if n in wanted)
 
 
-def _block(body: Iterable[Statement], spelled: Dialect, source: Source, indent: str) -> Iterable[str]:
+def block(body: Iterable[Statement], spelled: Dialect, source: Source, indent: str) -> Iterable[str]:
     for statement in body:
         comment = line_comment(statement, source)
         match statement:
             case Let(target=target, value=value) | Store(target=target, value=value):
-                yield f"{indent}{spelled.name(target)} = {_top(value, spelled)}{comment}"
+                yield f"{indent}{spelled.name(target)} = {top(value, spelled)}{comment}"
             case Branch():
                 then, otherwise, condition = statement.then, statement.otherwise, statement.condition
                 if not then:  # only the other side has host code
                     then, otherwise = otherwise, ()
                     condition = Apply("not", (condition,), condition.type, condition.span)
-                yield f"{indent}if {_top(condition, spelled)}:{comment}"
-                yield from _block(then, spelled, source, indent + INDENT)
+                yield f"{indent}if {top(condition, spelled)}:{comment}"
+                yield from block(then, spelled, source, indent + INDENT)
                 if otherwise:
                     yield f"{indent}else:"
-                    yield from _block(otherwise, spelled, source, indent + INDENT)
+                    yield from block(otherwise, spelled, source, indent + INDENT)
 
 
-def _top(expression: Expression, spelled: Dialect) -> str:
+def top(expression: Expression, spelled: Dialect) -> str:
     """The printed expression without the outer brackets that comparisons bring."""
     text = print_expression(expression, spelled)
     bracketed = isinstance(expression, Apply) and expression.operation in ("eq", "ne", "where")
     return text[1:-1] if bracketed and text.startswith("(") and text.endswith(")") else text
 
 
-def emit_condition(condition: Expression, program: Program) -> tuple[str, tuple[str, ...]]:
+def emit_condition(condition: Expression, program: Declares) -> tuple[str, tuple[str, ...]]:
     """(a lambda, its arguments) for a requirement or static condition over hypers and shapes, or one over static flags."""
     if isinstance(condition, Constant):
         return f"lambda: {condition.value}", ()
@@ -142,4 +144,4 @@ def emit_condition(condition: Expression, program: Program) -> tuple[str, tuple[
     namer = Namer(PYTHON | {"ieee"})
     spelled = dialect(program, namer)
     head = ", ".join(namer(a) for a in arguments)
-    return f"lambda {head}: {_top(condition, spelled)}" if head else f"lambda: {_top(condition, spelled)}", arguments
+    return f"lambda {head}: {top(condition, spelled)}" if head else f"lambda: {top(condition, spelled)}", arguments

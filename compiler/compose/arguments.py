@@ -16,7 +16,8 @@ from optc.dsl.program import Bounds
 from optc.dsl.scope import nearest
 from optc.dsl.source import Span
 
-Part = TypeVar("Part", nodes.Optimizer, nodes.Modifier)
+Part = TypeVar("Part", nodes.Optimizer, nodes.Modifier, nodes.Schedule)
+Added = TypeVar("Added", nodes.Modifier, nodes.Schedule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ def configured(parts: Parts, term: nodes.Term, report: Report) -> Parts:
     return parts
 
 
-def with_arguments(modifier: nodes.Modifier, term: nodes.Term, report: Report) -> nodes.Modifier:
-    """The modifier with the arguments of its term as defaults; a bare value is its first hyper."""
+def with_arguments(modifier: Added, term: nodes.Term, report: Report) -> Added:
+    """The modifier or schedule with the arguments of its term as defaults; a bare value is its first hyper."""
     for number, argument in enumerate(term.arguments):
         if argument.name is None:
             if number or not modifier.hypers:
@@ -73,9 +74,9 @@ def with_arguments(modifier: nodes.Modifier, term: nodes.Term, report: Report) -
 # --- defaults -----------------------------------------------------------------------------------------------------------------
 
 
-def _called(part: nodes.Optimizer | nodes.Modifier, hyper: nodes.Hyper, name: str) -> bool:
+def _called(part: nodes.Optimizer | nodes.Modifier | nodes.Schedule, hyper: nodes.Hyper, name: str) -> bool:
     """Whether a hyper, or an element of it, goes by a name: inside, or outside."""
-    prefixed = f"{part.name}_{hyper.name}" if isinstance(part, nodes.Modifier) and hyper.outside is None else None
+    prefixed = f"{part.name}_{hyper.name}" if not isinstance(part, nodes.Optimizer) and hyper.outside is None else None
     return name in (hyper.name, hyper.outside, prefixed, *values_of(hyper))
 
 
@@ -99,7 +100,7 @@ def _unknown(parts: Parts, of: str, name: str, span: Span, report: Report) -> No
     report("unknown-hyper", f"`{of}` has no hyper `{name}`", span, hint)
 
 
-def _unknown_of(modifier: nodes.Modifier, name: str, span: Span, report: Report) -> None:
+def _unknown_of(modifier: nodes.Modifier | nodes.Schedule, name: str, span: Span, report: Report) -> None:
     known = [key for hyper in modifier.hypers for key in (hyper.name, *values_of(hyper))]
     near = nearest(name, known)
     listed = "it has " + ", ".join(f"`{key}`" for key in dict.fromkeys(known)) if known else "it has none"

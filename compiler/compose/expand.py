@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optc.compiler.compose.arguments import Parts, configured, with_arguments
+from optc.compiler.compose.chains import schedule_of
 from optc.compiler.compose.library import Library, library_of, parts_of, shipped_modifiers, shipped_parts
 from optc.compiler.compose.modifier import mistakes_of
 from optc.compiler.compose.places import check_storages
 from optc.compiler.compose.rounding import rounded
+from optc.compiler.compose.scheduling import as_modifier
 from optc.compiler.compose.stages import Applied, Composed, Report, compose
-from optc.compiler.compose.tree import called
+from optc.compiler.compose.tree import called_by, self_contained
 from optc.compiler.compose.unfold import unfolded
 from optc.dsl import nodes
 from optc.dsl.check import check
@@ -58,8 +60,8 @@ def expand(source: Source) -> Expanded:
         return shown
     check_others(file, source)
     if file.optimizer is None:
-        what, first = ("modifier", file.modifiers[0]) if file.modifiers else ("storage", file.storages[0])
-        names = " + ".join(modifier.name for modifier in file.modifiers)
+        what, first = _first(file)
+        names = " + ".join(modifier.name for modifier in file.modifiers) or first.name
         hint = f"write `optimizer NAME = AdamW + {names}`, or give it to a command with `--with`"
         if what == "storage":
             hint = f"put it beside an optimizer with `storing m: {first.name}`"
@@ -68,11 +70,18 @@ def expand(source: Source) -> Expanded:
     return expand_derived(file.optimizer, source, library_of(source, file))
 
 
+def _first(file: nodes.Composition) -> tuple[str, nodes.Modifier | nodes.Storage | nodes.Schedule | nodes.Chain]:
+    """What a file without an optimizer holds, and the first of it."""
+    if file.modifiers:
+        return "modifier", file.modifiers[0]
+    return ("schedule", file.schedules[0]) if file.schedules else ("storage", file.storages[0])
+
+
 def expand_derived(derived: nodes.Derived, source: Source, library: Library) -> Expanded:
     """A composition, written out. Raises SpecError for what cannot be combined, and for mistakes in the parts."""
     parts = _gather(derived, source, library, ())
     composed = compose(parts.base, parts.modifiers, source, parts.defines)
-    defines = _called_by(parts.defines, composed.optimizer)
+    defines = called_by(parts.defines, composed.optimizer)
     optimizer = _documented(composed.optimizer, derived, [applied.term.name for applied in parts.modifiers])
     optimizer = replace(optimizer, storing=_still_kept(optimizer, derived, parts.storages, source))
     optimizer = _unfolded(optimizer, parts.storages, defines, source)
@@ -90,7 +99,7 @@ def with_modifiers(source: Source, modifiers: Sequence[str], storing: Sequence[s
     be combined.
     """
     found = parts_of(source)
-    name = next((name for name, part in found.items() if not isinstance(part.node, nodes.Modifier)), None)
+    name = next((name for name, part in found.items() if isinstance(part.node, (nodes.Optimizer, nodes.Derived))), None)
     if name is None:
         raise OptcError(f"{source.name}: holds no optimizer that could be changed")
     terms = [term for text in modifiers for term in split_terms(text)]
@@ -133,12 +142,28 @@ def _camel(name: str) -> str:
 
 
 def check_others(file: nodes.File, source: Source) -> None:
-    """Raises SpecError where a modifier or storage of a file is wrong by itself."""
+    """Raises SpecError where a modifier, storage or schedule of a file is wrong by itself."""
     wrong = [mistake for storage in file.storages for mistake in mistakes(storage)]
     if wrong:
         raise SpecError(source, wrong)
-    for modifier in file.modifiers if isinstance(file, nodes.Composition) else ():
-        check_modifier(modifier, source)
+    if isinstance(file, nodes.Composition):
+        for modifier in file.modifiers:
+            check_modifier(modifier, source)
+        schedules_of(source, file)
+
+
+def schedules_of(source: Source, file: nodes.Composition) -> list[nodes.Schedule]:
+    """The schedules that a file declares, chains as one. Raises SpecError where one is wrong by itself."""
+    diagnostics: list[Diagnostic] = []
+
+    def report(code: str, message: str, span: Span, hint: str) -> None:
+        diagnostics.append(Diagnostic(code, message, span, hint))
+
+    library = library_of(source, file)
+    found = [schedule_of(library.given[schedule.name], library, report) for schedule in file.schedules]
+    if diagnostics:
+        raise SpecError(source, diagnostics)
+    return [schedule for schedule in found if schedule is not None]
 
 
 def check_modifier(modifier: nodes.Modifier, source: Source) -> None:
@@ -165,10 +190,11 @@ def _gather(derived: nodes.Derived, source: Source, library: Library, path: tupl
         report("circular", f"`{derived.base.name}` is composed of itself", _head(derived.base), hint)
     elif found is None:
         _unknown(derived.base, "optimizer", library, report)
-    elif isinstance(found.node, nodes.Modifier):
-        hint = f"write `AdamW + {derived.base.name}`: a modifier has no modifiers of its own"
-        report("modifier-as-base", f"`{derived.base.name}` is a modifier, not an optimizer", _head(derived.base), hint)
-    if diagnostics or found is None or isinstance(found.node, nodes.Modifier):
+    elif not isinstance(found.node, (nodes.Optimizer, nodes.Derived)):
+        what = "modifier" if isinstance(found.node, nodes.Modifier) else "schedule"
+        hint = f"write `AdamW + {derived.base.name}`: a {what} has no modifiers of its own"
+        report(f"{what}-as-base", f"`{derived.base.name}` is a {what}, not an optimizer", _head(derived.base), hint)
+    if diagnostics or found is None or not isinstance(found.node, (nodes.Optimizer, nodes.Derived)):
         raise SpecError(source, diagnostics)
     if isinstance(found.node, nodes.Derived):
         around = library_of(found.source, parse_file(found.source)) if found.source is not source else library
@@ -252,32 +278,16 @@ def _modifiers(terms: Iterable[nodes.Term], library: Library, report: Report) ->
         found = library.find(term.name)
         if found is None:
             _unknown(term, "modifier", library, report)
+        elif isinstance(found.node, (nodes.Schedule, nodes.Chain)):
+            schedule = schedule_of(found, library_of(found.source, parse_file(found.source)), report)
+            if schedule is not None:
+                yield Applied(term, as_modifier(with_arguments(schedule, term, report)))
         elif not isinstance(found.node, nodes.Modifier):
             hint = "the optimizer stands first, and modifiers behind it"
             report("optimizer-as-modifier", f"`{term.name}` is an optimizer, not a modifier", _head(term), hint)
         else:
             check_modifier(found.node, found.source)
-            yield Applied(term, with_arguments(_self_contained(found.node, found.defines), term, report))
-
-
-def _self_contained(modifier: nodes.Modifier, beside: tuple[nodes.Define, ...]) -> nodes.Modifier:
-    """The modifier with the functions beside it in its file that it calls."""
-    own = {define.name for define in modifier.defines}
-    taken = _called_by(tuple(define for define in beside if define.name not in own), modifier)
-    return replace(modifier, defines=(*taken, *modifier.defines)) if taken else modifier
-
-
-def _called_by(defines: tuple[nodes.Define, ...], part: nodes.Optimizer | nodes.Modifier) -> tuple[nodes.Define, ...]:
-    """The functions that a part calls, directly or through others."""
-    known = {define.name: define for define in defines}
-    wanted: set[str] = set()
-    pending = called(part)
-    while pending:
-        name = pending.pop()
-        if name in known and name not in wanted:
-            wanted.add(name)
-            pending |= called(known[name])
-    return tuple(define for define in defines if define.name in wanted)
+            yield Applied(term, with_arguments(self_contained(found.node, found.defines), term, report))
 
 
 def _head(term: nodes.Term) -> Span:

@@ -22,7 +22,7 @@ _COMPARE = {
 }  # fmt: skip
 _LITERALS = (nodes.Number, nodes.Boolean, nodes.Text, nodes.Nothing)
 
-Part = TypeVar("Part", nodes.Optimizer, nodes.Modifier)
+Part = TypeVar("Part", nodes.Optimizer, nodes.Modifier, nodes.Schedule)
 
 
 def fixed(part: Part, values: Mapping[str, nodes.Expression]) -> Part:
@@ -151,13 +151,13 @@ def _all_finite(node: nodes.Expression, finite: set[str]) -> bool:
 # --- what nothing reads any more ----------------------------------------------------------------------------------------------
 
 
-def _lines(part: nodes.Optimizer | nodes.Modifier) -> tuple[nodes.Node, ...]:
-    return (*part.step, *part.entries) if isinstance(part, nodes.Optimizer) else part.hooks
+def _lines(part: nodes.Optimizer | nodes.Modifier | nodes.Schedule) -> tuple[nodes.Node, ...]:
+    if isinstance(part, nodes.Optimizer):
+        return (*part.step, *part.entries)
+    return part.hooks if isinstance(part, nodes.Modifier) else part.values
 
 
-def _constants(
-    part: nodes.Optimizer | nodes.Modifier, original: nodes.Optimizer | nodes.Modifier
-) -> dict[str, nodes.Expression]:
+def _constants(part: Part, original: Part) -> dict[str, nodes.Expression]:
     """Locals, bound once, that have become literals by folding."""
     lines, was = _assigned(_lines(part)), _assigned(_lines(original))
     return {

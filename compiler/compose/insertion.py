@@ -10,10 +10,12 @@ from optc.compiler.compose.tree import bound, reads, renamed, substituted
 from optc.dsl import nodes
 from optc.dsl.scope import walk
 
-ORDER: tuple[nodes.Stage, ...] = ("clip", "project", "couple", "mix", "mask", "trust", "decay", "constrain", "average")
+ORDER: tuple[nodes.Stage, ...] = (
+    "schedule", "clip", "project", "couple", "mix", "mask", "trust", "decay", "constrain", "average",
+)  # fmt: skip
 """The stages in the order of their effects; rewrites act on the base as written."""
 
-_G_STAGES, _VALUE_STAGES = ORDER[:3], ORDER[3:6]
+_G_STAGES, _VALUE_STAGES = ORDER[1:4], ORDER[4:7]
 _THETA = nodes.Name("theta")
 
 

@@ -15,16 +15,17 @@ from optc.dsl.source import Source
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 MODIFIERS = SPECS / "modifiers"
+SCHEDULES = SPECS / "schedules"
 STORAGES = SPECS / "storages"
 
-_HEAD = re.compile(r"^ *(optimizer|modifier) +(\w+)", re.MULTILINE)
+_HEAD = re.compile(r"^ *(optimizer|modifier|schedule) +(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A part of a composition: what is declared, the functions and storages beside it, and the file it stands in."""
 
-    node: nodes.Optimizer | nodes.Derived | nodes.Modifier
+    node: nodes.Optimizer | nodes.Derived | nodes.Modifier | nodes.Schedule | nodes.Chain
     defines: tuple[nodes.Define, ...]
     source: Source
     storages: tuple[nodes.Storage, ...] = ()
@@ -66,15 +67,15 @@ def parts_of(source: Source) -> dict[str, Loaded]:
 
 
 def _parts(source: Source, file: nodes.File) -> dict[str, Loaded]:
-    modifiers = file.modifiers if isinstance(file, nodes.Composition) else ()
-    declared = [part for part in (*modifiers, file.optimizer) if part is not None]
+    others = (*file.modifiers, *file.schedules) if isinstance(file, nodes.Composition) else ()
+    declared = [part for part in (*others, file.optimizer) if part is not None]
     return {part.name: Loaded(part, file.defines, source, file.storages) for part in declared}
 
 
 @cache
 def shipped() -> dict[str, Path]:
     """The shipped optimizers by the names of their files (`adamw`)."""
-    found = (path for path in SPECS.rglob("*.opt") if path.parent not in (MODIFIERS, STORAGES))
+    found = (path for path in SPECS.rglob("*.opt") if path.parent not in (MODIFIERS, STORAGES, SCHEDULES))
     return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
@@ -91,9 +92,15 @@ def shipped_storages() -> dict[str, Path]:
 
 
 @cache
+def shipped_schedules() -> dict[str, Path]:
+    """The shipped schedules by name."""
+    return _declared(sorted(SCHEDULES.glob("*.opt")))
+
+
+@cache
 def shipped_parts() -> dict[str, Path]:
-    """All shipped optimizers and modifiers by the names they declare (`AdamW`, `cautious`)."""
-    return _declared([*shipped().values(), *sorted(MODIFIERS.glob("*.opt"))])
+    """All shipped optimizers, modifiers and schedules by the names they declare (`AdamW`, `cautious`, `cosine`)."""
+    return _declared([*shipped().values(), *sorted(MODIFIERS.glob("*.opt")), *sorted(SCHEDULES.glob("*.opt"))])
 
 
 def named(path: Path) -> Source:

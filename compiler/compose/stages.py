@@ -27,6 +27,7 @@ from optc.compiler.compose.insertion import (
 )
 from optc.compiler.compose.modifier import Names, apart, listed, unseen
 from optc.compiler.compose.rewrite import found, replacement
+from optc.compiler.compose.scheduling import STAGE, for_optimizer, is_schedule, scheduled
 from optc.compiler.compose.tree import (
     bound,
     declared_hypers,
@@ -43,7 +44,7 @@ from optc.dsl.scope import walk
 from optc.dsl.show import show_expression
 from optc.dsl.source import Source, Span
 
-ALONE = frozenset({"clip", "couple", "mask", "trust", "decay"})
+ALONE = frozenset({"schedule", "clip", "couple", "mask", "trust", "decay"})
 """Stages that one modifier at most may take."""
 
 Report: TypeAlias = Callable[[str, str, Span, str], None]
@@ -77,6 +78,7 @@ def compose(
     def report(code: str, message: str, span: Span, hint: str) -> None:
         diagnostics.append(Diagnostic(code, message, span, hint))
 
+    modifiers = [replace(a, modifier=_for(base, a, report)) if is_schedule(a.modifier) else a for a in modifiers]
     _stages(modifiers, report)
     if modifiers and theta_line(base.step) is None:
         hint = "a base writes θ in one line, not inside an `if`"
@@ -109,10 +111,21 @@ def compose(
                 by_stage[place] = replace(by_stage[place], lines=(*lines, *by_stage[place].lines))
         result = _declared(result, modifier)
     hooks = by_stage
-    step = placed((*starts, *result.step), hooks, names, origins) if hooks else None
-    if step is None:
-        return Composed(result, origins)
-    return Composed(replace(result, step=step.lines), step.origins)
+    if hooks:
+        step = placed((*starts, *result.step), hooks, names, origins)
+        result, origins = replace(result, step=step.lines), dict(step.origins)
+    return Composed(*scheduled(result, [a.modifier for a in renamed_modifiers], names, origins))
+
+
+def _for(base: nodes.Optimizer, applied: Applied, report: Report) -> nodes.Modifier:
+    """A schedule as far as it concerns the base; one that does not is reported."""
+    modifier = for_optimizer(applied.modifier, base)
+    if not modifier.hooks:
+        wanted = ", ".join(dict.fromkeys(h.point for h in applied.modifier.hooks if isinstance(h, nodes.Hook)))
+        message = f"`{applied.term.name}` gives `{wanted}`, which `{base.name}` does not have"
+        known = listed(sorted(declared_hypers(base.hypers)))
+        report("missing-hyper", message, applied.term.span, f"the base's hypers are {known or 'none'}")
+    return modifier
 
 
 def _declared(optimizer: nodes.Optimizer, modifier: nodes.Modifier) -> nodes.Optimizer:
@@ -138,7 +151,7 @@ def _stages(modifiers: Sequence[Applied], report: Report) -> None:
     for stage in ORDER:
         users = [a for a in modifiers for h in a.modifier.hooks if isinstance(h, nodes.Hook) and h.stage == stage]
         if stage in ALONE:
-            for second in users[1:]:
+            for second in (a for a in users[1:] if a is not users[0]):
                 message = f"`{second.term.name}` and `{users[0].term.name}` both act in the stage `{stage}`, which takes one"
                 report("stage-taken", message, second.term.span, "leave one of them out")
 
@@ -256,7 +269,7 @@ def _placed(
     end = theta_line(base.step) or 0
     for applied in modifiers:
         for hook in applied.modifier.hooks:
-            if isinstance(hook, nodes.Rewrite):
+            if isinstance(hook, nodes.Rewrite) or hook.stage == STAGE:
                 continue
             wishes = [hook.point] if hook.otherwise is None else [hook.point, hook.otherwise]
             given = [p for p in wishes if p in ("g", "theta") or last_binding(base.step, p, end) is not None]

@@ -11,6 +11,7 @@ from optc.dsl.functions import BUILTINS
 from optc.dsl.scope import walk
 
 N = TypeVar("N", bound=nodes.Node)
+P = TypeVar("P", nodes.Modifier, nodes.Schedule)
 
 Change: TypeAlias = Callable[[nodes.Node, nodes.Node], "nodes.Node | tuple[nodes.Node, ...]"]
 """From a node whose parts have been changed, and the node as it was, to what takes its place; an item may become several."""
@@ -213,3 +214,23 @@ def before_stops(body: tuple[nodes.Statement, ...], lines: tuple[nodes.Statement
             case _:
                 found.append(statement)
     return tuple(found)
+
+
+def called_by(defines: tuple[nodes.Define, ...], part: nodes.Node) -> tuple[nodes.Define, ...]:
+    """The functions that a part calls, directly or through others."""
+    known = {define.name: define for define in defines}
+    wanted: set[str] = set()
+    pending = called(part)
+    while pending:
+        name = pending.pop()
+        if name in known and name not in wanted:
+            wanted.add(name)
+            pending |= called(known[name])
+    return tuple(define for define in defines if define.name in wanted)
+
+
+def self_contained(part: P, beside: tuple[nodes.Define, ...]) -> P:
+    """The modifier or schedule with the functions beside it in its file that it calls."""
+    own = {define.name for define in part.defines}
+    taken: tuple[nodes.Define, ...] = called_by(tuple(define for define in beside if define.name not in own), part)
+    return replace(part, defines=(*taken, *part.defines)) if taken else part

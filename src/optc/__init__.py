@@ -6,6 +6,7 @@
     Cautious = optc.compile("adamw", modifiers=["cautious"])    # a shipped or own one, changed by modifiers
     Small = optc.compile("adamw", storing={"m": "dynamic8", "v": "udynamic8"})    # its states in 8 bits
     theirs.load_state_dict(optc.export_state(optimizer, "bitsandbytes"))    # an optimizer of that library goes on
+    scheduler = optc.schedule("cosine", T=1000, warmup=100).on(optimizer)    # or compiled in, as a modifier of that name
 
 Importing `optc` is cheap: PyTorch and the compiler are imported when they are first used.
 """
@@ -20,10 +21,11 @@ from optc.dsl.errors import OptcError, SpecError
 
 if TYPE_CHECKING:
     from optc.runtime import Optimizer, ParamsT
+    from optc.runtime.schedules import Schedule
 
 __version__ = "0.1.0"
 
-__all__ = ["OptcError", "SpecError", "__version__", "available", "compile", "create", "export_state"]
+__all__ = ["OptcError", "SpecError", "__version__", "available", "compile", "create", "export_state", "schedule"]
 
 
 def compile(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapping[str, str] | None = None) -> type[Any]:
@@ -57,6 +59,20 @@ def create(name: str, params: ParamsT, **hypers: Any) -> Optimizer:
     from optc.runtime import create
 
     return create(name, params, **hypers)
+
+
+def schedule(spec: str | Path, /, **hypers: Any) -> Schedule:
+    """A schedule of the learning rate: a shipped one by name, one of an `.opt` file or its text, or a chain.
+
+        schedule("cosine", T=1000, warmup=100)
+        schedule("ramp(T = 100, first = 0.1) for 100, cosine(T = 900)")
+
+    It is a function of the steps done, `schedule(n, base)`, and `schedule.on(optimizer)` is a torch scheduler.
+    Raises ValueError for an unknown name, with near ones, and for hypers out of range, SpecError with every mistake in a text.
+    """
+    from optc.runtime.schedule_registry import schedule as made
+
+    return made(spec, **hypers)
 
 
 def export_state(optimizer: Optimizer, library: Literal["bitsandbytes", "torchao"]) -> dict[str, Any]:

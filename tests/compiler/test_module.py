@@ -13,7 +13,7 @@ import pytest
 from optc.compiler.compose.expand import expand
 from optc.compiler.compose.library import named, shipped
 from optc.compiler.digest import compiler_digest, text_digest
-from optc.compiler.module import edited_by_hand
+from optc.compiler.module_parts import edited_by_hand
 from optc.compiler.pipeline import compile_source
 from optc.compiler.write import why_stale, write_module
 from optc.dsl.read import read
@@ -75,7 +75,8 @@ def test_header_tells_what_it_was_made_from() -> None:
 
 def test_any_edit_is_noticed(tmp_path: Path) -> None:
     source = read(ROOT / "specs/adam/adamw.opt")
-    path = write_module(compile_source(source), tmp_path)
+    compilation = compile_source(source)
+    path = write_module(compilation.module_name, compilation.module, tmp_path)
     text = path.read_text(encoding="utf-8")
     assert not edited_by_hand(text)
     assert why_stale(path, source) is None

@@ -222,7 +222,7 @@ optimizer X:
     assert optimizer.cites == ("A. Author # 1", "https://a.b/c#d")
     assert optimizer.states == (State("P", ONE, "mu_product", "tensor"), State("Q", ONE, "q", "row"))
     assert optimizer.hypers == (
-        Hyper("d0", Number(1e-6), "D", True, Interval(ZERO, INF, False, False, False), "t"),
+        Hyper("d0", Number(1e-6), "D", True, domain=Interval(ZERO, INF, False, False, False), text="t"),
         Hyper("c", Text("a"), domain=Choice(("a", "b"))),
         Hyper("T", Nothing(), domain=Interval(ONE, INF, True, False, True)),
         Hyper(

@@ -108,22 +108,29 @@ def host_arguments(procedure: ProcedurePlan, plan: Plan) -> tuple[str, ...]:
     return tuple(n for n in order if n in wanted)
 
 
-def block(body: Iterable[Statement], spelled: Dialect, source: Source, indent: str) -> Iterable[str]:
+def block(body: Iterable[Statement], spelled: Dialect, source: Source, indent: str = "") -> Iterable[str]:
+    """Statements as lines of Python, each with the line of the spec that it stands for."""
     for statement in body:
         comment = line_comment(statement, source)
         match statement:
             case Let(target=target, value=value) | Store(target=target, value=value):
                 yield f"{indent}{spelled.name(target)} = {top(value, spelled)}{comment}"
             case Branch():
-                then, otherwise, condition = statement.then, statement.otherwise, statement.condition
-                if not then:  # only the other side has host code
-                    then, otherwise = otherwise, ()
-                    condition = Apply("not", (condition,), condition.type, condition.span)
-                yield f"{indent}if {top(condition, spelled)}:{comment}"
-                yield from block(then, spelled, source, indent + INDENT)
-                if otherwise:
-                    yield f"{indent}else:"
-                    yield from block(otherwise, spelled, source, indent + INDENT)
+                yield from _conditional(statement, spelled, source, indent, "if")
+
+
+def _conditional(branch: Branch, spelled: Dialect, source: Source, indent: str, word: str) -> Iterable[str]:
+    then, otherwise, condition = branch.then, branch.otherwise, branch.condition
+    if not then:  # only the other side has host code
+        then, otherwise = otherwise, ()
+        condition = Apply("not", (condition,), condition.type, condition.span)
+    yield f"{indent}{word} {top(condition, spelled)}:{line_comment(branch, source)}"
+    yield from block(then, spelled, source, indent + INDENT)
+    if len(otherwise) == 1 and isinstance(otherwise[0], Branch):
+        yield from _conditional(otherwise[0], spelled, source, indent, "elif")
+    elif otherwise:
+        yield f"{indent}else:"
+        yield from block(otherwise, spelled, source, indent + INDENT)
 
 
 def top(expression: Expression, spelled: Dialect) -> str:

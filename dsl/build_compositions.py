@@ -183,7 +183,15 @@ class CompositionRules(Rules):
         return nodes.Scheduled(cast(Any, str(parts[0])), parts[1], span=span)
 
     def on_link(self, parts: list[Any], span: Span) -> nodes.Link:
-        return nodes.Link(parts[0], parts[1] if len(parts) > 1 else None, span=span)
+        steps = parts[1] if len(parts) > 1 else None
+        if steps is not None:
+            before = len(self.diagnostics)
+            self.constant(steps, "a number of steps")
+            whole = isinstance(steps, nodes.Number) and float(steps.value).is_integer() and steps.value >= 1
+            if len(self.diagnostics) == before and not whole:
+                message = "a schedule lasts a whole number of steps, at least 1"
+                self.report("link-steps", message, steps.span, f"write `{parts[0].name} for 1000`")
+        return nodes.Link(parts[0], steps, span=span)
 
     def on_chain_head(self, parts: list[Any], span: Span) -> Clause:
         self.mark("chain", span)

@@ -8,18 +8,15 @@ from optc.dsl import nodes
 from optc.dsl.calls import block_condition, bound_names
 from optc.dsl.implication import negation
 from optc.dsl.infer import Inference
-from optc.dsl.kinds import SCALARS, Extent, Sort, Type
+from optc.dsl.kinds import SCALARS, Extent, Sort
 from optc.dsl.names import RESERVED_NAMES
+from optc.dsl.periods import due
 from optc.dsl.picking import combine
 from optc.dsl.program import (
     GRADIENT,
-    STEP,
     THETA,
-    Apply,
     Branch,
-    Constant,
     Expression,
-    HyperKind,
     Let,
     Read,
     Role,
@@ -31,7 +28,7 @@ from optc.dsl.program import (
 from optc.dsl.reducing import NARROWER
 from optc.dsl.scope import MAX_DEPTH, Env, Local
 from optc.dsl.source import Span
-from optc.dsl.typing_rules import constant, joined, varying
+from optc.dsl.typing_rules import joined, varying
 
 
 class ProcedureChecker:
@@ -95,7 +92,7 @@ class ProcedureChecker:
                     condition = block_condition(self._inference, node.condition, env)
                     ended |= self._branch(node, condition, node.then, node.otherwise, env)
                 case nodes.Every():
-                    ended |= self._branch(node, self._due(node, env), node.body, (), env)
+                    ended |= self._branch(node, due(self._inference, node, env), node.body, (), env)
                 case nodes.Stop():
                     result.append(Stop(node.span))
                     ended = True
@@ -370,41 +367,3 @@ class ProcedureChecker:
             if value.type.static:  # it had no line of its own, as it stood for itself
                 body.append(Let(symbol, value, span))
         return Read(symbol, replace(kind, static=False), span)
-
-    # --- every ----------------------------------------------------------------------------------------------------------------
-
-    def _due(self, node: nodes.Every, env: Env) -> Expression | None:
-        """`every k from s` as a condition on `t`."""
-        period = self._whole(node.period, 1, "the period", env)
-        start = None if node.start is None else self._whole(node.start, 0, "the start", env)
-        if period is None or (node.start is not None and start is None):
-            return None
-        span = node.period.span
-        count = Type(Sort.REAL, Extent.TENSOR, host=True)
-        test = Type(Sort.BOOL, Extent.TENSOR, host=True)
-        t: Expression = Read(STEP, count, span)
-        turns = t if start is None else Apply("sub", (t, start), count, span)
-        due = Apply("eq", (Apply("mod", (turns, period), count, span), constant(0, span)), test, span)
-        if start is None:
-            return due
-        return Apply("and", (Apply("ge", (t, start), test, span), due), test, span)
-
-    def _whole(self, node: nodes.Expression, least: int, what: str, env: Env) -> Expression | None:
-        """A whole number of at least `least`: a literal, or a hyper whose domain says so."""
-        value = self._inference.number(node, env)
-        if value is None:
-            return None
-        hint = f"write a whole number of at least {least}, or a hyper `in int [{least}, inf)`"
-        right = False
-        if isinstance(value, Read) and value.symbol.role is Role.HYPER:
-            entry = self._context.hypers[value.symbol.name]
-            hyper = entry.hyper
-            right = (
-                hyper is not None and hyper.kind is HyperKind.INTEGER and hyper.bounds is not None and hyper.bounds.low >= least
-            )
-        elif isinstance(value, Constant) and isinstance(value.value, (int, float)):
-            right = float(value.value).is_integer() and value.value >= least
-        if not right:
-            self._context.error("every-period", f"{what} of `every` must be a whole number, at least {least}", value.span, hint)
-            return None
-        return value

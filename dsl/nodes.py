@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from optc.dsl.code import (
+from optc.dsl.statements import (
     Assign as Assign,
     Binary as Binary,
     BinaryOperator as BinaryOperator,

@@ -22,37 +22,43 @@ class Scheduler(LRScheduler):
         if not isinstance(schedule, Schedule):
             raise TypeError(f"a scheduler needs a schedule, not {type(schedule).__name__}")
         self.schedule = schedule
-        self._set: list[float] = []
-        self._momenta: list[float] = [_momentum(group) or 0.0 for group in optimizer.param_groups]
+        self._set: list[float | None] = []  # the rates that this scheduler has set last
+        self._factors: list[float] = []
+        for group in optimizer.param_groups if schedule.has_momentum else ():
+            if (momentum := _momentum(group)) is not None:
+                group.setdefault("initial_momentum", momentum)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:
         """The rates after `last_epoch` steps, with the factors that others have put on those before."""
         groups = self.optimizer.param_groups
-        present = [float(group["lr"]) for group in groups]
-        factors = [1.0] * len(groups)
-        if self.last_epoch > 0 and len(self._set) == len(groups):
-            factors = [now / then if then else 1.0 for now, then in zip(present, self._set, strict=True)]
+        if self.last_epoch <= 0:  # torch may start a schedule more than once, and sets the rates back in between
+            self._set, self._factors = [], []
+        new = len(groups) - len(self._factors)  # groups that were added since
+        self._factors += [1.0] * new
+        self._set += [None] * new
         values: list[float | Tensor] = []
-        self._set = []
-        for number, (base, factor) in enumerate(zip(self.base_lrs, factors, strict=True)):
-            value = self.schedule(self.last_epoch, float(base)) * factor
-            self._set.append(value)
+        for number, (group, base) in enumerate(zip(groups, self.base_lrs, strict=True)):
+            present, before = float(group["lr"]), self._set[number]
+            if before and present != before:
+                self._factors[number] *= present / before
+            value = self.schedule(self.last_epoch, float(base)) * self._factors[number]
+            self._set[number] = value
             values.append(value)
             self._give_momentum(number)
         return values
 
     def _get_closed_form_lr(self) -> list[float | Tensor]:
         """As `get_lr`, whatever the rates were before: torch asks for it where it sets the number of steps."""
-        self._set = []
+        self._set, self._factors = [], []
         return self.get_lr()
 
     def _give_momentum(self, number: int) -> None:
         group = self.optimizer.param_groups[number]
-        base = self._momenta[number] if number < len(self._momenta) else (_momentum(group) or 0.0)
-        value = self.schedule.momentum(self.last_epoch, base)
-        if value is None or _momentum(group) is None:
+        present = _momentum(group)
+        if present is None or not self.schedule.has_momentum:
             return
+        value = self.schedule.momentum(self.last_epoch, group.setdefault("initial_momentum", present))
         if "betas" in group:
             group["betas"] = (value, *group["betas"][1:])
         else:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from optc.runtime import hypers as hypers_
 from optc.runtime.schema import Hyper, Require
@@ -49,11 +49,15 @@ class Schedule:
     _given: Mapping[str, Any]
     _numbers: Mapping[str, Any]
 
-    def __init__(self, **given: Any) -> None:
-        known = [hyper.key for hyper in self.hypers]
-        for key in given:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Turns down misspelt keywords, with a hint."""
+        known = [hyper.key for hyper in cls.hypers]
+        for key in kwargs:
             if key not in known:
-                raise hypers_.unknown_keyword(type(self).__name__, key, known)
+                raise hypers_.unknown_keyword(cls.__name__, key, known)
+        return super().__new__(cls)
+
+    def __init__(self, **given: Any) -> None:
         full = {hyper.key: _filled(hyper, given.get(hyper.key, _default(hyper))) for hyper in self.hypers}
         numbers = hypers_.validate(_Named(type(self).__name__, self.hypers, self.requires), full)
         object.__setattr__(self, "_given", full)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from optc.compiler.compose.fold import cleaned, fixed
+from optc.compiler.compose.fold import cleaned, fixed, never_none
 from optc.compiler.compose.stages import Applied, Report
 from optc.compiler.compose.tree import substituted, values_of
 from optc.dsl import nodes
@@ -113,7 +113,13 @@ def _with_default(part: Part, argument: nodes.Argument, report: Report) -> Part:
             return hyper
         return _changed(hyper, argument, report)
 
-    return replace(part, hypers=tuple(map(change, part.hypers)))
+    result = replace(part, hypers=tuple(map(change, part.hypers)))
+    there = [new.name for new, old in zip(result.hypers, part.hypers, strict=True) if _optional(old) and not _optional(new)]
+    return never_none(result, there)
+
+
+def _optional(hyper: nodes.Hyper) -> bool:
+    return isinstance(hyper.default, nodes.Nothing)
 
 
 def _changed(hyper: nodes.Hyper, argument: nodes.Argument, report: Report) -> nodes.Hyper:
@@ -124,6 +130,9 @@ def _changed(hyper: nodes.Hyper, argument: nodes.Argument, report: Report) -> no
             return hyper
         return replace(hyper, default=value) if _fits(hyper, elements, value, report) else hyper
     if isinstance(value, tuple):
+        rest = [element.default for element in elements[len(value) :]]
+        if all(default == nodes.Name("inf") for default in rest):  # what never comes may be left out
+            value = (*value, *rest)
         if argument.name not in (hyper.name, hyper.outside) or len(value) != len(elements):
             message = f"`{argument.name}` takes {len(elements)} values in brackets, {len(value)} given"
             if argument.name not in (hyper.name, hyper.outside):

@@ -68,10 +68,9 @@ def joined(chain: nodes.Chain, find: Find) -> nodes.Schedule | None:
         values = {e.name: e.default for hyper in part.hypers for e in _elements(hyper)}
         constant = replace(fixed(part, values), hypers=(), requires=())
         names = {d.name: _free(f"{d.name}_{number}", taken) for d in constant.defines}
-        own = {v.target: function_of(v, _free(f"{v.target}_{number}", taken)) for v in constant.values}
-        defines += [renamed_calls(define, names) for define in constant.defines]
-        functions.append({target: renamed_calls(define, names) for target, define in own.items()})
-        defines += functions[-1].values()
+        own = (renamed_calls(value, names) for value in constant.values)
+        functions.append({v.target: function_of(v, _free(f"{v.target}_{number}", taken)) for v in own})
+        defines += [*(renamed_calls(define, names) for define in constant.defines), *functions[-1].values()]
     targets = [target for target in ("lr", "momentum") if any(target in own for own in functions)]
     ends = [link.steps for link in chain.links]
     values_ = tuple(nodes.Scheduled(_target(t), tuple(_pieces([own.get(t) for own in functions], ends))) for t in targets)

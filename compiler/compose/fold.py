@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -38,6 +38,21 @@ def fixed(part: Part, values: Mapping[str, nodes.Expression]) -> Part:
         pending = _constants(result, part)
         result = _without_lines(result, set(pending))
     return result
+
+
+def never_none(part: Part, names: Collection[str]) -> Part:
+    """The part with what asks whether these hypers are `none` decided: they are not."""
+    if not names:
+        return part
+
+    def change(new: nodes.Node, old: nodes.Node) -> nodes.Node:
+        if isinstance(new, nodes.Binary) and new.operator in ("==", "!="):
+            sides = ((new.left, new.right), (new.right, new.left))
+            if any(isinstance(a, nodes.Name) and a.id in names and isinstance(b, nodes.Nothing) for a, b in sides):
+                return nodes.Boolean(new.operator == "!=", span=new.span)
+        return new
+
+    return _folded(transformed(part, change), part, set())
 
 
 def _put(part: Part, values: Mapping[str, nodes.Expression]) -> Part:

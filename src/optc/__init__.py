@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from optc.dsl.errors import OptcError, SpecError
 
 if TYPE_CHECKING:
+    from optc import schedules as schedules
     from optc.runtime import Optimizer, ParamsT
     from optc.runtime.schedules import Schedule
 
@@ -85,3 +86,12 @@ def export_state(optimizer: Optimizer, library: Literal["bitsandbytes", "torchao
     from optc.runtime import export_state
 
     return export_state(optimizer, library)
+
+
+def __getattr__(name: str) -> Any:
+    """`optc.schedules` without an import of its own."""
+    if name != "schedules":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return import_module("optc.schedules")

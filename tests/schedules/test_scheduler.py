@@ -161,7 +161,7 @@ def test_chains_of_chains() -> None:
     [
         (lambda: schedules.Cosine(T=0), ValueError, r"Cosine: T = 0, but it must be a whole number in \[1, inf\)"),
         (
-            lambda: schedules.Cosine(**{"warmpu": 3}),
+            lambda: optc.schedule("cosine", warmpu=3),
             TypeError,
             r"Cosine\(\) has no keyword argument 'warmpu': did you mean 'warmup'",
         ),

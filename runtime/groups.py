@@ -170,7 +170,7 @@ def split(
         taken.append(
             replace(entry, options={**options, **entry.options}, origin=(last if which is None else which, *entry.origin))
         )
-    return _grouped(taken, frozen), left
+    return [] if left else _grouped(taken, frozen), left
 
 
 def named(params: Any, *, frozen: bool = False) -> Any:

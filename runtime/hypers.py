@@ -67,10 +67,13 @@ _NEAR = 0.85
 
 
 def validate_group(schema: Schema, defaults: Mapping[str, Any], group: Mapping[str, Any], label: str) -> None:
-    """Checks a new group. Raises ValueError that names the group for what it says itself."""
+    """Checks a new group. Raises ValueError that names the group for what it says itself.
+
+    A key that is all but a hyper is a slip, unless the group was another optimizer's and has its hypers: all have `maximize`.
+    """
     validate(schema, defaults)
     known = [hyper.key for hyper in schema.hypers]
-    for key in group:
+    for key in group if "maximize" not in group else ():
         near = difflib.get_close_matches(str(key), known, 1, _NEAR) if key not in defaults else []
         if near:
             raise ValueError(f"{schema.name}: {label} has {key!r}: did you mean {near[0]!r}?")

@@ -36,7 +36,7 @@ def _unknown(item: Any, named: Iterable[str]) -> str:
     if isinstance(item, Tensor):
         return f"a tensor of shape {tuple(item.shape)}: it is no parameter of this optimizer"
     if not isinstance(item, str):
-        return f"a {type(item).__name__}: give parameters or their names"
+        return f"{item!r}: give parameters or their names"
     known = list(named)
     if not known:
         return f"{item!r}: the parameters of this optimizer have no names, give the parameter itself"

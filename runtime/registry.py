@@ -8,10 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from optc.runtime.schema import Schema
-
 if TYPE_CHECKING:
     from optc.runtime.optimizer import Optimizer
+    from optc.runtime.schema import Schema
 
 Type: TypeAlias = "str | type[Optimizer]"
 """What an optimizer is called by: a name, a composition, or a class."""

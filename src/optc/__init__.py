@@ -30,12 +30,15 @@ __version__ = "0.1.0"
 __all__ = ["OptcError", "SpecError", "__version__", "available", "compile", "create", "export_state", "groups", "route"]
 
 
-def __getattr__(name: str) -> Any:
-    if name != "groups":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from optc.runtime import groups
+if not TYPE_CHECKING:  # a type checker would take every name for one of these
 
-    return groups
+    def __getattr__(name: str) -> Any:
+        """`optc.groups`, imported when it is first used."""
+        if name != "groups":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from optc.runtime import groups
+
+        return groups
 
 
 def compile(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapping[str, str] | None = None) -> type[Any]:

@@ -325,9 +325,9 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "no rule": (lambda: groups.override(SMALL, {3: {}}), TypeError, "rule 0 must be a pattern, a function .* or a tuple"),
     "no pair": (lambda: groups.override(SMALL, ["0.*"]), TypeError, "rule 0 must be a pair .* not '0.\\*'"),  # type: ignore[list-item]
-    "no options": (lambda: groups.override(SMALL, {"0.*": 0.1}), TypeError, "a dict of options"),  # type: ignore[dict-item]
+    "no options": (lambda: groups.override(SMALL, {"0.*": 0.1}), TypeError, "a dict of options"),  # type: ignore[arg-type]
     "no names": (lambda: groups.no_decay(SMALL.parameters(), 0.1), TypeError, "have no names: give the model or its named_par"),  # type: ignore[arg-type]
-    "one tensor": (lambda: groups.no_decay(torch.ones(2), 0.1), TypeError, "not of one tensor"),  # type: ignore[arg-type]
+    "one tensor": (lambda: groups.no_decay(torch.ones(2), 0.1), TypeError, "not of one tensor"),
     "nothing": (lambda: groups.no_decay(WITHOUT, 0.1), ValueError, "there are no parameters to group"),
     "an empty model": (lambda: groups.no_decay(nn.ReLU(), 0.1), ValueError, "this ReLU has no parameters to group"),
     "no group": (lambda: groups.no_decay([{"lr": 1.0}], 0.1), TypeError, "group 0 must be a dict with `params`"),
@@ -372,6 +372,8 @@ def test_optimizers_name_the_group_that_is_wrong() -> None:
         AdamW(groups.override(Vit(1), {"*": {"weigth_decay": 0.1}}))
     with pytest.raises(ValueError, match=r"lr = -1.0, but it must be a number in \[0, inf\)$"):
         AdamW(groups.no_decay(Vit(1), 0.1), lr=-1.0)
+    assert AdamW(torch.optim.SGD([nn.Parameter(torch.ones(2))]).param_groups), "with what was another optimizer's"
+    assert optc.create("adgd", torch.optim.SGD([nn.Parameter(torch.ones(2))], dampening=0.5).param_groups)
     optimizer = AdamW(groups.no_decay(Vit(1), 0.1))
     optimizer.param_groups[1]["eps"] = -1.0
     with pytest.raises(ValueError, match=r"eps = -1.0, .* \(group 1: 'cls_token', 'pos_embed', …\)"):

@@ -96,7 +96,7 @@ def no_decay(
 
 def layerwise(
     params: Params,
-    lr: float,
+    lr: float | Tensor,
     decay: float = 0.75,
     *,
     depth: Depth | None = None,
@@ -108,8 +108,8 @@ def layerwise(
     """Groups whose learning rates fall with the distance from the output: lr·decay^(last - depth), as in ELECTRA and BEiT.
 
     Depth 0 is all before the blocks (embeddings), block i has i + 1, and all behind them (norm, head) the last. Blocks are
-    numbered in names: the first number behind `blocks`, `layers`, `layer`, `h`, `stages` and their kin (`blocks.3.`,
-    `encoder.layer.3.`). Several lists of blocks follow one another; what lies between them is as deep as the block before it.
+    numbered in names: the first number behind `blocks`, `layers`, `layer`, `h` and their kin (`blocks.3.`, `encoder.layer.3.`,
+    `stages.1.blocks.3.`). Several lists of blocks follow one another; what lies between them is as deep as the block before.
     Otherwise `depth` says it: a function from a name to a whole number of 0 or above, the largest of which is the last.
 
     `lr`: of the last, in [0, inf). `decay`: in (0, 1]. With a `weight_decay`, `no_decay` applies as well, with `embeddings` and
@@ -122,7 +122,8 @@ def layerwise(
     entries, model = _read(params)
     found = depths([entry.name for entry in entries], depth)
     last = max(found, default=0)
-    entries = [e.takes({"lr": lr * decay ** (last - n)}, n) for e, n in zip(entries, found, strict=True)]
+    rates = {n: lr * decay ** (last - n) for n in set(found)}
+    entries = [e.takes({"lr": rates[n]}, n) for e, n in zip(entries, found, strict=True)]
     if weight_decay is not None:
         entries = _without_decay(entries, model, weight_decay, embeddings, also)
     return _grouped(entries, frozen)
@@ -238,6 +239,8 @@ def _selected(entries: Sequence[Entry], rule: Rule, label: str) -> list[bool]:
         if not any(hits):
             raise ValueError(f"{label} ({_shown(single)}) holds for no parameter: {_near(single, entries)}")
         held = [a or b for a, b in zip(held, hits, strict=True)]
+    if not any(held):
+        raise ValueError(f"{label} is an empty tuple, which holds for no parameter")
     return held
 
 

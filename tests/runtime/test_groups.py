@@ -209,8 +209,16 @@ NAMED: dict[str, dict[str, int]] = {
         "decoder.final_layer_norm.weight": 5, "lm_head.weight": 5,
     },
     "swin": {
-        "patch_embed.proj.weight": 0, "layers.0.blocks.0.mlp.weight": 1, "layers.0.blocks.1.mlp.weight": 1,
-        "layers.1.blocks.0.mlp.weight": 2, "head.fc.weight": 3,
+        "patch_embed.proj.weight": 0, "layers.0.blocks.0.mlp.weight": 1, "layers.0.blocks.1.mlp.weight": 2,
+        "layers.0.downsample.weight": 2, "layers.1.blocks.0.mlp.layers.0.weight": 3, "head.fc.weight": 4,
+    },
+    "convnext": {
+        "encoder.embed.weight": 0, "encoder.stages.0.layers.0.weight": 1, "encoder.stages.1.downsampling_layer.1.weight": 2,
+        "encoder.stages.1.layers.0.weight": 2, "encoder.stages.1.layers.10.weight": 12, "classifier.weight": 13,
+    },
+    "resnet": {
+        "conv1.weight": 0, "layer1.0.conv1.weight": 1, "layer1.1.conv1.weight": 2, "layer2.0.downsample.0.weight": 3,
+        "fc.weight": 4,
     },
     "wrapped": {"module.embed.weight": 0, "module.blocks.0.weight": 1, "module.head.0.weight": 2},
     "gaps": {"blocks.0.weight": 1, "blocks.4.weight": 5, "head.weight": 6},
@@ -237,6 +245,11 @@ def test_depths_of_ones_own() -> None:
     model = nn.ModuleDict({"stem": nn.Linear(2, 2), "layer1": nn.Linear(2, 2), "fc": nn.Linear(2, 2)})
     found = by_name(groups.layerwise(model, 0.1, 0.5, depth=lambda name: {"s": 0, "l": 2, "f": 3}[name[0]]), "lr")
     assert found["stem.weight"] == 0.1 * 0.5**3 and found["layer1.bias"] == 0.1 * 0.5 and found["fc.weight"] == 0.1
+
+
+def test_a_tensor_as_learning_rate_is_one_for_each_depth() -> None:
+    found = groups.layerwise(Vit(2), torch.tensor(1.0), 0.5)
+    assert len(found) == 4 and [float(group["lr"]) for group in found] == [0.125, 0.25, 0.5, 1.0]
 
 
 def test_torchs_schedulers_drive_layerwise_groups() -> None:
@@ -323,6 +336,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"`also` \('2.\*'\) holds for no parameter",
     ),
+    "an empty rule": (lambda: groups.override(SMALL, {(): {}}), ValueError, "rule 0 is an empty tuple, which holds for no"),
     "no rule": (lambda: groups.override(SMALL, {3: {}}), TypeError, "rule 0 must be a pattern, a function .* or a tuple"),
     "no pair": (lambda: groups.override(SMALL, ["0.*"]), TypeError, "rule 0 must be a pair .* not '0.\\*'"),  # type: ignore[list-item]
     "no options": (lambda: groups.override(SMALL, {"0.*": 0.1}), TypeError, "a dict of options"),  # type: ignore[arg-type]

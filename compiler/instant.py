@@ -10,16 +10,20 @@ from __future__ import annotations
 import linecache
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from optc.compiler.compose.expand import Expanded, expand, with_modifiers
-from optc.compiler.compose.library import named, shipped
+from optc.compiler.compose.expand import Expanded, expand, expand_derived, with_modifiers
+from optc.compiler.compose.library import Library, named, shipped
 from optc.compiler.digest import compiler_digest, text_digest
 from optc.compiler.pipeline import compile_expanded
 from optc.compiler.schedules import written_out
+from optc.dsl import nodes
 from optc.dsl.errors import OptcError
+from optc.dsl.parse import parse_file
 from optc.dsl.read import decode, read
 from optc.dsl.source import Source
 
@@ -43,7 +47,33 @@ def compile_class(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapp
         modifiers = (modifiers,)
     source = _source(spec)
     clauses = [f"{state}: {storage}" for state, storage in (storing or {}).items()]
-    expanded = with_modifiers(source, modifiers, clauses) if modifiers or clauses else expand(source)
+    return _class_of(with_modifiers(source, modifiers, clauses) if modifiers or clauses else expand(source))
+
+
+@cache
+def compile_composition(text: str) -> type[Optimizer]:
+    """The optimizer class of a composition of shipped parts, as behind `optimizer NAME =`: `AdamW8bit + lookahead(k = 6)`.
+
+    Raises SpecError for what cannot be read or combined.
+    """
+    source = Source("<composition>", f"optimizer Composed = {text}\n")
+    derived = parse_file(source).optimizer
+    if not isinstance(derived, nodes.Derived):
+        raise OptcError(f"{text!r}: is no composition, such as `AdamW + lookahead(k = 6)`")
+    return _class_of(expand_derived(replace(derived, name=_called(derived)), source, Library()))
+
+
+def _called(derived: nodes.Derived) -> str:
+    """The name of a composition that has none: CautiousAdamW, AdamW_betas_without_amsgrad, AdamW_m_dynamic8."""
+    base = derived.base
+    words = ["".join(word.capitalize() for term in derived.modifiers for word in term.name.split("_")) + base.name]
+    if not derived.modifiers:
+        words += [argument.name for argument in base.arguments if argument.name is not None]
+        words += ["without", *(name.id for name in base.without)] if base.without else []
+    return "_".join((*words, *(word for kept in derived.storing for word in (kept.state, kept.storage))))
+
+
+def _class_of(expanded: Expanded) -> type[Optimizer]:
     key = text_digest(expanded.source.text + compiler_digest())
     if key not in _classes:
         _classes[key] = _load(expanded, key)

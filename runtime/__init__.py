@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from optc.runtime.export import export_state
     from optc.runtime.optimizer import Optimizer
     from optc.runtime.registry import available, create
+    from optc.runtime.routing import Routed, route
 
-__all__ = ["BackendUnavailable", "Optimizer", "ParamsT", "available", "create", "export_state"]
+__all__ = ["BackendUnavailable", "Optimizer", "ParamsT", "Routed", "available", "create", "export_state", "route"]
 
 _PLACES = {
     "BackendUnavailable": "optc.runtime.backend",
     "Optimizer": "optc.runtime.optimizer",
     "ParamsT": "torch.optim.optimizer",
+    "Routed": "optc.runtime.routing",
     "available": "optc.runtime.registry",
     "create": "optc.runtime.registry",
     "export_state": "optc.runtime.export",
+    "route": "optc.runtime.routing",
 }
 
 

@@ -13,8 +13,9 @@ import difflib
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,40 +34,98 @@ from optc.runtime.storage import kept_dtype, readable
 _MOST_SHOWN = 10
 
 
-def unshared(schema: Schema, packed: Mapping[str, Any]) -> dict[str, Any]:
+Parts: TypeAlias = Sequence[tuple[Schema, Sequence[int]]]
+"""The schemas of an optimizer, and which groups, by their numbers, each of them has."""
+
+
+def unshared(parts: Parts, packed: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict whose step counts and host states belong to one parameter each, numbers of the model to one group each."""
-    scalars = {states.STEP, *(state.key for state in schema.states if state.host)}
-    slots = {
-        index: {key: entry.clone() if key in scalars and isinstance(entry, Tensor) else entry for key, entry in slot.items()}
-        for index, slot in packed["state"].items()
-    }
-    own = {state.key for state in schema.of_model}
-    groups = [
-        {key: entry.clone() if key in own and isinstance(entry, Tensor) else entry for key, entry in group.items()}
-        for group in packed["param_groups"]
-    ]
-    return {**packed, "state": slots, "param_groups": told(schema, groups)}
+    slots, groups = dict(packed["state"]), list(packed["param_groups"])
+    for schema, numbers in parts:
+        scalars = {states.STEP, *(state.key for state in schema.states if state.host)}
+        own = {state.key for state in schema.of_model}
+        for number in numbers:
+            for index in groups[number]["params"]:
+                if index in slots:
+                    slots[index] = _cloned(slots[index], scalars)
+            groups[number] = told(schema, _cloned(groups[number], own))
+    return {**packed, "state": slots, "param_groups": groups}
 
 
-def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
-    """Puts a state dict into an `optc.runtime.Optimizer`. Raises ValueError with all that does not fit."""
+def _cloned(entries: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: entry.clone() if key in keys and isinstance(entry, Tensor) else entry for key, entry in entries.items()}
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a file has for an optimizer; `problems`: what does not fit, `changes`: what is kept otherwise here."""
+
+    groups: list[dict[str, Any]]
+    slots: defaultdict[Tensor, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
+    problems: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    known: set[int | str] = field(default_factory=set)
+
+
+def load(
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    parts: Parts,
+    state_dict: Mapping[str, Any],
+    fits: Callable[[Sequence[Mapping[str, Any]]], None] = lambda groups: None,
+) -> None:
+    """Puts a state dict into an optimizer, called `name`. Raises ValueError with all that does not fit.
+
+    `fits` looks at the groups of the file first, and raises where the others need not be looked at.
+    """
     packed = dict(state_dict)
     for before in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = before(optimizer, packed)
         packed = packed if replaced is None else dict(replaced)
-    present: list[dict[str, Any]] = optimizer.param_groups
-    schema: Schema = optimizer.schema
-    saved = _matching_groups(schema, present, packed)
-    problems: list[str] = []
-    foreign = Foreign.of(schema, packed["state"], problems)
+    present = optimizer.param_groups
+    saved = _well_formed(name, packed)
+    fits(saved)
+    have, want = [len(g["params"]) for g in saved], [len(g["params"]) for g in present]
+    if have != want:
+        raise ValueError(f"the loaded state dict has groups of {have} parameters, this {name} of {want}")
+    found = _Found(list(present))
+    for schema, numbers in parts:
+        _read(schema, numbers, present, saved, packed["state"], found)
+    problems = found.problems
+    if not problems:
+        problems += [f"state for {index!r}, which no group has" for index in packed["state"] if index not in found.known]
+    if problems:
+        more = [f"… and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
+        lines = [f"this state dict does not fit {name}, nothing was loaded:", *problems[:_MOST_SHOWN], *more]
+        raise ValueError("\n  ".join(lines))
+    for message in dict.fromkeys(found.changes):
+        warnings.warn(f"{name}: {message}", stacklevel=stacklevel())
+    for group, old in zip(found.groups, present, strict=True):
+        _keep_tensors(group, old)
+    optimizer.__setstate__({"state": found.slots, "param_groups": found.groups})
+    for after in optimizer._optimizer_load_state_dict_post_hooks.values():
+        after(optimizer)
+
+
+def _read(
+    schema: Schema,
+    numbers: Sequence[int],
+    present: Sequence[Mapping[str, Any]],
+    all_saved: Sequence[Mapping[str, Any]],
+    all_slots: Mapping[Any, Any],
+    found: _Found,
+) -> None:
+    """Adds what a file has for the groups of one schema."""
+    problems = found.problems
+    saved = [all_saved[number] for number in numbers]
+    indices = {index for group in saved for index in group["params"]}
+    slots = all_slots if len(saved) == len(all_saved) else {i: slot for i, slot in all_slots.items() if i in indices}
+    foreign = Foreign.of(schema, slots, problems)
     if foreign is not None:
-        saved = [foreign.group(other, f"group {number}") for number, other in enumerate(saved)]
-    groups = [_merged(group, other) for group, other in zip(present, saved, strict=True)]
-    problems += _numbers_of_model(schema, saved, packed)
-    changes: list[str] = []
-    slots: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
-    known = set()
-    for number, (group, other) in enumerate(zip(groups, saved, strict=True)):
+        saved = [foreign.group(other, f"group {number}") for number, other in zip(numbers, saved, strict=True)]
+    problems += _numbers_of_model(schema, saved, slots)
+    for number, other in zip(numbers, saved, strict=True):
+        group = found.groups[number] = _merged(present[number], other)
         if not isinstance(other.get(STORING, {}), Mapping):
             problems.append(f"group {number}: {STORING!r} must say of states what their codes mean, not {other[STORING]!r}")
         try:
@@ -75,45 +134,30 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
             problems.append(f"group {number}: {error}")
             continue
         for index, p in zip(other["params"], group["params"], strict=True):
-            known.add(index)
-            label, entries = f"parameter {index}", packed["state"].get(index)
+            found.known.add(index)
+            label, entries = f"parameter {index}", slots.get(index)
             if entries is not None and not isinstance(entries, Mapping):
                 problems.append(f"{label}: must have a table of states, not {_shown(entries)}")
             elif entries:
                 file = Kept.of(other, entries, label, problems) if foreign is None else foreign.kept(entries, p, label)
-                loaded = _slot(schema, values, p, file, problems, changes) if file is not None else {}
+                loaded = _slot(schema, values, p, file, problems, found.changes) if file is not None else {}
                 if loaded:
-                    slots[p] = loaded
-    if not problems:
-        problems += [f"state for {index!r}, which no group has" for index in packed["state"] if index not in known]
-    if problems:
-        more = [f"… and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
-        lines = [f"this state dict does not fit {schema.name}, nothing was loaded:", *problems[:_MOST_SHOWN], *more]
-        raise ValueError("\n  ".join(lines))
-    for message in dict.fromkeys(changes):
-        warnings.warn(f"{schema.name}: {message}", stacklevel=stacklevel())
-    for group, old in zip(groups, present, strict=True):
-        _keep_tensors(group, old)
-    optimizer.__setstate__({"state": slots, "param_groups": groups})
-    for after in optimizer._optimizer_load_state_dict_post_hooks.values():
-        after(optimizer)
+                    found.slots[p] = loaded
 
 
-def _matching_groups(schema: Schema, present: Sequence[dict[str, Any]], packed: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _well_formed(name: str, packed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The groups of a file."""
     if not isinstance(packed.get("state"), Mapping) or not isinstance(packed.get("param_groups"), Sequence):
-        raise ValueError(f"not a state dict of an optimizer: {schema.name} needs `state` and `param_groups` in it")
+        raise ValueError(f"not a state dict of an optimizer: {name} needs `state` and `param_groups` in it")
     saved: list[dict[str, Any]] = list(packed["param_groups"])
     for number, group in enumerate(saved):
         indices = group.get("params") if isinstance(group, Mapping) else None
         if not isinstance(indices, list | tuple) or not all(isinstance(index, int | str) for index in indices):
             raise ValueError(f"not a state dict of an optimizer: group {number} must be a table with a list of `params`")
-    have, want = [len(g["params"]) for g in saved], [len(g["params"]) for g in present]
-    if have != want:
-        raise ValueError(f"the loaded state dict has groups of {have} parameters, this {schema.name} of {want}")
     return saved
 
 
-def _numbers_of_model(schema: Schema, saved: Sequence[Mapping[str, Any]], packed: Mapping[str, Any]) -> list[str]:
+def _numbers_of_model(schema: Schema, saved: Sequence[Mapping[str, Any]], slots: Mapping[Any, Any]) -> list[str]:
     """What is wrong with the states of the whole model: every group must have them, and the same."""
     problems = []
     for state in schema.of_model:
@@ -124,7 +168,7 @@ def _numbers_of_model(schema: Schema, saved: Sequence[Mapping[str, Any]], packed
             problems.append(f"{state.key!r} of the groups must be a number, not {shown}")
         elif len(set(map(repr, numbers))) > 1:
             problems.append(f"{state.key!r} is one number of the model, but differs between groups: {numbers}")
-        elif packed["state"] and not numbers and state.exists is None:
+        elif slots and not numbers and state.exists is None:
             problems.append(f"the groups lack {state.key!r}, a number of the model")
     return problems
 

@@ -23,12 +23,12 @@ STORING = "storing"
 """The key of a state dict's groups under which it says what codes mean."""
 
 
-def told(schema: Schema, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The groups of a state dict with what its codes mean."""
+def told(schema: Schema, group: dict[str, Any]) -> dict[str, Any]:
+    """A group of a state dict with what its codes mean."""
     books = {
         s.key: {**asdict(s.storage), "levels": list(s.storage.levels)} for s in schema.states if isinstance(s.storage, Codebook)
     }
-    return [{**group, STORING: books} for group in groups] if books else groups
+    return {**group, STORING: books} if books else group
 
 
 @dataclass(frozen=True, slots=True)

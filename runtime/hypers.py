@@ -75,6 +75,36 @@ def validate(schema: Declares, group: Mapping[str, Any]) -> dict[str, Value]:
     return values
 
 
+_NEAR = 0.85
+"""How similar to a hyper a group's key must be to be taken for a slip: `weigth_decay` is, `base_momentum` is not."""
+
+
+def validate_group(schema: Schema, defaults: Mapping[str, Any], group: Mapping[str, Any], label: str) -> None:
+    """Checks a new group. Raises ValueError that names the group for what it says itself.
+
+    A key that is all but a hyper is a slip, unless the group was another optimizer's and has its hypers: all have `maximize`.
+    """
+    validate(schema, defaults)
+    known = [hyper.key for hyper in schema.hypers]
+    for key in group if "maximize" not in group else ():
+        near = difflib.get_close_matches(str(key), known, 1, _NEAR) if key not in defaults else []
+        if near:
+            raise ValueError(f"{schema.name}: {label} has {key!r}: did you mean {near[0]!r}?")
+    try:
+        validate(schema, {**defaults, **group})
+    except ValueError as error:
+        raise ValueError(f"{error} ({named(label, group)})") from None
+
+
+def named(label: str, group: Mapping[str, Any]) -> str:
+    """A group in words, with some names of its parameters where they are known: `group 1: 'head.weight', 'head.bias', …`."""
+    params = group.get("params", ())
+    pairs = params if isinstance(params, list | tuple) else ()
+    names = group.get("param_names") or [p[0] for p in pairs if isinstance(p, tuple) and p and isinstance(p[0], str)]
+    shown = ", ".join(map(repr, names[:2])) + (", …" if len(names) > 2 else "")
+    return f"{label}: {shown}" if names else label
+
+
 def _scalar(owner: str, hyper: Hyper, key: str, value: Any) -> Value:
     """One checked element; see `Values` for the types."""
     plain = value

@@ -6,7 +6,7 @@ returned, and never a multiple of a loss scale.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -17,6 +17,21 @@ from optc.runtime import state as states
 from optc.runtime.devices import moved
 
 Loss: TypeAlias = float | Tensor
+
+
+def of_step(optimizers: Sequence[Any], closure: Callable[[], Any] | None) -> tuple[Any, list[Loss | None]]:
+    """What the closure, called once, has returned, and the loss for each optimizer of a step, None for those that read none.
+
+    Raises TypeError where one reads it and there is no closure, and as `read` does.
+    """
+    if closure is None:
+        for optimizer in optimizers:
+            if optimizer.schema.reads_loss:
+                raise needed(optimizer.schema.name)
+        return None, [None for _ in optimizers]
+    with torch.enable_grad():
+        returned = closure()
+    return returned, [read(o.schema.name, returned, o.param_groups) if o.schema.reads_loss else None for o in optimizers]
 
 
 def needed(name: str) -> TypeError:

@@ -24,6 +24,12 @@ def gathers(procedure: Procedure) -> bool:
     return any(phase.model is not None for phase in procedure.phases)
 
 
+def kept(schema: Schema, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What each group has of the states, by key."""
+    keys = [state.key for state in schema.of_model]
+    return [{key: group[key] for key in keys if key in group} for group in groups]
+
+
 def settle(schema: Schema, values: Values, groups: Sequence[dict[str, Any]], device: torch.device) -> dict[str, Tensor]:
     """The states by name, the same tensor in all groups: what the first group has that has one, else the initial value.
 

@@ -10,11 +10,26 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from optc.runtime import amp, checkpoint, checks, choose, counter, hypers, loss, model, participants, plans
+from optc.runtime import (
+    amp,
+    checkpoint,
+    checks,
+    choose,
+    counter,
+    hypers,
+    loss,
+    members,
+    model,
+    participants,
+    plans,
+    registry,
+    steps,
+)
 from optc.runtime import state as states
 from optc.runtime.participants import Given, Participants
 from optc.runtime.schema import Procedure, Schema
-from optc.runtime.updates import Update, run
+from optc.runtime.steps import Ready
+from optc.runtime.updates import Update
 from optc.runtime.watched import State
 
 
@@ -34,6 +49,9 @@ class Optimizer(torch.optim.Optimizer):
     schema: ClassVar[Schema]
     spec_text: ClassVar[str | None] = None
     """The spec of a class made by `optc.compile`, which no other process could import."""
+
+    _numbers: Sequence[int] | None = None
+    """What errors call the groups, and the next one, where they are some of another optimizer's."""
 
     _plans: dict[int, dict[str, plans.Plan]]
     _readers: list[hypers.Reader]
@@ -73,18 +91,34 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; what it does not say comes from the defaults. Raises before anything is added."""
+        label = self._label(len(self.param_groups))
         counting = counter.of(self.schema)
         if isinstance(param_group, dict):
             if counting is not None and self.param_groups:
                 param_group.setdefault(counting.key, counter.latest(counting, self.param_groups))
-            hypers.validate(self.schema, {**self.defaults, **param_group})
+            if self._numbers is None and "type" in param_group:
+                registry.require_type(self.schema, param_group["type"], label)
+            hypers.validate_group(self.schema, self.defaults, param_group, label)
         super().add_param_group(param_group)
         try:
             checks.no_duplicates(param_group["params"])
-            participants.check(param_group["params"], {}, param_group, f"group {len(self.param_groups) - 1}")
+            participants.check(param_group["params"], {}, param_group, label)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+
+    def forget(self, params: members.Leaving) -> None:
+        """Takes parameters out of their groups, with their names and their state.
+
+        `params` is one or several of them: tensors, or the names that groups have of them. Groups stay where they are, even
+        empty ones: schedulers count on it. An optimizer that draws random numbers draws them by a parameter's place among all,
+        which moves for those behind. Raises ValueError for what is not here; then nothing has changed.
+        """
+        members.forget(self.param_groups, self.state, params)
+
+    def _label(self, index: int) -> str:
+        """What errors call a group."""
+        return f"group {index if self._numbers is None else self._numbers[index]}"
 
     # --- updates -------------------------------------------------------------------------------------------------------------
 
@@ -95,14 +129,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises ValueError for hypers out of range and gradients that cannot be used, TypeError where the update reads the loss
         and there is no closure, or one that returns no number; then nothing has changed.
         """
-        returned, read = None, None
-        if closure is None and self.schema.reads_loss:
-            raise loss.needed(self.schema.name)
-        if closure is not None:
-            with torch.enable_grad():
-                returned = closure()
-        if self.schema.reads_loss:
-            read = loss.read(self.schema.name, returned, self.param_groups)
+        returned, (read,) = loss.of_step([self], closure)
         self._run("step", None, read)
         return returned
 
@@ -119,31 +146,48 @@ class Optimizer(torch.optim.Optimizer):
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def _run(self, name: str, inputs: Mapping[str, Given] | None, given: loss.Loss | None = None) -> None:
         """Validates everything, then builds and compiles what is missing, then updates."""
-        procedure = self.schema.procedure(name)
         scaling = amp.read(self) if self._scales else amp.Scaling()
+        steps.together([self], lambda optimizer: optimizer._ready(name, inputs, given, scaling))
+
+    def _watch(self) -> None:
+        """Drops plans where somebody else has changed the state."""
+        if not isinstance(self.state, State):
+            self.state = State(self.state)
+        if self.state is not self._settled[0] or self.state.changes.count != self._settled[1]:
+            self._plans.clear()
+
+    def _settle(self) -> None:
+        """Plans fit the state as it is now."""
+        self._settled = self._watched_changes()
+
+    def _ready(self, name: str, inputs: Mapping[str, Given] | None, given: loss.Loss | None, scaling: amp.Scaling) -> Ready:
+        """Does everything of a step or entry that may fail; if it does, nothing has changed."""
+        procedure = self.schema.procedure(name)
         on_device = [self._counts_on_device(group) for group in self.param_groups]
         counting = counter.of(self.schema)
         for group, there in zip(self.param_groups, on_device, strict=True):
             if counting is not None and there:
                 counter.on_device(counting, group)
         self._readers += [hypers.Reader(self.schema) for _ in self.param_groups[len(self._readers) :]]
-        values = [r.read(g, d) for r, g, d in zip(self._readers, self.param_groups, on_device, strict=False)]
+        values = [self._read(index, counting) for index, counting in enumerate(on_device)]
         hypers.require_shared(self.schema, values)
-        if not isinstance(self.state, State):
-            self.state = State(self.state)
-        if self.state is not self._settled[0] or self.state.changes.count != self._settled[1]:
-            self._plans.clear()
         present = self._present(name)
         try:
-            self._update(procedure, inputs, given, scaling, on_device, values, present)
-            if counting is not None and name == "step" and self._skipped is not True:
-                counter.count(counting, self.param_groups, scaling.found_inf)
-        finally:
-            for plan in present:
-                if plan is not None:
-                    plan.release()
+            return self._prepared(procedure, inputs, given, scaling, on_device, values, present)
+        except BaseException:
+            steps.release(present)
+            raise
 
-    def _update(
+    def _read(self, index: int, on_device: bool) -> hypers.Values:
+        """A group's hypers. Raises ValueError that names the group, if there are others."""
+        try:
+            return self._readers[index].read(self.param_groups[index], on_device)
+        except ValueError as error:
+            if len(self.param_groups) == 1 and self._numbers is None:
+                raise
+            raise ValueError(f"{error} ({hypers.named(self._label(index), self.param_groups[index])})") from None
+
+    def _prepared(
         self,
         procedure: Procedure,
         inputs: Mapping[str, Given] | None,
@@ -152,7 +196,7 @@ class Optimizer(torch.optim.Optimizer):
         on_device: Sequence[bool],
         values: Sequence[hypers.Values],
         present: Sequence[plans.Plan | None],
-    ) -> None:
+    ) -> Ready:
         """`present` are the groups' plans from earlier steps, as far as there are any."""
         name = procedure.name
         finders = self._finders(procedure, inputs)
@@ -165,16 +209,18 @@ class Optimizer(torch.optim.Optimizer):
             places.append(where)
         for index, group in enumerate(self.param_groups):
             if places[index] is None:
-                participants.check(taking[index].parameters, taking[index].varying, group, f"group {index}")
+                participants.check(taking[index].parameters, taking[index].varying, group, self._label(index))
         self._skipped = False
+        edits = states.Edits(self.state)
+        gathers = model.gathers(procedure)
+        before = model.kept(self.schema, self.param_groups) if gathers else ()
         if scaling.found_inf is not None:
             if None in places or not all(on_device):
                 self._skipped = scaling.overflowed()
                 if self._skipped:
-                    return
+                    return Ready(self, procedure, present, None, None, edits, before)
             else:
                 self._skipped = scaling.found_inf
-        edits = states.Edits(self.state)
         try:
             updates = []
             for index, group in enumerate(self.param_groups):
@@ -185,26 +231,28 @@ class Optimizer(torch.optim.Optimizer):
                 where = places[index]
                 now = plan.turn.places if where is None else where
                 updates.append(plan.ready(taking[index], now, edits, factor, scaling.found_inf, self._readers[index].tensors))
-            gathering = self._gathering(procedure, values, updates, given)
+            gathering = self._gathering(values, updates, given) if gathers else None
         except BaseException:
             edits.undo()
             self._plans.clear()
             raise
-        run(procedure, updates, gathering)
+        return Ready(self, procedure, present, updates, gathering, edits, before, None in places, scaling.found_inf)
+
+    def _ran(self, name: str, edited: bool, found_inf: Tensor | None) -> None:
+        """Counts the step, and drops plans that were for it alone, and others where the state has got new tensors."""
+        counting = counter.of(self.schema)
+        if counting is not None and name == "step":
+            counter.count(counting, self.param_groups, found_inf)
         for built in self._plans.values():
             if name in built and built[name].once:
                 del built[name]
-        if edits:
+        if edited:
             self._plans = {index: {name: built[name]} for index, built in self._plans.items() if name in built}
-        if edits or None in places:
-            self._settled = self._watched_changes()
 
     def _gathering(
-        self, procedure: Procedure, values: Sequence[hypers.Values], updates: Sequence[Update], given: loss.Loss | None
+        self, values: Sequence[hypers.Values], updates: Sequence[Update], given: loss.Loss | None
     ) -> model.Gathering | None:
-        """The numbers of the whole model in this step, if it has any. Raises ValueError where a group holds something else."""
-        if not model.gathers(procedure):
-            return None
+        """The numbers of the whole model in this step, if any takes part. Raises ValueError where a group holds another."""
         for own, update in zip(values, updates, strict=True):
             known = update.for_model()
             if known is not None:
@@ -216,7 +264,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _finders(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Callable[[], Participants]]:
         """For each group a function that looks who takes part."""
-        groups = [(group, f"group {index}") for index, group in enumerate(self.param_groups)]
+        groups = [(group, self._label(index)) for index, group in enumerate(self.param_groups)]
         if inputs is None:
             return [functools.partial(participants.of_step, group, label) for group, label in groups]
         given = {name: participants.by_parameter(name, tensors, self.param_groups) for name, tensors in inputs.items()}
@@ -259,7 +307,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         for index, group in enumerate(self.param_groups):
             values = hypers.validate(self.schema, group)
-            participants.check(group["params"], {}, group, f"group {index}")
+            participants.check(group["params"], {}, group, self._label(index))
             for p in group["params"]:
                 if p.requires_grad:
                     states.initialise(states.Edits(self.state), self.schema, values, p, -1.0 if group["maximize"] else 1.0)
@@ -269,7 +317,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """In torch's layout; step counts and host states are copies of their own."""
-        return checkpoint.unshared(self.schema, super().state_dict())
+        return checkpoint.unshared([(self.schema, range(len(self.param_groups)))], super().state_dict())
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -279,7 +327,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises ValueError with everything that does not fit; then nothing has changed.
         """
-        checkpoint.load(self, state_dict)
+        checkpoint.load(self, self.schema.name, [(self.schema, range(len(self.param_groups)))], state_dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_bare, (type(self) if self.spec_text is None else self.spec_text,), self.__getstate__())

@@ -1,7 +1,9 @@
 """Optimizers for deep learning, compiled from math specs.
 
     from optc.generated import AdamW            # a shipped optimizer: a torch.optim.Optimizer
-    optimizer = optc.create("adamw", model.parameters(), lr=3e-4)
+    optimizer = optc.create("adamw", model, lr=3e-4)
+    optimizer = optc.create("AdamW8bit + cautious", optc.groups.no_decay(model, 0.1), lr=3e-4)
+    optimizer = optc.route(model, [("blocks.*.weight", dict(type="SGD", lr=0.1))], otherwise=dict(type="AdamW", lr=3e-4))
     MyOptimizer = optc.compile("my.opt")        # your own, from a spec file or its text
     Cautious = optc.compile("adamw", modifiers=["cautious"])    # a shipped or own one, changed by modifiers
     Small = optc.compile("adamw", storing={"m": "dynamic8", "v": "udynamic8"})    # its states in 8 bits
@@ -20,13 +22,38 @@ from typing import TYPE_CHECKING, Any, Literal
 from optc.dsl.errors import OptcError, SpecError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from optc import schedules as schedules
-    from optc.runtime import Optimizer, ParamsT
+    from optc.runtime import Optimizer, ParamsT, Routed, groups
     from optc.runtime.schedules import Schedule
 
 __version__ = "0.1.0"
 
-__all__ = ["OptcError", "SpecError", "__version__", "available", "compile", "create", "export_state", "schedule"]
+__all__ = [
+    "OptcError",
+    "SpecError",
+    "__version__",
+    "available",
+    "compile",
+    "create",
+    "export_state",
+    "groups",
+    "route",
+    "schedule",
+]
+
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """`optc.groups` and `optc.schedules`, imported when they are first used."""
+        places = {"groups": "optc.runtime.groups", "schedules": "optc.schedules"}
+        if name not in places:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module(places[name])
 
 
 def compile(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapping[str, str] | None = None) -> type[Any]:
@@ -52,10 +79,15 @@ def available() -> tuple[str, ...]:
     return available()
 
 
-def create(name: str, params: ParamsT, **hypers: Any) -> Optimizer:
-    """A shipped optimizer by its name, in any spelling (`adamw`, `AdamW`), over `params`.
+def create(name: str | type[Optimizer] | Mapping[str, Any], params: ParamsT | nn.Module, **hypers: Any) -> Optimizer:
+    """An optimizer by name over `params`: a model, parameters, named parameters, or groups (`optc.groups` makes them).
 
-    Raises ValueError, with near names, where there is none of that name or a hyper is out of its range.
+    `name` is a shipped optimizer in any spelling (`adamw`, `AdamW`), a composition of shipped parts, which is compiled at once
+    (`AdamW8bit + cautious`, `adamw without amsgrad + lookahead(k = 6) storing m: dynamic8`), a class, or a dict of one of these
+    and hypers: `dict(type="AdamW", lr=1e-4)`. Of a model, frozen parameters are left out.
+
+    Raises ValueError, with near names, for unknown names, and where a hyper is out of its range; SpecError for what cannot be
+    combined; TypeError for unknown hypers; ImportError for a composition where the compiler is not installed.
     """
     from optc.runtime import create
 
@@ -76,6 +108,47 @@ def schedule(spec: str | Path, /, **hypers: Any) -> Schedule:
     return made(spec, **hypers)
 
 
+def route(
+    params: groups.Params,
+    rules: groups.Rules = (),
+    *,
+    otherwise: Mapping[str, Any] | None = None,
+    frozen: bool = False,
+    backend: str = "auto",
+    maximize: bool = False,
+    capturable: bool = False,
+    amp: bool = False,
+) -> Routed:
+    """One `torch.optim.Optimizer` that updates different parameters by different optimizers, with one state dict.
+
+    `params`: a model, its named parameters, or groups (`optc.groups` makes them). Each parameter goes to the first of `rules`
+    that holds for it, the rest to `otherwise`: pairs of a pattern of names (`*` stands for anything), or of a function
+    (name, parameter) -> bool, and a dict of a `type`, as for `create`, and hypers. What a group of `params` says itself wins.
+    Frozen parameters are left out unless `frozen`. The other keywords are those of every optimizer.
+
+        optc.route(
+            optc.groups.no_decay(model),
+            [(lambda name, p: p.ndim == 2, dict(type="LAMB", lr=2e-3, weight_decay=0.1))],
+            otherwise=dict(type="AdamW", lr=3e-4),
+        )
+
+    Raises ValueError for parameters that no rule takes, rules that take none, unknown types and hypers out of range, TypeError
+    for unknown hypers, and what `create` raises for compositions.
+    """
+    from optc.runtime import route
+
+    return route(
+        params,
+        rules,
+        otherwise=otherwise,
+        frozen=frozen,
+        backend=backend,
+        maximize=maximize,
+        capturable=capturable,
+        amp=amp,
+    )
+
+
 def export_state(optimizer: Optimizer, library: Literal["bitsandbytes", "torchao"]) -> dict[str, Any]:
     """A state dict that the same optimizer of another library loads and continues from; everything in it is a copy.
 
@@ -86,12 +159,3 @@ def export_state(optimizer: Optimizer, library: Literal["bitsandbytes", "torchao
     from optc.runtime import export_state
 
     return export_state(optimizer, library)
-
-
-def __getattr__(name: str) -> Any:
-    """`optc.schedules` without an import of its own."""
-    if name != "schedules":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return import_module("optc.schedules")

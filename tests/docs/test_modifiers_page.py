@@ -46,16 +46,9 @@ def test_the_mistakes_are_all_there() -> None:
 
 
 def test_the_python_code_runs(tmp_path: Path) -> None:
-    (code,) = blocks(TEXT, "python")
-    must(
-        [
-            "-c",
-            code.replace(
-                'modifiers=["cautious"])', 'modifiers=["cautious"])\nassert CautiousAdamW.__name__ == "CautiousAdamW"'
-            ),
-        ],
-        tmp_path,
-    )
+    called, composed = blocks(TEXT, "python")
+    must(["-c", f'{called}\nassert CautiousAdamW.__name__ == "CautiousAdamW"'], tmp_path)
+    must(["-c", f'{composed}\nassert type(optimizer).__name__ == "CautiousLookaheadAdamW_m_dynamic8"'], tmp_path)
 
 
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

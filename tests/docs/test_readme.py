@@ -44,9 +44,16 @@ def must(arguments: list[str], folder: Path) -> str:
 
 
 def test_shipped_optimizer_is_used_as_shown(tmp_path: Path) -> None:
-    use, modify = blocks(section("Use one"), "python")
+    use, modify, compose = blocks(section("Use one"), "python")
     must(["-c", use], tmp_path)
     must(["-c", modify], tmp_path)
+    must(["-c", compose], tmp_path)
+
+
+def test_groups_and_routing_are_as_shown(tmp_path: Path) -> None:
+    group, route = blocks(section("Groups and routing"), "python")
+    must(["-c", group], tmp_path)
+    must(["-c", route], tmp_path)
 
 
 def test_own_spec_becomes_an_optimizer_as_shown(tmp_path: Path) -> None:

@@ -1,0 +1,255 @@
+"""Several optimizers in one: every group says with its `type` which of them updates it; groups, state and state dict are one.
+
+Inside, each type is a real optimizer that looks at the same group dicts and the same state, so that a parameter fares bit for
+bit as with an optimizer of its own. A step makes all of them ready before the first one runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optc.runtime import amp, checkpoint, groups, hypers, loss, members, registry, steps
+from optc.runtime.optimizer import Optimizer
+from optc.runtime.watched import State
+
+TYPE = "type"
+"""The key of a group that names its optimizer."""
+
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before names."""
+_SHOWN = 5
+
+
+def route(
+    params: groups.Params,
+    rules: groups.Rules = (),
+    *,
+    otherwise: Mapping[str, Any] | None = None,
+    frozen: bool = False,
+    backend: str = "auto",
+    maximize: bool = False,
+    capturable: bool = False,
+    amp: bool = False,
+) -> Routed:
+    """One optimizer that updates parameters by different rules: `[("blocks.*.weight", dict(type="SGD", lr=0.1)), …]`.
+
+    `params`: a model, its named parameters, or groups, see `optc.groups`. Each parameter goes to the first rule that holds for
+    it, the rest to `otherwise`. A rule is a pattern of names, a function (name, parameter) -> bool, or a tuple of these, with
+    a dict of the optimizer's `type` (a name, a composition, a class, as for `optc.create`) and its hypers; what a group of
+    `params` says itself (`weight_decay`, `lr`, even `type`) wins. Rules of one type are groups of one optimizer, as far as
+    numbers of the whole model go. The other keywords are those of every optimizer, for all of them.
+
+    Raises ValueError for parameters that no rule takes, rules that take none, unknown types and hypers out of range, TypeError
+    for unknown hypers.
+    """
+    ordered = groups.pairs(rules)
+    for number, (_, options) in enumerate(ordered):
+        _check(options, f"rule {number}")
+    if otherwise is not None:
+        _check(otherwise, "otherwise")
+    found, left = groups.split(params, ordered, otherwise, frozen=frozen)
+    if left:
+        shown = ", ".join(map(repr, left[:_SHOWN])) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
+        raise ValueError(f"no rule takes {shown}: add one, or otherwise=dict(type=…) for all that is left")
+    return Routed(found, backend=backend, maximize=maximize, capturable=capturable, amp=amp)
+
+
+def _check(options: Mapping[str, Any], label: str) -> None:
+    """Raises ValueError for what is no type, TypeError for keywords that it does not have."""
+    if TYPE not in options:
+        raise ValueError(f"{label} has no 'type': say which optimizer it is for, such as dict(type='AdamW', lr=1e-3)")
+    _, cls = registry.of_type(options[TYPE])
+    known = [*(hyper.key for hyper in cls.schema.hypers), "maximize", "capturable"]
+    for key in options:
+        if key in ("backend", "amp"):
+            raise TypeError(f"{label}: {key!r} is the same for all optimizers: give it to optc.route")
+        if key not in known and key != TYPE:
+            raise hypers.unknown_keyword(cls.__name__, key, known)
+
+
+class Routed(torch.optim.Optimizer):
+    """Parameter groups with a `type` each, updated by the optimizer of that type; `optc.route` makes it by rules.
+
+    A group has the hypers of its own type, and takes what it does not say from that type's defaults; `defaults` are those that
+    all have. Schedulers, gradient scaling (`amp=True`), hooks, closures and copies work as for one optimizer; `parts` has the
+    optimizers by type, for methods of their own. `state_dict` is in torch's layout, and loads where the routing is the same.
+
+    Raises ValueError and TypeError as the optimizers do, naming the group, before anything has changed.
+    """
+
+    _parts: dict[str, Optimizer]
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        backend: str = "auto",
+        maximize: bool = False,
+        capturable: bool = False,
+        amp: bool = False,
+    ) -> None:
+        self._parts = {}
+        self._common: dict[str, Any] = {"backend": backend, "maximize": maximize, "capturable": capturable, "amp": amp}
+        if amp:
+            self._step_supports_amp_scaling = True
+        super().__init__(params, {})
+
+    @property
+    def parts(self) -> Mapping[str, Optimizer]:
+        """The optimizers by type, each with its groups of this one. Their own `step` would leave out the others."""
+        self._share()
+        return self._parts
+
+    # --- groups --------------------------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, whose `type` may be new; what it does not say comes from that optimizer's defaults.
+
+        Raises ValueError and TypeError before anything is added.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"a parameter group must be a dict with `params` and `type`, not a {type(param_group).__name__}")
+        number = len(self.param_groups)
+        if TYPE not in param_group:
+            known = f", such as {' or '.join(map(repr, self._parts))}" if self._parts else ""
+            raise ValueError(f"group {number} has no 'type': say which optimizer updates it{known}")
+        tag, part = self._part(param_group[TYPE])
+        self._share(number)
+        part._numbers = [*self._of(tag), number]
+        param_group[TYPE] = tag
+        part.add_param_group(param_group)
+        before = self.defaults
+        self.defaults = _of_all([*self._parts.values(), part])  # torch gives every group what it lacks of these
+        try:
+            super().add_param_group(param_group)
+        except (TypeError, ValueError):
+            self.defaults = before
+            raise
+        self._parts[tag] = part
+
+    def forget(self, params: members.Leaving) -> None:
+        """Takes parameters out of their groups, with their names and their state; as `Optimizer.forget`."""
+        members.forget(self.param_groups, self.state, params)
+
+    def _part(self, given: Any) -> tuple[str, Optimizer]:
+        """The optimizer of a type and what it is called here, new if there is none yet."""
+        if isinstance(given, str) and given in self._parts:  # it may be a class of one's own, known by its name here alone
+            return given, self._parts[given]
+        tag, cls = registry.of_type(given)
+        for known, part in self._parts.items():
+            if type(part) is cls:
+                return known, part
+        if tag in self._parts:
+            raise ValueError(f"two different optimizers are called {tag!r}: give one of them another name")
+        part = cls([{"params": []}], **self._common)
+        part.param_groups.clear()
+        return tag, part
+
+    def _of(self, tag: str) -> list[int]:
+        return [number for number, group in enumerate(self.param_groups) if group.get(TYPE) == tag]
+
+    def _share(self, behind: int | None = None) -> list[Optimizer]:
+        """Gives every part its groups and the state as they are now."""
+        if not isinstance(self.state, State):
+            self.state = State(self.state)
+        for number, group in enumerate(self.param_groups):
+            if group.get(TYPE) not in self._parts:
+                known = " and ".join(map(repr, self._parts))
+                raise ValueError(f"group {number} has type {group.get(TYPE)!r}, but the optimizers here are {known}")
+        for tag, part in self._parts.items():
+            numbers = self._of(tag)
+            part._numbers = numbers
+            part.param_groups = [self.param_groups[number] for number in numbers]
+            part.state = self.state
+        return list(self._parts.values())
+
+    # --- updates -------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of all parameters that have a gradient; returns the closure's loss, if there is a closure: it runs once.
+
+        Raises what the optimizers raise, also where only one of them cannot do its step; then nothing has changed.
+        """
+        returned, given = loss.of_step(self._share(), closure)
+        self._run(given)
+        return returned
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def _run(self, given: Sequence[loss.Loss | None]) -> None:
+        parts = self._share()
+        scaling = amp.read(self) if self._common["amp"] else amp.Scaling()
+        losses = dict(zip(map(id, parts), given, strict=True))
+        steps.together(parts, lambda part: part._ready("step", None, losses[id(part)], scaling))
+
+    @property
+    def last_step_skipped(self) -> bool | Tensor:
+        """Whether the last step did nothing, as the scaler had found inf or NaN; a 0-dim tensor if only the device knows."""
+        seen = [part.last_step_skipped for part in self._parts.values()]
+        return next((skipped for skipped in seen if isinstance(skipped, bool)), seen[0])
+
+    # --- state ---------------------------------------------------------------------------------------------------------------
+
+    def init_state(self) -> None:
+        """Creates the state of every parameter as a first step would, without a step: something to load a checkpoint into."""
+        for part in self._share():
+            part.init_state()
+
+    def _schemas(self) -> checkpoint.Parts:
+        return [(part.schema, self._of(tag)) for tag, part in self._parts.items()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """In torch's layout, every group with its `type`; step counts and host states are copies of their own."""
+        self._share()
+        return checkpoint.unshared(self._schemas(), super().state_dict())
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Loads what `state_dict` gave, into an optimizer with the same routing: types, and names where there are any.
+
+        Raises ValueError for another routing, or with everything that does not fit; then nothing has changed.
+        """
+        self._share()
+        checkpoint.load(self, "Routed", self._schemas(), state_dict, self._same_routing)
+
+    def _same_routing(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        theirs, ours = ([group.get(TYPE) for group in found] for found in (saved, self.param_groups))
+        if theirs != ours:
+            said = ", ".join(map(str, theirs)) if any(theirs) else "no types"
+            own = ", ".join(map(str, ours))
+            raise ValueError(f"the loaded state dict has groups of {said}, this optimizer of {own}: route both in the same way")
+        for number, (other, group) in enumerate(zip(saved, self.param_groups, strict=True)):
+            names, here = other.get("param_names"), group.get("param_names")
+            if names is None or here is None or len(names) != len(here):
+                continue
+            for a, b in zip(names, here, strict=True):
+                if _bare(a) != _bare(b):
+                    raise ValueError(
+                        f"the loaded state dict has {a!r} in group {number} where this optimizer has {b!r}: "
+                        "route both in the same way"
+                    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._share()
+        kept: dict[str, Any] = {"_parts": self._parts, "_common": self._common}
+        if self._common["amp"]:
+            kept["_step_supports_amp_scaling"] = True
+        return {**super().__getstate__(), **kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "state": State(state["state"])} if "state" in state else state)
+
+
+def _of_all(parts: Sequence[Optimizer]) -> dict[str, Any]:
+    """The defaults that all have, as the first one has them."""
+    return {key: value for key, value in parts[0].defaults.items() if all(key in part.defaults for part in parts)}
+
+
+def _bare(name: Any) -> Any:
+    while isinstance(name, str) and name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name

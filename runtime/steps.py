@@ -1,0 +1,83 @@
+"""A step of one optimizer, or of several that share one state: first all that may fail is done, then everything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from optc.runtime import updates
+from optc.runtime.model import Gathering
+from optc.runtime.plans import Plan
+from optc.runtime.schema import Procedure
+from optc.runtime.state import Edits
+from optc.runtime.updates import Update
+
+if TYPE_CHECKING:
+    from optc.runtime.optimizer import Optimizer
+
+
+@dataclass(slots=True)
+class Ready:
+    """What is left of a step or entry of one optimizer; `updates` is None where the step is skipped.
+
+    `before` are the numbers of the model that the groups had, if there are any. `built`: plans were built for it. `found_inf`:
+    a number on the device that says, where it is not 0, that the step does nothing.
+    """
+
+    optimizer: Optimizer
+    procedure: Procedure
+    present: Sequence[Plan | None]
+    updates: Sequence[Update] | None
+    gathering: Gathering | None
+    edits: Edits
+    before: Sequence[Mapping[str, Any]]
+    built: bool = False
+    found_inf: Tensor | None = None
+
+    def run(self) -> None:
+        """Updates the parameters."""
+        if self.updates is not None:
+            updates.run(self.procedure, self.updates, self.gathering)
+            self.optimizer._ran(self.procedure.name, bool(self.edits), self.found_inf)
+
+    def undo(self) -> None:
+        """Leaves everything as it was before."""
+        self.edits.undo()
+        self.optimizer._plans.clear()
+        for group, before in zip(self.optimizer.param_groups, self.before, strict=False):
+            for state in self.optimizer.schema.of_model:
+                group.pop(state.key, None)
+            group.update(before)
+
+
+def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready]) -> None:
+    """One step of several optimizers; if one of them cannot do it, nothing has changed."""
+    for optimizer in optimizers:
+        optimizer._watch()
+    works: list[Ready] = []
+    try:
+        try:
+            for optimizer in optimizers:
+                works.append(ready(optimizer))
+        except BaseException:
+            for work in reversed(works):
+                work.undo()
+            raise
+        for work in works:
+            work.run()
+    finally:
+        for work in works:
+            release(work.present)
+    if any(work.edits or work.built for work in works):
+        for optimizer in optimizers:
+            optimizer._settle()
+
+
+def release(present: Sequence[Plan | None]) -> None:
+    """Lets go of gradients."""
+    for plan in present:
+        if plan is not None:
+            plan.release()

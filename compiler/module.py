@@ -39,6 +39,7 @@ from optc.compiler.module_parts import (
     with_header,
 )
 from optc.compiler.plan import Plan, ProcedurePlan
+from optc.compiler.square_sum import square_sum
 from optc.compiler.storing import book_name, books_of, storage_text
 from optc.compiler.traffic import PRECISIONS, besides, default_variant, state_bytes, traffic
 from optc.dsl.kinds import PER_ELEMENT, Extent
@@ -72,6 +73,7 @@ def emit_module(plan: Plan, module: str) -> str:
         seen=program.seen,
         pick=program.pick,
         pair=program.pair,
+        square_sum=square_sum(plan.procedures[0]),
         books=[_book(s) for s in books_of(program)],
     )
     body = without_unused_imports(without_unused_names(body))
@@ -152,6 +154,8 @@ def _docstring(plan: Plan) -> list[str]:
         "    maximize: ascend instead of descend.",
         "    capturable: keep step counts and hypers on the device, for CUDA graphs (Triton).",
         "    amp: take part in gradient scaling inside the kernel (see torch.amp.GradScaler).",
+        '    nonfinite: where a gradient is inf or NaN, "propagate" it, "skip" the step, or "raise" an error with names.',
+        "    loss_scale: an `optc.LossScale` that has multiplied the loss; overflowing steps are skipped.",
         "",
         "Raises:",
         "    ValueError: a hyper is out of range; the message names the key, the value and the range.",

@@ -14,7 +14,7 @@ from optc.dsl.source import Span
 _TAKEN_KEYS = frozenset({"params", "param_names", "initial_lr", "step"})
 """Entries of a parameter group and of a saved state that are not the optimizer's own."""
 
-_TAKEN_ARGUMENTS = frozenset({"backend", "maximize", "capturable", "amp"})
+_TAKEN_ARGUMENTS = frozenset({"backend", "maximize", "capturable", "amp", "nonfinite", "loss_scale"})
 """Arguments that every optimizer's constructor has."""
 
 

@@ -85,6 +85,10 @@ class Gathering:
         """Adds up what a kernel has left for all its tensors: float64 [tensors][names] of each batch."""
         self._sums |= zip(names, together(parts, self.device).sum(0).unbind(), strict=True)
 
+    def total(self, part: str) -> Tensor:
+        """The sum over the whole model of a part that kernels have left, a 0-dim float64 tensor."""
+        return self._sums[part]
+
     def run(self, phase: Phase) -> Mapping[str, float | Tensor]:
         """The numbers that the kernel of a phase is given."""
         program = phase.model

@@ -26,6 +26,8 @@ from optc.runtime import (
     steps,
 )
 from optc.runtime import state as states
+from optc.runtime.guard import Guard
+from optc.runtime.loss_scale import LossScale
 from optc.runtime.participants import Given, Participants
 from optc.runtime.schema import Procedure, Schema
 from optc.runtime.steps import Ready
@@ -38,6 +40,9 @@ class Optimizer(torch.optim.Optimizer):
 
     `backend`: "auto", "torch", "native" (CPU) or "triton" (GPU). `maximize` and `capturable` mean what they mean in torch;
     `capturable` counts on the device and needs Triton. With `amp` a `GradScaler` leaves unscaling and skipping to `step`.
+    `nonfinite` says what a step does where a gradient is inf or NaN: "propagate" it as the equations do, "skip" the step, or
+    "raise" FloatingPointError with the parameters' names, both with nothing changed. With a `loss_scale` gradients are divided
+    by it, and steps that overflow are skipped.
 
     A parameter's step count `state[p]["step"]` is one tensor, shared by all parameters with the same history; `state_dict()`
     gives each its own copy. States are float32 (float64 for float64 parameters), in the memory order of the parameter.
@@ -57,6 +62,8 @@ class Optimizer(torch.optim.Optimizer):
     _readers: list[hypers.Reader]
     _settled: tuple[State | None, int]
     _skipped: bool | Tensor
+    _square_sum: Tensor | None
+    _guard: Guard | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Turns down misspelt keywords, with a hint."""
@@ -76,12 +83,15 @@ class Optimizer(torch.optim.Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         amp: bool = False,
+        nonfinite: str = "propagate",
+        loss_scale: LossScale | None = None,
     ) -> None:
         if backend not in choose.CHOICES:
             raise ValueError(f"backend = {backend!r}, but it must be one of {', '.join(map(repr, choose.CHOICES))}")
         self.backend = cast(choose.Choice, backend)
         self._forget()
         self._scales = amp
+        self._guard = Guard.of(nonfinite, loss_scale, amp, self)
         if amp:
             self._step_supports_amp_scaling = True
         super().__init__(params, {**defaults, "maximize": maximize, "capturable": capturable})
@@ -143,11 +153,29 @@ class Optimizer(torch.optim.Optimizer):
         """Whether the last step did nothing, as the scaler had found inf or NaN; a 0-dim tensor if only the device knows."""
         return self._skipped > 0 if isinstance(self._skipped, Tensor) else self._skipped
 
+    @property
+    def gradient_norm(self) -> Tensor | None:
+        """The norm of the whole gradient in the last step, unscaled and before it was bounded; None before the first step.
+
+        A 0-dim float64 tensor on the parameters' device, which nothing has waited for. Only optimizers that are compiled with
+        `clip_global_norm` know it; None for all others.
+        """
+        return None if self._square_sum is None else self._square_sum.sqrt()
+
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def _run(self, name: str, inputs: Mapping[str, Given] | None, given: loss.Loss | None = None) -> None:
         """Validates everything, then builds and compiles what is missing, then updates."""
+        guard = self._guard if name == "step" else None
         scaling = amp.read(self) if self._scales else amp.Scaling()
+        if guard is not None:
+            scaling = guard.before(self.param_groups, self._told())
         steps.together([self], lambda optimizer: optimizer._ready(name, inputs, given, scaling))
+        if guard is not None:
+            guard.after(self._skipped, self.param_groups)
+
+    def _told(self) -> bool:
+        """Whether the step itself finds out that a gradient is not finite, before it has changed anything."""
+        return self.schema.square_sum is not None and not any(map(self._counts_on_device, self.param_groups))
 
     def _watch(self) -> None:
         """Drops plans where somebody else has changed the state."""
@@ -236,7 +264,8 @@ class Optimizer(torch.optim.Optimizer):
             edits.undo()
             self._plans.clear()
             raise
-        return Ready(self, procedure, present, updates, gathering, edits, before, None in places, scaling.found_inf)
+        watched = self.schema.square_sum if name == "step" and self._guard is not None and scaling.found_inf is None else None
+        return Ready(self, procedure, present, updates, gathering, edits, before, None in places, scaling.found_inf, watched)
 
     def _ran(self, name: str, edited: bool, found_inf: Tensor | None) -> None:
         """Counts the step, and drops plans that were for it alone, and others where the state has got new tensors."""
@@ -294,7 +323,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _counts_on_device(self, group: Mapping[str, Any]) -> bool:
         capturable = bool(group.get("capturable", False))
-        if not capturable and not self._scales:
+        if not capturable and not self._scales and self._guard is None:
             return False
         return capturable or all(choose.can_count_on(self.backend, device) for device in {p.device for p in group["params"]})
 
@@ -333,7 +362,7 @@ class Optimizer(torch.optim.Optimizer):
         return (_bare, (type(self) if self.spec_text is None else self.spec_text,), self.__getstate__())
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"backend": self.backend, "_scales": self._scales}
+        kept = {"backend": self.backend, "_scales": self._scales, "_guard": self._guard}
         if self._scales:
             kept["_step_supports_amp_scaling"] = True
         return {**super().__getstate__(), **kept}
@@ -351,6 +380,7 @@ class Optimizer(torch.optim.Optimizer):
         self._readers = []
         self._settled = None, -1
         self._skipped = False
+        self._square_sum = None
 
     def _watched_changes(self) -> tuple[State | None, int]:
         """The state and how many changes it must still have seen at the next step; -1 if it has dicts that do not count."""

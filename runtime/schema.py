@@ -310,7 +310,8 @@ class Schema:
     `seen`: rows and columns are those of θ seen as (first dimension, all others) for "matrix", as the two factors of its size
     that are nearest to each other for "square", else those of its last two dimensions.
     `pick`: the inside name of the hyper p for what is kept of every p-th element; it stays as it is once that is there. `pair`:
-    how parameters of 16 bits are kept together with a state `theta_rest`, see `pairs.py`.
+    how parameters of 16 bits are kept together with a state `theta_rest`, see `pairs.py`. `square_sum`: the part of a total
+    that is the sum of all squares of the gradient, left by a kernel of the step that writes nothing.
     """
 
     name: str
@@ -323,6 +324,7 @@ class Schema:
     seen: Seen | None = None
     pick: str | None = None
     pair: Pair | None = None
+    square_sum: str | None = None
 
     @property
     def reads_loss(self) -> bool:

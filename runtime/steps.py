@@ -24,7 +24,7 @@ class Ready:
     """What is left of a step or entry of one optimizer; `updates` is None where the step is skipped.
 
     `before` are the numbers of the model that the groups had, if there are any. `built`: plans were built for it. `found_inf`:
-    a number on the device that says, where it is not 0, that the step does nothing.
+    a number on the device that says, where it is not 0, that the step does nothing. `watched`: a part whose total tells.
     """
 
     optimizer: Optimizer
@@ -36,12 +36,20 @@ class Ready:
     before: Sequence[Mapping[str, Any]]
     built: bool = False
     found_inf: Tensor | None = None
+    watched: str | None = None
 
     def run(self) -> None:
-        """Updates the parameters."""
-        if self.updates is not None:
-            updates.run(self.procedure, self.updates, self.gathering)
+        """Updates the parameters; leaves everything as it was where the step finds out that a gradient is not finite."""
+        if self.updates is None:
+            return
+        through = updates.run(self.procedure, self.updates, self.gathering, self.watched)
+        if self.gathering is not None and self.optimizer.schema.square_sum is not None and self.procedure.name == "step":
+            self.optimizer._square_sum = self.gathering.total(self.optimizer.schema.square_sum)
+        if through:
             self.optimizer._ran(self.procedure.name, bool(self.edits), self.found_inf)
+        else:
+            self.undo()
+            self.optimizer._skipped = True
 
     def undo(self) -> None:
         """Leaves everything as it was before."""

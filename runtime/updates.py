@@ -71,8 +71,11 @@ class Update:
             row.commit(self.procedure, outcome)
 
 
-def run(procedure: Procedure, updates: Sequence[Update], gathering: Gathering | None) -> None:
-    """Runs the updates of all groups side by side; between two phases what they have left is added up over the model."""
+def run(procedure: Procedure, updates: Sequence[Update], gathering: Gathering | None, watched: str | None = None) -> bool:
+    """Runs the updates of all groups side by side; between two phases what they have left is added up over the model.
+
+    Stops where the total of the part `watched` is not finite, before anything has changed; whether it went through.
+    """
     for update in updates:
         update.start()
     kernel = 0
@@ -84,8 +87,11 @@ def run(procedure: Procedure, updates: Sequence[Update], gathering: Gathering | 
             update.run(kernel, numbers)
         if gathering is not None and phase.kernel.parts:
             gathering.add(phase.kernel.parts, [part for update in updates for part in update.parts(kernel)])
+            if watched in phase.kernel.parts and not gathering.total(watched).isfinite().item():
+                return False
         kernel += 1
     for update in updates:
         update.finish()
     if gathering is not None:
         gathering.keep()
+    return True

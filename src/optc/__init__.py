@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
     from optc import schedules as schedules
     from optc.runtime import Optimizer, ParamsT, Routed, groups
+    from optc.runtime.loss_scale import LossScale as LossScale
     from optc.runtime.schedules import Schedule
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LossScale",
     "OptcError",
     "SpecError",
     "__version__",
@@ -47,12 +49,14 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would take every name for one of these
 
     def __getattr__(name: str) -> Any:
-        """`optc.groups` and `optc.schedules`, imported when they are first used."""
+        """`optc.groups`, `optc.schedules` and `optc.LossScale`, imported when they are first used."""
+        from importlib import import_module
+
+        if name == "LossScale":
+            return import_module("optc.runtime.loss_scale").LossScale
         places = {"groups": "optc.runtime.groups", "schedules": "optc.schedules"}
         if name not in places:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module
-
         return import_module(places[name])
 
 

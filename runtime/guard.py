@@ -1,0 +1,116 @@
+"""Gradients that are inf or NaN: found before anything changes, and skipped or raised; with a loss scale of one's own.
+
+Where the optimizer bounds the norm of the whole gradient and counts on the host, the norm's own sum of squares tells, and the
+gradients are read no more often. Otherwise a pass over them looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from optc.runtime.amp import Scaling
+from optc.runtime.loss_scale import LossScale
+
+Policy: TypeAlias = Literal["propagate", "skip", "raise"]
+POLICIES: tuple[Policy, ...] = ("propagate", "skip", "raise")
+
+_MOST_NAMED = 3
+_Groups: TypeAlias = Sequence[Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Guard:
+    """What an optimizer does about gradients that are not finite; `scale` multiplies its loss, if there is one."""
+
+    policy: Policy
+    scale: LossScale | None = None
+
+    @staticmethod
+    def of(nonfinite: str, scale: LossScale | None, amp: bool, owner: object) -> Guard | None:
+        """The guard that an optimizer asks for, None where it asks for none. Raises ValueError for what cannot be."""
+        if nonfinite not in POLICIES:
+            raise ValueError(f"nonfinite = {nonfinite!r}, but it must be one of {', '.join(map(repr, POLICIES))}")
+        if scale is None:
+            return None if nonfinite == "propagate" else Guard(nonfinite)
+        if not isinstance(scale, LossScale):
+            raise TypeError(f"loss_scale is an optc.LossScale, not {type(scale).__name__}")
+        if amp:
+            raise ValueError("either amp=True, for a GradScaler, or a loss_scale: both scale the loss")
+        if nonfinite == "raise":
+            raise ValueError("with a loss_scale, gradients overflow now and then, and the step is skipped: leave nonfinite out")
+        scale.belong_to(owner)
+        return Guard("skip", scale)
+
+    def before(self, groups: _Groups, told: bool) -> Scaling:
+        """The scaling of a step; `told`: the step itself will find out. Raises FloatingPointError where that is the policy."""
+        device = next((p.device for group in groups for p in group["params"]), torch.device("cpu"))
+        scale = None if self.scale is None else self.scale.on(device)
+        if told:
+            return Scaling(scale)
+        found = _found([g for _, g in gradients(groups)], device)
+        if self.policy == "raise" and found.item() > 0:
+            raise self.error(groups)
+        return Scaling(scale, found)
+
+    def after(self, skipped: bool | Tensor, groups: _Groups) -> None:
+        """Moves the loss scale. Raises FloatingPointError where a step that found out itself has to."""
+        if self.policy == "raise" and skipped is True:
+            raise self.error(groups)
+        if self.scale is not None:
+            self.scale.update(skipped)
+
+    def error(self, groups: _Groups) -> FloatingPointError:
+        """Names the parameters whose gradients are not finite."""
+        wrong = [(name, count, g.numel()) for name, g in gradients(groups) if (count := int((~torch.isfinite(g)).sum().item()))]
+        shown = ", ".join(f"{name} ({count} of {total})" for name, count, total in wrong[:_MOST_NAMED])
+        more = f" and of {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        return FloatingPointError(
+            f"the gradient of {shown}{more} is inf or NaN, and nothing has changed: look at what feeds it, or give the "
+            'optimizer nonfinite="skip"'
+        )
+
+
+def gradients(groups: _Groups) -> Iterable[tuple[str, Tensor]]:
+    """The gradients that a step would see, each with its parameter's name, or where it stands."""
+    for number, group in enumerate(groups):
+        names = group.get("param_names")
+        for place, p in enumerate(group["params"]):
+            if p.grad is not None and p.grad.layout is torch.strided:
+                name = f"parameter {place} of group {number}" if names is None or place >= len(names) else str(names[place])
+                yield name, p.grad.detach()
+
+
+def _found(grads: Sequence[Tensor], device: torch.device) -> Tensor:
+    """1 where a number is inf or NaN, else 0; on `device`, where only that knows."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for g in grads:
+        if g.numel():
+            by_device.setdefault(g.device, []).append(g)
+    found = torch.zeros((), device=device)
+    for place, own in by_device.items():
+        if place.type == "cpu":
+            wrong = torch.tensor(float(_on_cpu(own)))
+        else:
+            largest = torch.stack([n.to(torch.float32) for n in torch._foreach_norm(own, torch.inf)])
+            wrong = largest.isfinite().all().logical_not().to(torch.float32)
+        found = torch.maximum(found, wrong.to(device, non_blocking=True))
+    return found
+
+
+def _on_cpu(grads: Sequence[Tensor]) -> bool:
+    """Norms are finite where all numbers are; where they overflow, the numbers are looked at one by one."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for g in grads:
+        by_dtype.setdefault(g.dtype, []).append(g)
+    for dtype, own in by_dtype.items():
+        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+        norms = torch.stack(torch._foreach_norm(own, 2, wide))
+        suspects = norms.isfinite().logical_not().nonzero().flatten().tolist()
+        if any(not bool(torch.isfinite(own[place]).all()) for place in suspects):
+            return True
+    return False

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from optc.runtime.depths import Depth, depths
 
-__all__ = ["Depth", "Group", "Params", "Rule", "layerwise", "no_decay", "override", "split"]
+__all__ = ["Depth", "Group", "Params", "Rule", "Rules", "layerwise", "no_decay", "override"]
 
 Group: TypeAlias = dict[str, Any]
 """A parameter group of (name, parameter) pairs under `params`, and options."""

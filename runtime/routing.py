@@ -100,7 +100,10 @@ class Routed(torch.optim.Optimizer):
 
     @property
     def parts(self) -> Mapping[str, Optimizer]:
-        """The optimizers by type, each with its groups of this one. Their own `step` would leave out the others."""
+        """The optimizers by type, each with its groups of this one, for entries such as `update_hessian`.
+
+        Steps and state dicts are those of the whole: a part's own would leave out the others.
+        """
         self._share()
         return self._parts
 
@@ -118,7 +121,7 @@ class Routed(torch.optim.Optimizer):
             known = f", such as {' or '.join(map(repr, self._parts))}" if self._parts else ""
             raise ValueError(f"group {number} has no 'type': say which optimizer updates it{known}")
         tag, part = self._part(param_group[TYPE])
-        self._share(number)
+        self._share()
         part._numbers = [*self._of(tag), number]
         param_group[TYPE] = tag
         part.add_param_group(param_group)
@@ -152,7 +155,7 @@ class Routed(torch.optim.Optimizer):
     def _of(self, tag: str) -> list[int]:
         return [number for number, group in enumerate(self.param_groups) if group.get(TYPE) == tag]
 
-    def _share(self, behind: int | None = None) -> list[Optimizer]:
+    def _share(self) -> list[Optimizer]:
         """Gives every part its groups and the state as they are now."""
         if not isinstance(self.state, State):
             self.state = State(self.state)

@@ -16,7 +16,7 @@ from optc.generated import AdamW
 from optc.runtime import Routed
 from tests.runtime.routing import matrix, network, routed, same, step
 from tests.runtime.test_checkpoint import through_a_file
-from tests.runtime.training import assert_equal
+from tests.runtime.training import assert_equal, give_gradients
 
 
 def other_kinds(model: nn.Module, **options: Any) -> Routed:
@@ -109,6 +109,22 @@ def test_states_made_beforehand_are_those_of_a_first_step() -> None:
     model.load_state_dict(twin.state_dict())
     step(model, [optimizer])
     step(twin, [stepped])
+    same(model, twin)
+
+
+def test_a_part_that_has_not_stepped_yet_has_nothing_in_the_file() -> None:
+    model = network()
+    rules: Any = [(matrix, {"type": "Prodigy"})]
+    optimizer = optc.route(model, rules, otherwise={"type": "AdamW"})
+    give_gradients(0, [p for p in model.parameters() if p.ndim == 1])
+    optimizer.step()
+    assert "d" not in optimizer.param_groups[0]
+    twin = copy.deepcopy(model)
+    resumed = optc.route(twin, rules, otherwise={"type": "AdamW"})
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    for seed in range(3):
+        step(model, [optimizer], seed)
+        step(twin, [resumed], seed)
     same(model, twin)
 
 

@@ -28,13 +28,14 @@ def test_the_first_rule_that_holds_takes_a_parameter_and_groups_have_the_last_wo
     optimizer = optc.route(
         found,
         [("3.*", {"type": "SGD", "weight_decay": 0.1}), (matrix, {"type": "Adan", "weight_decay": 0.2})],
-        otherwise={"type": "adam_w", "weight_decay": 0.3},
+        otherwise={"type": "adam_w", "weight_decay": 0.3, "eps": 1e-6},
     )
     assert kinds(optimizer) == {
         "3.weight": ("SGD", 0.1), "3.bias": ("SGD", 0.0), "0.weight": ("Adan", 0.2), "1.bias": ("Lion", 0.0),
         "0.bias": ("AdamW", 0.0), "1.weight": ("AdamW", 0.0),
     }  # fmt: skip
-    assert [group["lr"] for group in optimizer.param_groups if group["type"] == "Lion"] == [0.5]
+    (lion,) = (group for group in optimizer.param_groups if group["type"] == "Lion")
+    assert lion["lr"] == 0.5 and "eps" not in lion, "what is settled takes nothing of rules"
 
 
 def test_frozen_parameters_are_left_out_or_kept() -> None:
@@ -175,6 +176,7 @@ def test_a_group_that_is_refused_is_not_added() -> None:
         ({"params": [new], "type": "Adan"}, ValueError, "with/without names"),
         ({"params": [("again", model[0].weight)], "type": "Adan"}, ValueError, "appear in more than one parameter group"),
         ({"params": [("again", model[0].weight)], "type": "SGD"}, ValueError, "appear in more than one parameter group"),
+        ({"params": [("again", model[0].weight)], "type": "FTRL"}, ValueError, "appear in more than one parameter group"),
         ([new], TypeError, "a parameter group must be a dict with `params` and `type`, not a list"),
     ]
     defaults = optimizer.defaults

@@ -18,7 +18,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 def through_memory(value: Array, storage: Storage, new: bool = False) -> Array:
     """The value as the next step finds it. Codes and scales are float32; what is not finite does not count for its block.
 
-    Blocks of zeros of a `new` state are zeros, also where no level is 0.
+    Blocks of zeros of a `new` state are zeros, also where no level is 0, but with a scale of 1.
     """
     if storage.dtype is not None:
         return _as_dtype(value, storage.dtype)
@@ -27,7 +27,8 @@ def through_memory(value: Array, storage: Storage, new: bool = False) -> Array:
     with np.errstate(all="ignore"):
         x = value.astype(np.float32).reshape(-1)
         blocks = [x[first : first + storage.block] for first in range(0, x.size, storage.block)]
-        kept = [block if new and not block.any() else _block(block, storage) for block in blocks]
+        zeros = new and not storage.fixed
+        kept = [block if zeros and not block.any() else _block(block, storage) for block in blocks]
     return np.concatenate(kept).astype(np.float64).reshape(value.shape)
 
 
@@ -36,6 +37,8 @@ def _block(x: npt.NDArray[np.float32], storage: Storage) -> npt.NDArray[np.float
         return np.where(x > 0, np.float32(1), np.float32(-1))
     size = np.abs(x[np.isfinite(x)])
     scale = np.maximum(size.max(initial=np.float32(0)), np.float32(storage.least)) / np.float32(storage.unit)
+    if storage.fixed:
+        scale = np.float32(1)
     ratio = x / scale if scale > 0 else np.zeros_like(x)
     codes = _nearest(np.where(np.isnan(x), np.float32(0), ratio).astype(np.float64), storage)
     kept: npt.NDArray[np.float32] = np.array(storage.levels, dtype=np.float32)[codes] * scale

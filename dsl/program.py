@@ -205,7 +205,8 @@ class Storage:
     Codes are those of `levels`, 2 (-1 and 1), 16 or 256 float32 numbers (NaN: no code). `block` numbers in a row of
     the flattened tensor share a float32 scale, max(largest |x|, `least`)/`unit`, and x is kept as the code whose level is
     nearest to x/scale; `ties` says which of two that are equally near ("down", "up", or "even": the even code). Tensors with
-    fewer than `smallest` elements are kept as they are. `stochastic`: the step rounds its last value to the dtype, at random.
+    fewer than `smallest` elements are kept as they are. `fixed`: the scale is 1, whatever the numbers are; those beyond the
+    outermost levels are kept as these. `stochastic`: the step rounds its last value to the dtype, at random.
     """
 
     name: str
@@ -217,6 +218,7 @@ class Storage:
     least: float = 0.0
     smallest: int = 0
     stochastic: bool = False
+    fixed: bool = False
 
     @property
     def bits(self) -> int:
@@ -238,7 +240,8 @@ class Storage:
         """How far one encoding may move a number: of codes as a share of the largest |x| of the block, else of the number.
 
         It is half of the widest gap between levels, or the distance to the outermost one where that is more; numbers of a sign
-        that no level has are not thought of. Numbers that are kept as one of two levels are one of them.
+        that no level has are not thought of. Numbers that are kept as one of two levels are one of them. With a scale of 1 it
+        is no share, and of numbers as large as the outermost levels at most.
         """
         if self.bits == 1:
             return 0.0
@@ -247,6 +250,8 @@ class Storage:
             return 2 * nearest if self.stochastic else nearest
         known = sorted(level / self.unit for level in self.levels if level == level)
         gaps = [(b - a) / 2 for a, b in pairwise(known)]
+        if self.fixed:
+            return max(*gaps, known[0])
         return max(*gaps, 1 - known[-1], known[0] if known[0] >= 0 else known[0] + 1)
 
 

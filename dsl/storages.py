@@ -40,9 +40,13 @@ _SETTINGS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "unit": (lambda x: isinstance(x, float | int) and 1 <= x <= _LARGEST, "a number, 1 or above"),
     "least": (lambda x: isinstance(x, float | int) and 0 <= x <= _LARGEST, "a number, 0 or above"),
     "smallest": (lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or above"),
+    "scale": (lambda x: x == 1, "1: without it the scale is that of the numbers of a block"),
     "rank": (lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or above"),
+    "others": (lambda x: isinstance(x, str) and x.isidentifier(), "the name of a storage in quotes"),
 }
 """What each setting may be, and that in words."""
+BLOCK_WITHOUT_SCALE = 4096
+"""How many codes with a scale of 1 have a place for a scale, as every code has."""
 _DEFAULTS = {"codes": 256, "block": 256, "ties": "down", "unit": 1.0, "least": 0.0, "smallest": 4096}
 
 
@@ -102,7 +106,10 @@ def _mistakes_of_lines(storage: nodes.Storage) -> list[Diagnostic]:
         hint = "it has `state:`, `decode: …` (the value, from the states) and `encode x: …` (the states, from the value)"
         wrong.append(Diagnostic("incomplete-storage", f"a part of `{storage.name}` is missing", storage.span, hint))
     try:
-        settings_of(storage, ())
+        settings = settings_of(storage, ())
+        if others_of(storage) is not None and not any(settings.values()):
+            message = f"`{storage.name}` keeps all tensors, and there are no others"
+            wrong.append(Diagnostic("unknown-setting", message, storage.span, "take `others` out, or say which with `rank`"))
     except SettingWrong as error:
         wrong.append(error.diagnostic)
     return wrong
@@ -114,13 +121,19 @@ def settings_of(node: nodes.Storage, arguments: Iterable[nodes.Argument]) -> dic
     Raises SettingWrong.
     """
     given = {"rank": 0, "smallest": 0}
-    for asked in (*node.settings, *arguments):
+    for asked in (*(one for one in node.settings if one.name != "others"), *arguments):
         name = asked.name or ""
         if name not in given:
             message = f"`{node.name}` has no setting `{name}`"
             raise SettingWrong("unknown-setting", message, asked.span, "there are `rank`, `smallest`")
         given[name] = _checked(name, asked.value, asked.span)
     return given
+
+
+def others_of(node: nodes.Storage) -> str | None:
+    """How tensors are kept that a storage by other states does not keep; None for as they are. Raises SettingWrong."""
+    asked = next((one for one in node.settings if one.name == "others"), None)
+    return None if asked is None else str(_checked("others", asked.value, asked.span))
 
 
 @cache
@@ -151,6 +164,14 @@ def _defined(node: nodes.Storage, kept: nodes.Kept) -> Storage:
             )
         _once(name, kept.arguments[:number], argument.span)
         given[name] = _checked(name, argument.value, argument.span)
+    fixed = "scale" in given
+    if fixed:
+        asked = (*(node.settings if "scale" in map(_name, node.settings) else ()), *kept.arguments)
+        wrong = next((one for one in asked if _name(one) in ("block", "unit", "least")), None)
+        if wrong is not None:
+            message = f"`{_name(wrong)}` is for blocks with a scale of their own, and here all scales are 1"
+            raise SettingWrong("unknown-setting", message, wrong.span, "leave out one of the two")
+        given |= {"block": BLOCK_WITHOUT_SCALE, "unit": 1.0, "least": 0.0}
     levels = levels_of(node, given["codes"])
     if given["codes"] == 2 and (tuple(levels) != (-1, 1) or (given["unit"], given["least"]) != (1, 0)):
         message = f"the codes 0 and 1 of `{node.name}` must stand for -1 and 1, without `unit` and `least`"
@@ -164,6 +185,7 @@ def _defined(node: nodes.Storage, kept: nodes.Kept) -> Storage:
         unit=float(np.float32(given["unit"])),
         least=float(np.float32(given["least"])),
         smallest=given["smallest"],
+        fixed=fixed,
     )
 
 
@@ -177,7 +199,7 @@ def _once(name: str, before: Iterable[nodes.Argument], span: Span) -> None:
 
 
 def _not_of_lines(node: nodes.Storage, name: str, span: Span) -> None:
-    if name == "rank":
+    if name in ("rank", "others"):
         hint = "it belongs to storages with `decode:` and `encode x:`"
         raise SettingWrong("unknown-setting", f"`{node.name}` keeps codes of tensors of any rank", span, hint)
 

@@ -4,7 +4,8 @@
 // A kernel has a struct for each codebook, printed from `Codebook` and `Table`:
 //     struct m_book {
 //         static constexpr int bits = 8, shift = 16, base = 13458, buckets = 2799;
-//         static constexpr int64_t block = 256;
+//         static constexpr int64_t block = 256;  // numbers that share a scale; without scales, that are encoded at a time
+//         static constexpr bool scaled = true;   // else all scales are 1, and lie nowhere that matters
 //         static constexpr float unit = 1.0f, least = 0.0f;
 //     };
 // Its levels, `1 << bits` floats, and then its `2*buckets` entries lie where a row of pointers says, the same for all tensors.
@@ -183,11 +184,19 @@ OPTC_INLINE float encode_signs(const math_t* __restrict at, uint8_t* __restrict 
     return 1;
 }
 
+// The scale of a block; and keeps one, where blocks have scales.
+template <class Book> OPTC_INLINE float scale_at(const float* scales, int64_t block) {
+    return Book::scaled ? scales[block] : 1.0f;
+}
+template <class Book> OPTC_INLINE void keep_scale(float* scales, int64_t block, float scale) {
+    if (Book::scaled) scales[block] = scale;
+}
+
 // A block or the first part of it, whatever the numbers are; returns the scale.
 template <class Book> static __attribute__((noinline)) float encode_any(
     const math_t* at, const uint32_t* entries, uint8_t* to, int64_t size) {
     if (Book::bits == 1) return encode_signs(at, to, size);
-    const float scale = scale_of<Book>(largest<true>(at, (size + GROUP - 1) & -GROUP));
+    const float scale = Book::scaled ? scale_of<Book>(largest<true>(at, (size + GROUP - 1) & -GROUP)) : 1.0f;
     const float divisor = scale > 0 ? scale : __builtin_inff();  // without a scale all are 0
     for (int64_t i = 0; i < size; i += RUN) {
         encode_run<Book, false>(at + i, divisor, entries, to + i * Book::bits / 8, size - i < RUN ? size - i : RUN);
@@ -199,6 +208,7 @@ template <class Book> static __attribute__((noinline)) float encode_any(
 template <class Book> OPTC_INLINE float encode_block(
     const math_t* __restrict at, const uint32_t* __restrict entries, uint8_t* __restrict to) {
     if (Book::bits == 1) return encode_signs(at, to, Book::block);
+    if (!Book::scaled) return encode_any<Book>(at, entries, to, Book::block);
     const int32_t most = largest<false>(at, Book::block);
     const float scale = scale_of<Book>(most);
     if (__builtin_expect((most >= NOT_FINITE) | !(scale > 0), 0)) return encode_any<Book>(at, entries, to, Book::block);
@@ -254,17 +264,18 @@ template <class Book, int64_t piece> struct Kept<Book, true, piece> {
         const uint32_t* const entries = reinterpret_cast<const uint32_t*>(levels + (1 << Book::bits));
         int64_t at = first;
         for (; end - at >= Book::block; at += Book::block) {
-            scales[at / Book::block] = codes::encode_block<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8);
+            const float scale = codes::encode_block<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8);
+            codes::keep_scale<Book>(scales, at / Book::block, scale);
         }
         if (at == end) return;
         for (int64_t i = end - first; i % codes::GROUP != 0; ++i) numbers[i] = 0;
-        scales[at / Book::block] =
-            codes::encode_any<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8, end - at);
+        const float scale = codes::encode_any<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8, end - at);
+        codes::keep_scale<Book>(scales, at / Book::block, scale);
     }
 
 private:
     OPTC_METHOD void decode(int64_t first, int64_t at, int64_t size) {
-        const float scale = scales[at / Book::block];
+        const float scale = codes::scale_at<Book>(scales, at / Book::block);
         codes::decode<Book>(kept + at * Book::bits / 8, scale, levels, numbers + (at - first), size);
     }
 };

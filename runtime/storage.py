@@ -62,13 +62,18 @@ def kept_as_codes(state: State, book: Codebook, entry: Any, scales: Any, p: Tens
 
 
 def encoded(x: Tensor, book: Codebook, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(codes, scales) of a tensor, piece by piece. Blocks of zeros are zeros, also where no level is 0: states start so."""
+    """(codes, scales) of a tensor, piece by piece. Blocks of zeros are zeros, also where no level is 0: states start so.
+
+    Where all scales are 1 there is no such way to say 0.
+    """
     codes = torch.empty(codes_shape(book, x.shape), dtype=torch.uint8, device=device)
     scales = torch.empty(book.blocks_of(x.numel()), dtype=torch.float32, device=device)
     flat = x.detach().reshape(-1)
     for first in range(0, flat.numel(), PIECE):
         piece = flat[first : first + PIECE].to(device, torch.float32)
         put(codes, scales, book, first, piece)
+        if not book.scaled:
+            continue
         of_piece = _places(book, first, piece.numel())[1]
         blocks = torch.zeros(book.blocks_of(piece.numel()) * book.block, dtype=torch.bool, device=device)
         blocks[: piece.numel()] = piece != 0
@@ -125,7 +130,7 @@ def decode(codes: Tensor, scales: Tensor, book: Codebook, numel: int) -> Tensor:
     """The numbers, flat and float32: codes are uint8 of any shape, in order, `scales` float32, one per block."""
     flat = _unpacked(codes.reshape(-1), book.bits)[:numel]
     values = _levels(book.levels, codes.device)[flat.int()]
-    if book.bits == 1:
+    if not book.scaled:
         return values
     return values.mul_(scales.repeat_interleave(book.block)[:numel])
 
@@ -139,10 +144,16 @@ def encode(x: Tensor, book: Codebook) -> tuple[Tensor, Tensor]:
     if book.bits == 1:
         scales = torch.ones(len(blocks), dtype=torch.float32, device=x.device)
         return _packed((blocks > 0).to(torch.uint8).view(-1), 1)[: book.bytes_of(numel)].contiguous(), scales
-    size = blocks.abs()
-    scales = torch.where(size < torch.inf, size, 0).amax(1).clamp_(min=book.least)
-    scales = scales / torch.full_like(scales, book.unit)  # PyTorch multiplies by the reciprocal of a number on some devices
-    ratio = torch.where((scales > 0)[:, None] & ~blocks.isnan(), blocks / scales[:, None], 0)
+    if book.fixed:
+        scales, ratio = (
+            torch.ones(len(blocks), dtype=torch.float32, device=x.device),
+            blocks.nan_to_num(0.0, torch.inf, -torch.inf),
+        )
+    else:
+        size = blocks.abs()
+        scales = torch.where(size < torch.inf, size, 0).amax(1).clamp_(min=book.least)
+        scales = scales / torch.full_like(scales, book.unit)  # PyTorch multiplies by the reciprocal of a number on some devices
+        ratio = torch.where((scales > 0)[:, None] & ~blocks.isnan(), blocks / scales[:, None], 0)
     found = on_device(book, x.device)
     codes = found.codes[torch.bucketize(ratio, found.bounds, right=True)].view(-1)
     return _packed(codes, book.bits)[: book.bytes_of(numel)].contiguous(), scales

@@ -46,7 +46,8 @@ def structs_of(storages: Iterable[Storage]) -> list[str]:
         lines += [
             f"struct {book_type(storage)} {{",
             f"    static constexpr int {geometry};",
-            f"    static constexpr int64_t block = {storage.block};",
+            f"    static constexpr int64_t block = {book.together if storage.fixed else storage.block};",
+            f"    static constexpr bool scaled = {str(book.scaled).lower()};",
             f"    static constexpr float unit = {python_number(storage.unit)}f, least = {python_number(storage.least)}f;",
             "};",
         ]
@@ -55,9 +56,9 @@ def structs_of(storages: Iterable[Storage]) -> list[str]:
 
 def piece_constant(kernel: Kernel, names: Names, lines: Lines) -> list[str]:
     """How many elements are decoded at a time."""
+    found = [(c.when, codebook(c.storage).together if c.storage.fixed else c.storage.block) for c in coded_streams(kernel)]
     blocks = dict.fromkeys(
-        f"{lines.expression(c.when, 11)} ? {c.storage.block} : 0" if c.when != TRUE else str(c.storage.block)
-        for c in coded_streams(kernel)
+        f"{lines.expression(when, 11)} ? {block} : 0" if when != TRUE else str(block) for when, block in found
     )
     return [f"constexpr int64_t PIECE = piece_of({', '.join(blocks)});"] if blocks else []
 

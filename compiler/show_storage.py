@@ -57,6 +57,9 @@ def _codes(found: Codes) -> Iterator[str]:
     zero = "0 among them" if found.has_zero else "0 not among them"
     yield f"{len(levels)} levels from {levels[0]:.4g} to {levels[-1]:.4g} of the largest of the block, {zero}"
     yield f"numbers that are off by {percent(storage.error)} of the largest of the block at most"
+    if found.at_random is not None:
+        off = percent(found.at_random.error)
+        yield f"{found.at_random.name}: between two levels up or down at random, off by {off} at most; the mean is the number"
     yield f"numbers of their own in tensors of less than {storage.smallest} elements"
     yield ""
     yield "|x|/largest         levels above 0   off by at most"

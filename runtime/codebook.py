@@ -6,6 +6,10 @@ arithmetic, correctly rounded, so that codes are the same bits in PyTorch (`stor
 (`gpu_codes.py`). This file needs no PyTorch: the compiler prints what kernels must know of a codebook. Where the scale is
 `fixed` it is 1, whatever the numbers are: those beyond the outermost levels are kept as these.
 
+Rounded at random, a number between two levels is kept as one of them: as the one that is not nearest where its `dither`, a
+number from [0, 1), is less than its share of the way from the nearest one, (x/scale - nearest)/(other - nearest). The mean is
+the number, but for the rounding of x/scale. What a code stands for, and what is beyond the outermost levels, is as without.
+
 What is not finite harms no neighbour: it does not count for the scale. NaN is kept as 0 (or the level nearest to it), and
 infinities as the outermost levels. The update of the step in which they came up sees them as they are.
 """

@@ -216,6 +216,36 @@ template <class Book> OPTC_INLINE float encode_block(
     return scale;
 }
 
+// Codes of the nearest levels become those of the levels on the other side of the numbers, at random: `draw(i)` is the number
+// from [0, 1) for element i, of which the first is `first`. See `codebook.py`.
+template <class Book, class Draw> static __attribute__((noinline)) void dither(
+    const math_t* at, float scale, const float* levels, uint8_t* to, int64_t size, int64_t first, const Draw& draw) {
+    alignas(32) float drawn[RUN];
+    for (int64_t begin = 0; begin < size; begin += RUN) {
+        const int64_t count = size - begin < RUN ? size - begin : RUN;
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i) drawn[i] = float(draw(first + begin + i));
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t p = begin + i;
+            const int place = Book::bits == 8 || (p & 1) != 0 ? 0 : 4;
+            uint8_t& byte = to[p * Book::bits / 8];
+            const int code = byte >> place & ((1 << Book::bits) - 1);
+            const float x = float(at[p]), near = levels[code];
+            if (near * scale == x) continue;
+            const float quotient = scale > 0 ? x / scale : 0.0f, ratio = quotient == quotient ? quotient : 0.0f;
+            const int other = ratio > near ? code + 1 : code - 1;
+            if (other < 0 || other >= 1 << Book::bits) continue;
+            if (!(drawn[i] < (ratio - near) / (levels[other] - near))) continue;
+            byte = uint8_t((byte & ~(((1 << Book::bits) - 1) << place)) | other << place);
+        }
+    }
+}
+
+// What is called for codes that are rounded to nearest.
+struct Undithered {};
+template <class Book> OPTC_INLINE void dither(
+    const math_t*, float, const float*, uint8_t*, int64_t, int64_t, const Undithered&) {}
+
 }  // namespace codes
 
 // --- streams -------------------------------------------------------------------------------------------------------------
@@ -236,7 +266,7 @@ template <class Book, bool coded, int64_t piece> struct Kept {
 
     OPTC_METHOD Kept(const Chunk& chunk, int64_t row, int64_t, int64_t) : numbers(chunk.row<state_t>(row)) {}
     OPTC_METHOD state_t* open(int64_t, int64_t) { return numbers; }
-    OPTC_METHOD void close(int64_t, int64_t) {}
+    template <class Draw = codes::Undithered> OPTC_METHOD void close(int64_t, int64_t, const Draw& = {}) {}
 };
 
 // With codes: rows of codes, of scales and of the codebook. Chunks begin with a block.
@@ -260,17 +290,19 @@ template <class Book, int64_t piece> struct Kept<Book, true, piece> {
         asm volatile("" : : "r"(numbers) : "memory");
         return numbers - first;
     }
-    OPTC_METHOD void close(int64_t first, int64_t end) {
+    template <class Draw = codes::Undithered> OPTC_METHOD void close(int64_t first, int64_t end, const Draw& draw = {}) {
         const uint32_t* const entries = reinterpret_cast<const uint32_t*>(levels + (1 << Book::bits));
         int64_t at = first;
         for (; end - at >= Book::block; at += Book::block) {
             const float scale = codes::encode_block<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8);
             codes::keep_scale<Book>(scales, at / Book::block, scale);
+            codes::dither<Book>(numbers + (at - first), scale, levels, kept + at * Book::bits / 8, Book::block, at, draw);
         }
         if (at == end) return;
         for (int64_t i = end - first; i % codes::GROUP != 0; ++i) numbers[i] = 0;
         const float scale = codes::encode_any<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8, end - at);
         codes::keep_scale<Book>(scales, at / Book::block, scale);
+        codes::dither<Book>(numbers + (at - first), scale, levels, kept + at * Book::bits / 8, end - at, at, draw);
     }
 
 private:

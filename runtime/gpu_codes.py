@@ -49,15 +49,15 @@ def decode(
     if bits == 4:
         codes = tl.reshape(tl.join(codes >> 4, codes & 15), (SIZE,))
     levels = tl.load(book_at + codes).to(tl.float32, bitcast=True)
-    if block == 0:
-        return levels
-    row = tl.arange(0, SIZE // block)
-    place = scales_at + tl.multiple_of(first // block, SIZE // block) + row
-    if WHOLE:
-        scales = tl.load(place)
-    else:
-        scales = tl.load(place, row * block < count)
-    return levels * tl.reshape(tl.broadcast_to(scales[:, None], (SIZE // block, block)), (SIZE,))
+    if block != 0:
+        row = tl.arange(0, SIZE // block)
+        place = scales_at + tl.multiple_of(first // block, SIZE // block) + row
+        if WHOLE:
+            scales = tl.load(place)
+        else:
+            scales = tl.load(place, row * block < count)
+        levels = levels * tl.reshape(tl.broadcast_to(scales[:, None], (SIZE // block, block)), (SIZE,))
+    return levels
 
 
 @triton_kernel
@@ -77,8 +77,12 @@ def encode(
     least: tl.constexpr,
     SIZE: tl.constexpr,
     WHOLE: tl.constexpr,
+    dither: tl.tensor = None,
 ) -> None:
-    """Stores the codes and scales of the numbers of a tile; what does not exist counts as 0, up to the end of a byte."""
+    """Stores the codes and scales of the numbers of a tile; what does not exist counts as 0, up to the end of a byte.
+
+    With `dither`, numbers from [0, 1) for each lane, they are rounded at random (see `codebook.py`).
+    """
     each: tl.constexpr = 8 // bits
     if not WHOLE:
         x = tl.where(tl.arange(0, SIZE) < count, x, 0.0)
@@ -111,6 +115,20 @@ def encode(
     # by comparison, not by the sign bit: -0 is 0
     entry = tl.load(book_at + (1 << bits) + tl.where(ratio < 0.0, bucket + buckets, bucket))
     codes = tl.where((size & ((1 << shift) - 1)) < (entry & 0xFFFF), entry >> 16, entry >> 24) & 0xFF
+    if dither is not None:
+        ratio = tl.where(ratio == ratio, ratio, 0.0)
+        near = tl.load(book_at + codes).to(tl.float32, bitcast=True)
+        beside = codes + tl.where(ratio > near, 1, -1)
+        there = (beside >= 0) & (beside < (1 << bits))
+        if not WHOLE:
+            there = there & (tl.arange(0, SIZE) < count)
+        other = tl.load(book_at + beside, there, 0).to(tl.float32, bitcast=True)
+        there = there & (dither < div(ratio - near, other - near))
+        if block == 0:
+            there = there & (near != x)
+        else:
+            there = there & (near * tl.reshape(tl.broadcast_to(scales[:, None], (SIZE // block, block)), (SIZE,)) != x)
+        codes = tl.where(there, beside, codes)
     if bits == 4:
         high, low = tl.split(tl.reshape(codes, (SIZE // 2, 2)))
         codes = high << 4 | low

@@ -27,7 +27,7 @@ from optc.compiler.compose.tree import (
 from optc.dsl import nodes
 from optc.dsl.levels import SettingWrong
 from optc.dsl.scope import walk
-from optc.dsl.storages import others_of, settings_of, shipped
+from optc.dsl.storages import is_word, others_of, settings_of, shipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,10 @@ def unfolded(
             wrong = error.diagnostic
             report(wrong.code, wrong.message, wrong.span, wrong.hint or "")
             continue
+        if any(map(is_word, kept.arguments)) and not storage.storing:
+            message = f"`{storage.name}` keeps no codes that could be rounded at random"
+            report("unknown-setting", message, kept.span, "leave `stochastic` out, or take a storage of codes")
+            continue
         if others in known and known[others].decode is not None:
             message = f"`{others}` keeps other states, and cannot be what `{storage.name}` leaves other tensors to"
             report("unsupported", message, kept.span, "name a storage of codes, such as `linear4`, or a dtype")
@@ -122,9 +126,13 @@ def _written_out(optimizer: nodes.Optimizer, found: Mapping[str, _Unfolded]) -> 
         if one is None:
             storing.append(kept)
         else:
-            storing += [replace(inner, state=one.names[inner.state], span=kept.span) for inner in one.storage.storing]
+            word = tuple(filter(is_word, kept.arguments))  # at random are codes that it keeps, and others
+            storing += [
+                replace(inner, state=one.names[inner.state], arguments=(*inner.arguments, *word), span=kept.span)
+                for inner in one.storage.storing
+            ]
             if one.others is not None and one.when is not None:
-                storing.append(nodes.Kept(kept.state, one.others, span=kept.span))
+                storing.append(nodes.Kept(kept.state, one.others, word, span=kept.span))
     entries = []
     for entry in optimizer.entries:
         named = {name: one for name, one in found.items() if _mentions(entry, {name})}

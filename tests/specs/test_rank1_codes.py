@@ -1,4 +1,4 @@
-"""`linear4_rank1`: the codes and numbers of arXiv:2309.01507, by a rule written here in NumPy, on every shape, and when resumed.
+"""`linear4_rank1`: the codes and numbers of arXiv:2309.01507, by a rule written here in NumPy, on every shape and resumed.
 
 Its authors scale a number by the smaller one of the largest of its row and of its column, and take the nearest of i/16. Here
 the rule says what it means by looking at every level for every number, in float64, where all distances are exact.

@@ -62,15 +62,16 @@ class Codes:
             plain = f"tl.load({self.pointer} + first + tl.arange(0, SIZE), mask)"
             yield from when(both(exists, opposite(coded)), f"{self.value} = {plain}.to(real)")
 
-    def store(self, condition: Expression, when: When) -> Iterator[str]:
-        """What was written."""
+    def store(self, condition: Expression, when: When, dither: str | None = None) -> Iterator[str]:
+        """What was written; `dither`: by what codes are rounded at random."""
         storage, coded = self.coded.storage, self.coded.when
         book = codebook(storage)
         number = f"tl.broadcast_to({self.value}, (SIZE,)).to(tl.float32)"
         places = f"{self.pointer}, {self.scales}, {self.book}, first, count"
         table = f"{book.bits}, {_block(storage)}, {book.shift}, {book.base}, {book.buckets}"
         scale = f"{python_number(storage.unit)}, {python_number(storage.least)}"
-        call = f"gpu_codes.encode({number}, {places}, {table}, {scale}, SIZE, mask is None)"
+        at_random = "" if dither is None else f", {dither}.to(tl.float32)"
+        call = f"gpu_codes.encode({number}, {places}, {table}, {scale}, SIZE, mask is None{at_random})"
         yield from when(both(condition, coded), call)
         if coded != TRUE:
             plain = f"tl.store({self.pointer} + first + tl.arange(0, SIZE), {self.value}, mask)"

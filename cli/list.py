@@ -71,14 +71,12 @@ def _storages() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name in (*CASTS, *known):
         storage = resolve(nodes.Kept("x", name), ())
-        text, cites = (known[name].text, known[name].cites) if name in known else (_cast(name, CASTS[name]), ())
+        text, cites = (known[name].text, known[name].cites) if name in known else (f"rounded to {CASTS[name]}", ())
+        if name in ("bf16", "linear8"):
+            text = f"{(text or '').removesuffix('.')}; `{name}(stochastic)`: up or down at random"
         size = storage.bytes if isinstance(storage, Storage) else None
         found.append({"name": name, "bytes": size, "text": text, "cites": list(cites)})
     return found
-
-
-def _cast(name: str, dtype: str) -> str:
-    return f"rounded to {dtype}" + ("; `bf16(stochastic)`: up or down at random" if name == "bf16" else "")
 
 
 def _modifiers() -> list[dict[str, Any]]:

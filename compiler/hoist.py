@@ -152,7 +152,10 @@ class _Hoister:
                     host.append(statement)
                     self._new_version(statement.target.name)
                 case Let() | Store():
-                    kernel.append(replace(statement, value=self._element(statement.value, statement, host)))
+                    line = replace(statement, value=self._element(statement.value, statement, host))
+                    if isinstance(line, Store) and line.dither is not None:
+                        line = replace(line, dither=self._element(line.dither, statement, host))
+                    kernel.append(line)
                     self._new_version(statement.target.name)
                 case Branch():
                     self._branch(statement, host, kernel)

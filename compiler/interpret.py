@@ -181,7 +181,7 @@ class _Run:
         self._shape = program.view(param.theta.shape)
         self._p = 1 if program.pick is None else int(hypers[program.pick] or 1)
         self._new: set[str] = set()
-        self._stored: set[str] = set()
+        self._stored: dict[str, Any] = {}  # with what codes are rounded at random by, or None
         for name, value in self._tensors.items():
             if value.shape != param.theta.shape:
                 raise OptcError(f"`{name}` has the shape {value.shape}, θ has {param.theta.shape}")
@@ -200,8 +200,8 @@ class _Run:
     def keep(self) -> None:
         """Hands the model's states on: all parameters of a step have computed the same. What was written goes to memory."""
         self._param.model.update(self._model)
-        for name in self._stored:
-            self._param.states[name] = _through_memory(self._program.state(name), self._param.states[name])
+        for name, dither in self._stored.items():
+            self._param.states[name] = _through_memory(self._program.state(name), self._param.states[name], dither=dither)
 
     def _due(self) -> list[State]:
         """States to be created: in `step` all whose conditions hold, in an entry those of them that it names."""
@@ -229,11 +229,12 @@ class _Run:
                         self._locals[target.name] = result
                 case Store(target=target, value=value) if target.role is Role.THETA:
                     self._param.theta = self._array((yield from self._value(value)))
-                case Store(target=target, value=value):
+                case Store(target=target, value=value, dither=dither):
                     state = self._program.state(target.name)
                     self._states_of(state.extent)[state.name] = self._shaped(state, (yield from self._value(value)))
                     if state.storage is not None:
-                        self._stored.add(state.name)
+                        drawn = None if dither is None else evaluate(dither, self._read, self._shape, self._p)
+                        self._stored[state.name] = drawn
                 case Branch(condition=condition, then=then, otherwise=otherwise):
                     holds = yield from self._value(condition)
                     if not (yield from self._block(then if holds else otherwise)):
@@ -308,9 +309,13 @@ class _Run:
         return np.array(np.broadcast_to(value, state.extent.shape(self._shape, self._p)), dtype=np.float64)
 
 
-def _through_memory(state: State, value: Array | np.float64, new: bool = False) -> Array | np.float64:
+def _through_memory(
+    state: State, value: Array | np.float64, new: bool = False, dither: Array | None = None
+) -> Array | np.float64:
     """What the next step finds of a value."""
-    return value if state.storage is None or not isinstance(value, np.ndarray) else through_memory(value, state.storage, new)
+    if state.storage is None or not isinstance(value, np.ndarray):
+        return value
+    return through_memory(value, state.storage, new, dither)
 
 
 def _together(runs: Sequence[_Steps[None]]) -> None:

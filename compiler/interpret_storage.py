@@ -15,10 +15,11 @@ from optc.dsl.program import Storage
 Array: TypeAlias = npt.NDArray[np.float64]
 
 
-def through_memory(value: Array, storage: Storage, new: bool = False) -> Array:
+def through_memory(value: Array, storage: Storage, new: bool = False, dither: Array | None = None) -> Array:
     """The value as the next step finds it. Codes and scales are float32; what is not finite does not count for its block.
 
-    Blocks of zeros of a `new` state are zeros, also where no level is 0.
+    Blocks of zeros of a `new` state are zeros, also where no level is 0, but with a scale of 1. With `dither`,
+    numbers from [0, 1) for each of the value's, codes are those of one of the two levels beside a number.
     """
     if storage.dtype is not None:
         return _as_dtype(value, storage.dtype)
@@ -26,19 +27,34 @@ def through_memory(value: Array, storage: Storage, new: bool = False) -> Array:
         return value
     with np.errstate(all="ignore"):
         x = value.astype(np.float32).reshape(-1)
-        blocks = [x[first : first + storage.block] for first in range(0, x.size, storage.block)]
-        kept = [block if new and not block.any() else _block(block, storage) for block in blocks]
+        cuts = [slice(first, first + storage.block) for first in range(0, x.size, storage.block)]
+        u = np.zeros(0) if dither is None else dither.reshape(-1)
+        zeros = new and not storage.fixed
+        kept = [
+            x[cut] if zeros and not x[cut].any() else _block(x[cut], storage, None if dither is None else u[cut])
+            for cut in cuts
+        ]
     return np.concatenate(kept).astype(np.float64).reshape(value.shape)
 
 
-def _block(x: npt.NDArray[np.float32], storage: Storage) -> npt.NDArray[np.float32]:
+def _block(x: npt.NDArray[np.float32], storage: Storage, dither: Array | None) -> npt.NDArray[np.float32]:
     if storage.bits == 1:  # a bit: what it keeps has a scale of 1
         return np.where(x > 0, np.float32(1), np.float32(-1))
     size = np.abs(x[np.isfinite(x)])
     scale = np.maximum(size.max(initial=np.float32(0)), np.float32(storage.least)) / np.float32(storage.unit)
+    if storage.fixed:
+        scale = np.float32(1)
     ratio = x / scale if scale > 0 else np.zeros_like(x)
-    codes = _nearest(np.where(np.isnan(x), np.float32(0), ratio).astype(np.float64), storage)
-    kept: npt.NDArray[np.float32] = np.array(storage.levels, dtype=np.float32)[codes] * scale
+    ratio = np.where(np.isnan(x), np.float32(0), ratio)
+    codes = _nearest(ratio.astype(np.float64), storage)
+    levels = np.array(storage.levels, dtype=np.float32)
+    if dither is not None:
+        above = ratio > levels[codes]
+        others = np.concatenate([levels, [np.float32(np.nan)]])[np.where(above, codes + 1, np.where(codes > 0, codes - 1, -1))]
+        share = (ratio - levels[codes]) / (others - levels[codes])
+        away = (levels[codes] * scale != x) & (dither < share)
+        codes = np.where(away, np.where(above, codes + 1, codes - 1), codes)
+    kept: npt.NDArray[np.float32] = levels[codes] * scale
     return kept
 
 

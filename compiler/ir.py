@@ -48,8 +48,11 @@ def map_statements(body: tuple[Statement, ...], function: Callable[[Expression],
     result: list[Statement] = []
     for statement in body:
         match statement:
-            case Let() | Store():
+            case Let():
                 result.append(replace(statement, value=function(statement.value)))
+            case Store(dither=dither):
+                changed = None if dither is None else function(dither)
+                result.append(replace(statement, value=function(statement.value), dither=changed))
             case Branch():
                 result.append(
                     replace(
@@ -104,8 +107,12 @@ def expressions(body: tuple[Statement, ...]) -> Iterator[Expression]:
     """Every value and condition of a block."""
     for statement in statements(body):
         match statement:
-            case Let() | Store():
+            case Let():
                 yield statement.value
+            case Store(value=value, dither=dither):
+                yield value
+                if dither is not None:
+                    yield dither
             case Branch():
                 yield statement.condition
 

@@ -134,6 +134,7 @@ def _book(storage: Storage) -> str:
     levels = ["(", *(f"        {line}" for line in filled(map(python_number, storage.levels), 8)), "    ),"]
     settings = [f"block={storage.block}", f'ties="{storage.ties}"', f"unit={python_number(storage.unit)}"]
     settings += [f"least={python_number(storage.least)}", f"smallest={storage.smallest}"]
+    settings += ["fixed=True"] * storage.fixed
     lines = [f"{book_name(storage)} = Codebook(", f'    "{storage.name}",', f"    {levels[0]}", *levels[1:]]
     return "\n".join([*lines, *(f"    {setting}," for setting in settings), ")"])
 

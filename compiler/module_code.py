@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,12 +13,13 @@ from optc.compiler.backends.pytorch.model import emit_model
 from optc.compiler.backends.triton.emit import emit_kernel as emit_triton
 from optc.compiler.backends.triton.scalars import emit_scalars
 from optc.compiler.conditions import reached_when
+from optc.compiler.ir import InternalError
 from optc.compiler.layout import Call, long_names, names
 from optc.compiler.plan import Kernel, Pass, Phase, Plan, ProcedurePlan, Stream
 from optc.compiler.storing import rows, storage_text
 from optc.compiler.traffic import read_if
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Declares, Expression, Let, Program, Store
+from optc.dsl.program import DRAWS, TRUE, Apply, Constant, Declares, Expression, Let, Program, Read, Role, Store, Symbol
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,26 @@ def _stream(stream: Stream, program: Program, *conditions: Call) -> str:
     parts += [f'extent="{stream.extent.value}"'] if stream.extent is not Extent.ELEM else []
     storage = [] if stream.storage is None else [f"storage={storage_text(stream.storage)}"]
     storage += [] if stream.pair is None else [f'pair="{stream.pair}"']
+    if stream.dither is not None:
+        draw, *given = _dither(stream.dither)
+        storage.append(f'dither=("{draw}", ({", ".join(given)}))')
     coded = () if stream.coded is None else unless_always("coded", stream.coded, program)
     return str(Call("Stream", (*parts, *conditions, *storage, *coded)))
+
+
+def _dither(draw: Expression) -> Iterator[str]:
+    """The name of a draw, and what it is given besides the elements: names of scalars, or numbers."""
+    if not isinstance(draw, Apply) or draw.operation not in DRAWS:
+        raise InternalError(f"{draw!r} draws no number")
+    yield draw.operation
+    for argument in draw.arguments[1:]:
+        match argument:
+            case Read(symbol=Symbol(role=Role.SCALAR, name=name)):
+                yield f'"{name}"'
+            case Constant(value=int() | float() as value):
+                yield repr(float(value))
+            case _:
+                raise InternalError(f"{argument!r} is not known before a kernel starts")
 
 
 def _stream_of(one: Pass, stream: Stream, kernel: Kernel, program: Program) -> str:

@@ -45,7 +45,8 @@ class Stream:
 
     `exists`: TRUE or a condition over static FLAG reads. `reads`/`writes`: whether any variant reads its old value or writes
     it. A `storage` says how a state is kept; where that is as codes, `coded` says when: TRUE or a condition like `exists`.
-    `pair`: how θ is kept together with what it lacks, which is the stream behind it, of role REST.
+    `pair`: how θ is kept together with what it lacks, which is the stream behind it, of role REST. `dither`: the number from
+    [0, 1), of ELEMENT and SCALARs, by which codes of an element are rounded at random when they are written.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Stream:
     storage: Storage | None = None
     coded: Expression | None = None
     pair: str | None = None
+    dither: Expression | None = None
 
 
 @dataclass(frozen=True, slots=True)

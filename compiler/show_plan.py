@@ -62,9 +62,15 @@ def show_storages(plan: Plan) -> Iterator[str]:
             of = f"a bit, {storage.bytes:.4g} bytes per element with its scales"
             yield f"{INDENT}{name}: {storage.name}, {of}; -1 and 1 are kept as they are"
             continue
-        of = f"{storage.bits} bits and a scale for {storage.block} numbers: {storage.bytes:.4g} bytes per element"
-        yield f"{INDENT}{name}: {storage.name}, {of}; off by {off} of the largest of these at most"
-        yield f"{INDENT}{' ' * len(name)}  numbers of their own in tensors of less than {storage.smallest} elements"
+        if storage.fixed:
+            of = f"{storage.bits} bits and a scale of 1: {storage.bytes:.4g} bytes per element"
+            off = f"{storage.error:.4g} at most, of numbers up to {max(x for x in storage.levels if x == x):.4g}"
+        else:
+            of = f"{storage.bits} bits and a scale for {storage.block} numbers: {storage.bytes:.4g} bytes per element"
+            off = f"{off} of the largest of these at most"
+        yield f"{INDENT}{name}: {storage.name}, {of}; off by {off}"
+        if storage.smallest > 1:
+            yield f"{INDENT}{' ' * len(name)}  numbers of their own in tensors of less than {storage.smallest} elements"
 
 
 def _lines(body: tuple[Statement, ...], source: Source) -> Iterator[str]:

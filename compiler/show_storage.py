@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from optc.compiler.storage_facts import Codes, codes
 from optc.dsl import nodes
+from optc.dsl.program import Storage
 from optc.dsl.show import format_text
 from optc.dsl.source import Source
+from optc.dsl.storages import resolve
 
 INDENT = "    "
 
@@ -27,9 +29,17 @@ def _storage(node: nodes.Storage, source: Source) -> Iterator[str]:
         return
     for state in node.states:
         if isinstance(state, nodes.State):
-            kept = next((kept.storage for kept in node.storing if kept.state == state.name), "in the dtype of the arithmetic")
+            kept = next((_kept(kept) for kept in node.storing if kept.state == state.name), "in the dtype of the arithmetic")
             yield f"{INDENT}{state.name}: one number per {place_of(state)}, {kept}"
     yield f"{INDENT}in the place of one state; how far that is off depends on the numbers"
+
+
+def _kept(clause: nodes.Kept) -> str:
+    """How a state of a storage is kept itself; with a scale of 1, how far that is off."""
+    found = resolve(clause, ())
+    if isinstance(found, Storage) and found.fixed:
+        return f"{found.name}: {found.bits} bits, off by {found.error:.4g} at most"
+    return clause.storage
 
 
 def place_of(state: nodes.State) -> str:
@@ -47,6 +57,9 @@ def _codes(found: Codes) -> Iterator[str]:
     zero = "0 among them" if found.has_zero else "0 not among them"
     yield f"{len(levels)} levels from {levels[0]:.4g} to {levels[-1]:.4g} of the largest of the block, {zero}"
     yield f"numbers that are off by {percent(storage.error)} of the largest of the block at most"
+    if found.at_random is not None:
+        off = percent(found.at_random.error)
+        yield f"{found.at_random.name}: between two levels up or down at random, off by {off} at most; the mean is the number"
     yield f"numbers of their own in tensors of less than {storage.smallest} elements"
     yield ""
     yield "|x|/largest         levels above 0   off by at most"

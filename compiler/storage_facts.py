@@ -10,6 +10,7 @@ import numpy as np
 
 from optc.dsl import nodes
 from optc.dsl.errors import SpecError
+from optc.dsl.names import STOCHASTIC
 from optc.dsl.program import Storage
 from optc.dsl.source import Source
 from optc.dsl.storages import resolve
@@ -32,11 +33,15 @@ class Decade:
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """A storage whose codes stand for levels. `levels` are shares of the largest |x| of a block, ascending, each once."""
+    """A storage whose codes stand for levels. `levels` are shares of the largest |x| of a block, ascending, each once.
+
+    `at_random` is the same storage rounded at random; None where that cannot be.
+    """
 
     storage: Storage
     levels: tuple[float, ...]
     decades: tuple[Decade, ...]
+    at_random: Storage | None = None
 
     @property
     def bits(self) -> int:
@@ -62,7 +67,10 @@ def codes(node: nodes.Storage, source: Source, name: str | None = None) -> Codes
     if not isinstance(found, Storage):
         raise SpecError(source, [found])
     levels = np.unique([level / found.unit for level in found.levels if level == level]) + 0.0  # -0 is 0
-    return Codes(found, tuple(map(float, levels)), tuple(_decades(levels)))
+    word = nodes.Argument(None, nodes.Name(STOCHASTIC))
+    random = resolve(nodes.Kept("x", name or node.name, (word,), span=node.span), (node,))
+    at_random = random if isinstance(random, Storage) else None
+    return Codes(found, tuple(map(float, levels)), tuple(_decades(levels)), at_random)
 
 
 def _decades(levels: np.ndarray) -> Iterator[Decade]:

@@ -37,22 +37,28 @@ def books_of(program: Program) -> tuple[Storage, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """What kernels must know of a codebook: bits of a code, and the table of nearest levels (see `optc.runtime.codebook`)."""
+    """What kernels must know of a codebook: bits of a code, the table of nearest levels, and how many numbers are encoded
+    together, `scaled` by a scale of their own or not (see `optc.runtime.codebook`).
+    """
 
     bits: int
     shift: int
     base: int
     buckets: int
+    together: int
+    scaled: bool
 
 
 def codebook(storage: Storage) -> Codes:
     """That of a storage. Raises OptcError where its levels are too close together for the table."""
-    book = Codebook(storage.name, storage.levels, storage.block, ties(storage), storage.unit, storage.least, storage.smallest)
+    book = Codebook(
+        storage.name, storage.levels, storage.block, ties(storage), storage.unit, storage.least, storage.smallest, storage.fixed
+    )
     try:
         found = table(book)
     except ValueError as error:
         raise OptcError(str(error)) from error
-    return Codes(book.bits, found.shift, found.base, found.buckets)
+    return Codes(book.bits, found.shift, found.base, found.buckets, book.together, book.scaled)
 
 
 def ties(storage: Storage) -> Literal["up", "down", "even"]:

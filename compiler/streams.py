@@ -42,11 +42,12 @@ def streams_of(
     read = reads_first(body)
     needed = {THETA.name} if ELEMENT.name in read else set()
     written = {s.target.name for s in statements(body) if isinstance(s, Store)}
+    dithers = {s.target.name: s.dither for s in statements(body) if isinstance(s, Store) and s.dither is not None}
     order = [Symbol(Role.THETA, "theta"), Symbol(Role.GRADIENT, "g"), *(Symbol(Role.INPUT, n) for n in inputs)]
     order += [Symbol(Role.STATE, s.name) for s in program.states if not s.host] + [ELEMENT]
     states = {s.name: s for s in program.states}
     found = [
-        _stream(s, s.name in read, s.name in written, states.get(s.name), flags)
+        _stream(s, s.name in read, s.name in written, states.get(s.name), flags, dithers.get(s.name))
         for s in order
         if s.name in read | written | needed
     ]
@@ -57,12 +58,14 @@ def streams_of(
     return tuple(found)
 
 
-def _stream(symbol: Symbol, reads: bool, writes: bool, state: State | None, flags: tuple[Flag, ...]) -> Stream:
+def _stream(
+    symbol: Symbol, reads: bool, writes: bool, state: State | None, flags: tuple[Flag, ...], dither: Expression | None
+) -> Stream:
     if state is None:
         return Stream(symbol.name, symbol.role, reads, writes, TRUE)
     coded = coded_when(state)
     exists, coded = over_flags(state.exists, flags), None if coded is None else over_flags(coded, flags)
-    return Stream(symbol.name, symbol.role, reads, writes, exists, state.extent, state.storage, coded)
+    return Stream(symbol.name, symbol.role, reads, writes, exists, state.extent, state.storage, coded, dither=dither)
 
 
 def reads_first(body: tuple[Statement, ...], variant: dict[str, bool] | None = None) -> set[str]:
@@ -120,6 +123,8 @@ def _scan(body: Iterable[Statement], written: set[str], found: set[str], variant
             case Let() | Store():
                 names = _names(statement.value, variant)
                 streams = {r.symbol.name for r in reads(statement.value) if r.symbol.role in STREAMED}
+                if isinstance(statement, Store) and statement.dither is not None:
+                    names, streams = names | {ELEMENT.name}, streams | {ELEMENT.name}
                 found |= names & streams - written
                 written = written | {statement.target.name}
             case Branch():

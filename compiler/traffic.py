@@ -252,6 +252,8 @@ def _operations(body: tuple[Statement, ...]) -> int:
         match statement:
             case Let() | Store():
                 count += _count(statement.value)
+                if isinstance(statement, Store) and statement.dither is not None:
+                    count += _count(statement.dither)
             case Branch(then=then, otherwise=otherwise):
                 count += max(_operations(then), _operations(otherwise))
     return count

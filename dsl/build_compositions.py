@@ -234,6 +234,6 @@ class CompositionRules(Rules):
         if word is not None and word.id not in ("inf", "pi"):
             if word.id != STOCHASTIC:
                 message = f"`{word.id}` is no setting of a storage"
-                self.report("not-constant", message, word.span, f"write a number, or `bf16({STOCHASTIC})`")
+                self.report("not-constant", message, word.span, f"write a number, or `{STOCHASTIC}`")
             return nodes.Argument(None, word, span=span)
         return self.on_argument(parts, span)

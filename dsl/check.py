@@ -6,7 +6,7 @@ from optc.dsl import calls, nodes
 from optc.dsl.check_blocks import ProcedureChecker
 from optc.dsl.check_hypers import check_hypers
 from optc.dsl.check_states import StateChecker
-from optc.dsl.check_storing import check_one_bit, check_signs, check_storing, pair_of
+from optc.dsl.check_storing import check_one_bit, check_signs, check_storing, pair_of, with_dithers
 from optc.dsl.errors import SpecError
 from optc.dsl.implication import Implication, static_part
 from optc.dsl.infer import Inference
@@ -113,7 +113,7 @@ class _Checker:
         context.required = tuple(static_part(r.condition) for r in requires)
         states = StateChecker(self._inference).check(node.states)
         states = check_storing(context, spec, states)
-        procedures = (self._step(), *self._entries())
+        procedures = (with_dithers(self._inference, spec, states, self._step()), *self._entries())
         not_with_rows(context)
         self._unused()
         if node.name in PYTHON_KEYWORDS:

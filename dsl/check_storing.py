@@ -7,12 +7,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from optc.dsl import nodes
+from optc.dsl.draws import uniform
 from optc.dsl.errors import Diagnostic
+from optc.dsl.infer import Inference
 from optc.dsl.kinds import Extent
-from optc.dsl.program import Apply, Branch, Constant, Expression, Program, Role, State, Statement, Storage, Store, Symbol
-from optc.dsl.scope import Context, nearest
+from optc.dsl.program import (
+    Apply,
+    Branch,
+    Constant,
+    Expression,
+    Procedure,
+    Program,
+    Role,
+    State,
+    Statement,
+    Storage,
+    Store,
+    Symbol,
+)
+from optc.dsl.scope import STEP, Context, Env, nearest
 from optc.dsl.signs import never_negative
-from optc.dsl.storages import PAIRS, REST, is_stochastic, mistakes, resolve
+from optc.dsl.storages import PAIRS, REST, SEED, is_dithered, is_stochastic, mistakes, resolve
 
 
 def check_storing(context: Context, spec: nodes.Spec, states: tuple[State, ...]) -> tuple[State, ...]:
@@ -78,6 +93,38 @@ def _is_sign(value: Expression) -> bool:
         case Apply(operation="where", arguments=(_, then, otherwise)):
             return _is_sign(then) and _is_sign(otherwise)
     return False
+
+
+def with_dithers(inference: Inference, spec: nodes.Spec, states: tuple[State, ...], step: Procedure) -> Procedure:
+    """The step that says by which numbers codes are rounded at random. They are drawn behind those of its lines.
+
+    Before a composition is written out there is no seed yet, and nothing is said.
+    """
+    context = inference.context
+    if any(map(is_dithered, spec.optimizer.storing)):
+        context.used.add(SEED)  # also by what is no storage, of which more need not be said
+    drawn: dict[str, Expression] = {}
+    for kept in spec.optimizer.storing:
+        state = next((s for s in states if s.name == kept.state), None)
+        if state is None or state.storage is None or state.storage.dtype is not None or not state.storage.stochastic:
+            continue
+        if SEED in context.hypers:
+            call = nodes.Call("uniform", (nodes.Name(SEED, span=kept.span),), span=kept.span)
+            number = uniform(inference, call, Env(STEP))
+            if number is not None:
+                drawn[state.name] = number
+
+    def dithered(body: tuple[Statement, ...]) -> Iterator[Statement]:
+        for statement in body:
+            match statement:
+                case Store(target=Symbol(role=Role.STATE, name=name)) if name in drawn:
+                    yield replace(statement, dither=drawn[name])
+                case Branch(then=then, otherwise=otherwise):
+                    yield replace(statement, then=tuple(dithered(then)), otherwise=tuple(dithered(otherwise)))
+                case _:
+                    yield statement
+
+    return replace(step, body=tuple(dithered(step.body))) if drawn else step
 
 
 def pair_of(spec: nodes.Spec) -> str | None:

@@ -123,11 +123,15 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Writes a state or θ. Reads after it see the new value."""
+    """Writes a state or θ. Reads after it see the new value.
+
+    `dither`: what codes are rounded at random by where the value is kept, a number from [0, 1) for each element.
+    """
 
     target: Symbol
     value: Expression
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    dither: Expression | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +211,9 @@ class Storage:
     Codes are those of `levels`, 2 (-1 and 1), 16 or 256 float32 numbers (NaN: no code). `block` numbers in a row of
     the flattened tensor share a float32 scale, max(largest |x|, `least`)/`unit`, and x is kept as the code whose level is
     nearest to x/scale; `ties` says which of two that are equally near ("down", "up", or "even": the even code). Tensors with
-    fewer than `smallest` elements are kept as they are. `stochastic`: the step rounds its last value to the dtype, at random.
+    fewer than `smallest` elements are kept as they are. `fixed`: the scale is 1, whatever the numbers are; those beyond the
+    outermost levels are kept as these. `stochastic`: a number is kept as one of the two that are next to it, at random; codes
+    are so by the `dither` of a `Store`, a dtype is by the step, which rounds its last value.
     """
 
     name: str
@@ -219,6 +225,7 @@ class Storage:
     least: float = 0.0
     smallest: int = 0
     stochastic: bool = False
+    fixed: bool = False
 
     @property
     def bits(self) -> int:
@@ -240,7 +247,9 @@ class Storage:
         """How far one encoding may move a number: of codes as a share of the largest |x| of the block, else of the number.
 
         It is half of the widest gap between levels, or the distance to the outermost one where that is more; numbers of a sign
-        that no level has are not thought of. Numbers that are kept as one of two levels are one of them.
+        that no level has are not thought of. At random it is the whole of a gap. Numbers that are kept as one of two levels are
+        one of them. With a scale of 1 it
+        is no share, and of numbers as large as the outermost levels at most.
         """
         if self.bits == 1:
             return 0.0
@@ -248,7 +257,9 @@ class Storage:
             nearest = 2.0 ** -{"float64": 53, "float32": 24, "bfloat16": 8, "float16": 11}[self.dtype]
             return 2 * nearest if self.stochastic else nearest
         known = sorted(level / self.unit for level in self.levels if level == level)
-        gaps = [(b - a) / 2 for a, b in pairwise(known)]
+        gaps = [(b - a) * (1 if self.stochastic else 0.5) for a, b in pairwise(known)]
+        if self.fixed:
+            return max(*gaps, known[0])
         return max(*gaps, 1 - known[-1], known[0] if known[0] >= 0 else known[0] + 1)
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .adams import AdamS as AdamS
     from .adamw import AdamW as AdamW
     from .adamw_4bit import AdamW4bit as AdamW4bit
+    from .adamw_4bit_rank1 import AdamW4bitRank1 as AdamW4bitRank1
     from .adamw_8bit import AdamW8bit as AdamW8bit
     from .adamw_8bit_split import AdamW8bitSplit as AdamW8bitSplit
     from .adamw_bf16 import AdamWBf16 as AdamWBf16
@@ -186,6 +187,7 @@ OPTIMIZERS = {
     "AdamS": "adams",
     "AdamW": "adamw",
     "AdamW4bit": "adamw_4bit",
+    "AdamW4bitRank1": "adamw_4bit_rank1",
     "AdamW8bit": "adamw_8bit",
     "AdamW8bitSplit": "adamw_8bit_split",
     "AdamWBf16": "adamw_bf16",
@@ -376,6 +378,7 @@ __all__ = [
     "AdamS",
     "AdamW",
     "AdamW4bit",
+    "AdamW4bitRank1",
     "AdamW8bit",
     "AdamW8bitSplit",
     "AdamWBf16",

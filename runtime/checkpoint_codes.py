@@ -105,7 +105,8 @@ def _name(state: State, own: Codebook | None) -> str:
 def means_the_same(a: Codebook, b: Codebook) -> bool:
     """Whether equal codes and scales are equal numbers."""
     levels = zip(a.levels, b.levels, strict=False)
-    return len(a.levels) == len(b.levels) and a.block == b.block and all(x == y or (x != x and y != y) for x, y in levels)
+    alike = len(a.levels) == len(b.levels) and a.block == b.block and a.fixed == b.fixed
+    return alike and all(x == y or (x != x and y != y) for x, y in levels)
 
 
 def _decoded(codes: Tensor, scales: Tensor, book: Codebook, p: Tensor) -> Tensor:
@@ -127,6 +128,8 @@ def codebook(told: Any) -> Codebook | None:
     known = [x for x in levels if x == x]
     if len(set(known)) < 2 or max(map(abs, known)) > torch.finfo(torch.float32).max:
         return None
-    if not isinstance(block, int) or block not in BLOCKS or not isinstance(name, str):
+    fixed = told.get("fixed", False)
+    if not isinstance(block, int) or block not in BLOCKS or not isinstance(name, str) or not isinstance(fixed, bool):
         return None
-    return Codebook(name, tuple(x if x == x else math.nan for x in levels), block)  # one NaN: equal codebooks are equal
+    # one NaN: equal codebooks are equal
+    return Codebook(name, tuple(x if x == x else math.nan for x in levels), block, fixed=fixed)

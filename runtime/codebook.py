@@ -3,7 +3,12 @@
 A tensor is taken flat, in the order of its indices, and cut into blocks; the last one may be shorter. A block keeps the float32
 `scale` = max(largest |x|, least)/unit, and for every x the code of the level that is nearest to x/scale. All of this is float32
 arithmetic, correctly rounded, so that codes are the same bits in PyTorch (`storage.py`), native code (`codes.hpp`) and Triton
-(`gpu_codes.py`). This file needs no PyTorch: the compiler prints what kernels must know of a codebook.
+(`gpu_codes.py`). This file needs no PyTorch: the compiler prints what kernels must know of a codebook. Where the scale is
+`fixed` it is 1, whatever the numbers are: those beyond the outermost levels are kept as these.
+
+Rounded at random, a number between two levels is kept as one of them: as the one that is not nearest where its `dither`, a
+number from [0, 1), is less than its share of the way from the nearest one, (x/scale - nearest)/(other - nearest). The mean is
+the number, but for the rounding of x/scale. What a code stands for, and what is beyond the outermost levels, is as without.
 
 What is not finite harms no neighbour: it does not count for the scale. NaN is kept as 0 (or the level nearest to it), and
 infinities as the outermost levels. The update of the step in which they came up sees them as they are.
@@ -33,7 +38,8 @@ class Codebook:
     or 2 (eight numbers per byte, the first in the lowest bit); levels that are NaN are never chosen. Two levels are -1 and 1,
     and so are the numbers that are kept: their scale is 1, and nobody looks at it. `block`: numbers that share a scale, a power
     of two from 64 to 4096. `ties`: which of two levels that are equally near is taken: the larger ("up"), the smaller ("down"),
-    or the one of the even code. Tensors with fewer than `smallest` elements are not kept as codes.
+    or the one of the even code. Tensors with fewer than `smallest` elements are not kept as codes. `fixed`: all scales are
+    1, and nobody looks at them.
     """
 
     name: str
@@ -43,6 +49,12 @@ class Codebook:
     unit: float = 1.0
     least: float = 0.0
     smallest: int = 0
+    fixed: bool = False
+
+    @property
+    def scaled(self) -> bool:
+        """Whether blocks have scales of their own."""
+        return not self.fixed and self.bits > 1
 
     @property
     def bits(self) -> int:
@@ -57,7 +69,7 @@ class Codebook:
     @property
     def together(self) -> int:
         """Numbers that are encoded at a time, or a part of them: those that share a scale, or a byte where there is none."""
-        return 8 if self.bits == 1 else self.block
+        return self.block if self.scaled else 8 if self.bits == 1 else BLOCKS[0]
 
     def bytes_of(self, numel: int) -> int:
         """Bytes of the codes of so many numbers; of bits whole words of 32, which GPUs change at once."""

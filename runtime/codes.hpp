@@ -4,7 +4,8 @@
 // A kernel has a struct for each codebook, printed from `Codebook` and `Table`:
 //     struct m_book {
 //         static constexpr int bits = 8, shift = 16, base = 13458, buckets = 2799;
-//         static constexpr int64_t block = 256;
+//         static constexpr int64_t block = 256;  // numbers that share a scale; without scales, that are encoded at a time
+//         static constexpr bool scaled = true;   // else all scales are 1, and lie nowhere that matters
 //         static constexpr float unit = 1.0f, least = 0.0f;
 //     };
 // Its levels, `1 << bits` floats, and then its `2*buckets` entries lie where a row of pointers says, the same for all tensors.
@@ -183,11 +184,19 @@ OPTC_INLINE float encode_signs(const math_t* __restrict at, uint8_t* __restrict 
     return 1;
 }
 
+// The scale of a block; and keeps one, where blocks have scales.
+template <class Book> OPTC_INLINE float scale_at(const float* scales, int64_t block) {
+    return Book::scaled ? scales[block] : 1.0f;
+}
+template <class Book> OPTC_INLINE void keep_scale(float* scales, int64_t block, float scale) {
+    if (Book::scaled) scales[block] = scale;
+}
+
 // A block or the first part of it, whatever the numbers are; returns the scale.
 template <class Book> static __attribute__((noinline)) float encode_any(
     const math_t* at, const uint32_t* entries, uint8_t* to, int64_t size) {
     if (Book::bits == 1) return encode_signs(at, to, size);
-    const float scale = scale_of<Book>(largest<true>(at, (size + GROUP - 1) & -GROUP));
+    const float scale = Book::scaled ? scale_of<Book>(largest<true>(at, (size + GROUP - 1) & -GROUP)) : 1.0f;
     const float divisor = scale > 0 ? scale : __builtin_inff();  // without a scale all are 0
     for (int64_t i = 0; i < size; i += RUN) {
         encode_run<Book, false>(at + i, divisor, entries, to + i * Book::bits / 8, size - i < RUN ? size - i : RUN);
@@ -199,12 +208,43 @@ template <class Book> static __attribute__((noinline)) float encode_any(
 template <class Book> OPTC_INLINE float encode_block(
     const math_t* __restrict at, const uint32_t* __restrict entries, uint8_t* __restrict to) {
     if (Book::bits == 1) return encode_signs(at, to, Book::block);
+    if (!Book::scaled) return encode_any<Book>(at, entries, to, Book::block);
     const int32_t most = largest<false>(at, Book::block);
     const float scale = scale_of<Book>(most);
     if (__builtin_expect((most >= NOT_FINITE) | !(scale > 0), 0)) return encode_any<Book>(at, entries, to, Book::block);
     for (int64_t i = 0; i < Book::block; i += RUN) encode_run<Book, true>(at + i, scale, entries, to + i * Book::bits / 8, RUN);
     return scale;
 }
+
+// Codes of the nearest levels become those of the levels on the other side of the numbers, at random: `draw(i)` is the number
+// from [0, 1) for element i, of which the first is `first`. See `codebook.py`.
+template <class Book, class Draw> static __attribute__((noinline)) void dither(
+    const math_t* at, float scale, const float* levels, uint8_t* to, int64_t size, int64_t first, const Draw& draw) {
+    alignas(32) float drawn[RUN];
+    for (int64_t begin = 0; begin < size; begin += RUN) {
+        const int64_t count = size - begin < RUN ? size - begin : RUN;
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i) drawn[i] = float(draw(first + begin + i));
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t p = begin + i;
+            const int place = Book::bits == 8 || (p & 1) != 0 ? 0 : 4;
+            uint8_t& byte = to[p * Book::bits / 8];
+            const int code = byte >> place & ((1 << Book::bits) - 1);
+            const float x = float(at[p]), near = levels[code];
+            if (near * scale == x) continue;
+            const float quotient = scale > 0 ? x / scale : 0.0f, ratio = quotient == quotient ? quotient : 0.0f;
+            const int other = ratio > near ? code + 1 : code - 1;
+            if (other < 0 || other >= 1 << Book::bits) continue;
+            if (!(drawn[i] < (ratio - near) / (levels[other] - near))) continue;
+            byte = uint8_t((byte & ~(((1 << Book::bits) - 1) << place)) | other << place);
+        }
+    }
+}
+
+// What is called for codes that are rounded to nearest.
+struct Undithered {};
+template <class Book> OPTC_INLINE void dither(
+    const math_t*, float, const float*, uint8_t*, int64_t, int64_t, const Undithered&) {}
 
 }  // namespace codes
 
@@ -226,7 +266,7 @@ template <class Book, bool coded, int64_t piece> struct Kept {
 
     OPTC_METHOD Kept(const Chunk& chunk, int64_t row, int64_t, int64_t) : numbers(chunk.row<state_t>(row)) {}
     OPTC_METHOD state_t* open(int64_t, int64_t) { return numbers; }
-    OPTC_METHOD void close(int64_t, int64_t) {}
+    template <class Draw = codes::Undithered> OPTC_METHOD void close(int64_t, int64_t, const Draw& = {}) {}
 };
 
 // With codes: rows of codes, of scales and of the codebook. Chunks begin with a block.
@@ -250,21 +290,24 @@ template <class Book, int64_t piece> struct Kept<Book, true, piece> {
         asm volatile("" : : "r"(numbers) : "memory");
         return numbers - first;
     }
-    OPTC_METHOD void close(int64_t first, int64_t end) {
+    template <class Draw = codes::Undithered> OPTC_METHOD void close(int64_t first, int64_t end, const Draw& draw = {}) {
         const uint32_t* const entries = reinterpret_cast<const uint32_t*>(levels + (1 << Book::bits));
         int64_t at = first;
         for (; end - at >= Book::block; at += Book::block) {
-            scales[at / Book::block] = codes::encode_block<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8);
+            const float scale = codes::encode_block<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8);
+            codes::keep_scale<Book>(scales, at / Book::block, scale);
+            codes::dither<Book>(numbers + (at - first), scale, levels, kept + at * Book::bits / 8, Book::block, at, draw);
         }
         if (at == end) return;
         for (int64_t i = end - first; i % codes::GROUP != 0; ++i) numbers[i] = 0;
-        scales[at / Book::block] =
-            codes::encode_any<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8, end - at);
+        const float scale = codes::encode_any<Book>(numbers + (at - first), entries, kept + at * Book::bits / 8, end - at);
+        codes::keep_scale<Book>(scales, at / Book::block, scale);
+        codes::dither<Book>(numbers + (at - first), scale, levels, kept + at * Book::bits / 8, end - at, at, draw);
     }
 
 private:
     OPTC_METHOD void decode(int64_t first, int64_t at, int64_t size) {
-        const float scale = scales[at / Book::block];
+        const float scale = codes::scale_at<Book>(scales, at / Book::block);
         codes::decode<Book>(kept + at * Book::bits / 8, scale, levels, numbers + (at - first), size);
     }
 };

@@ -74,6 +74,11 @@ def _uniform(word: int, element: Elements, *given: float) -> Tensor:
     return (element.philox(step, block, seed_low, seed_high)[word] >> 8).to(element.dtype).mul_(2.0**-24)
 
 
+def uniforms(draw: str, element: Elements, *given: float) -> Tensor:
+    """The draw of this name, "uniform_0" to "uniform_3", for each element."""
+    return _uniform(int(draw.removeprefix("uniform_")), element, *given)
+
+
 def uniform_0(element: Elements, seed_low: float, seed_high: float, step: float, block: float) -> Tensor:
     """Word 0 for each element: a number from [0, 1), a multiple of 2^-24."""
     return _uniform(0, element, seed_low, seed_high, step, block)

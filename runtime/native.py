@@ -145,7 +145,7 @@ class _NativeLauncher:
         self._run, self._by_rows = self._load()
         self._waves = np.zeros(0, dtype=np.int64)
         books = [s.codebook(residents.variant) for s in kernel.streams if not s.beside]
-        block = max((book.block for book in books if book is not None and book.bits > 1), default=1)
+        block = max((book.together for book in books if book is not None and book.bits > 1), default=1)
         self._grids = grids(_shapes(residents), kernel, block) if self._by_rows else self._waves
         self._cut(None)
 

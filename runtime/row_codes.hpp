@@ -10,7 +10,7 @@ OPTC_CALLED static void decode_run(
     for (int64_t i = 0; i < size;) {
         const int64_t block = (at + i) / Book::block, left = (block + 1) * Book::block - at;
         const int64_t end = left < size ? left : size;
-        const float scale = scales[block];
+        const float scale = codes::scale_at<Book>(scales, block);
         for (; i < end; ++i) {
             const int64_t p = at + i;
             const uint32_t code = Book::bits == 8 ? kept[p] : kept[p >> 1] >> ((p & 1) != 0 ? 0 : 4) & 15;
@@ -40,14 +40,14 @@ template <class Book, bool by_rows, bool coded> struct RowCodes {
             else for (int64_t i = 0; i < piece.length; ++i) each[from + i] = load(numbers[at + i]);
         }
     }
-    OPTC_MEMBER void close(const Piece<by_rows>& piece) {
+    template <class Draw = codes::Undithered> OPTC_MEMBER void close(const Piece<by_rows>& piece, const Draw& draw = {}) {
         if (coded && lines == nullptr) begin(piece);
         for (int64_t run = 0; run < piece.runs; ++run) {
             const int64_t at = piece.at + run * piece.stride, from = run * piece.length;
             if (coded) __builtin_memcpy(lines + (offset + at - base), each + from, uint64_t(piece.length) * sizeof(math_t));
             else for (int64_t i = 0; i < piece.length; ++i) store(numbers[at + i], each[from + i]);
         }
-        if (coded) finish(piece);
+        if (coded) finish(piece, draw);
     }
 
   private:
@@ -66,7 +66,7 @@ template <class Book, bool by_rows, bool coded> struct RowCodes {
         lines = static_cast<math_t*>(__builtin_malloc(uint64_t(most + 2 * Book::block) * sizeof(math_t)));
         if (lines == nullptr) __builtin_trap();
     }
-    OPTC_CALLED void finish(const Piece<by_rows>& piece) {
+    template <class Draw> OPTC_CALLED void finish(const Piece<by_rows>& piece, const Draw& draw) {
         int64_t end = offset + piece.at + piece.length;
         if constexpr (by_rows) {
             if (!piece.last) return;
@@ -75,12 +75,16 @@ template <class Book, bool by_rows, bool coded> struct RowCodes {
         const uint32_t* const entries = reinterpret_cast<const uint32_t*>(levels + (1 << Book::bits));
         math_t* from = lines;
         for (; base + Book::block <= end; base += Book::block, from += Book::block) {
-            scales[base / Book::block] = codes::encode_block<Book>(from, entries, kept + base * Book::bits / 8);
+            const float scale = codes::encode_block<Book>(from, entries, kept + base * Book::bits / 8);
+            codes::keep_scale<Book>(scales, base / Book::block, scale);
+            codes::dither<Book>(from, scale, levels, kept + base * Book::bits / 8, Book::block, base - offset, draw);
         }
         const int64_t left = end - base;
         if (end == tile_end && left > 0) {
             for (int64_t i = left; i % codes::GROUP != 0; ++i) from[i] = 0;
-            scales[base / Book::block] = codes::encode_any<Book>(from, entries, kept + base * Book::bits / 8, left);
+            const float scale = codes::encode_any<Book>(from, entries, kept + base * Book::bits / 8, left);
+            codes::keep_scale<Book>(scales, base / Book::block, scale);
+            codes::dither<Book>(from, scale, levels, kept + base * Book::bits / 8, left, base - offset, draw);
         } else if (from != lines) {
             __builtin_memmove(lines, from, uint64_t(left) * sizeof(math_t));
         }

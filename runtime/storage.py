@@ -62,13 +62,18 @@ def kept_as_codes(state: State, book: Codebook, entry: Any, scales: Any, p: Tens
 
 
 def encoded(x: Tensor, book: Codebook, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(codes, scales) of a tensor, piece by piece. Blocks of zeros are zeros, also where no level is 0: states start so."""
+    """(codes, scales) of a tensor, piece by piece. Blocks of zeros are zeros, also where no level is 0: states start so.
+
+    Where all scales are 1 there is no such way to say 0.
+    """
     codes = torch.empty(codes_shape(book, x.shape), dtype=torch.uint8, device=device)
     scales = torch.empty(book.blocks_of(x.numel()), dtype=torch.float32, device=device)
     flat = x.detach().reshape(-1)
     for first in range(0, flat.numel(), PIECE):
         piece = flat[first : first + PIECE].to(device, torch.float32)
         put(codes, scales, book, first, piece)
+        if not book.scaled:
+            continue
         of_piece = _places(book, first, piece.numel())[1]
         blocks = torch.zeros(book.blocks_of(piece.numel()) * book.block, dtype=torch.bool, device=device)
         blocks[: piece.numel()] = piece != 0
@@ -82,10 +87,10 @@ def taken(codes: Tensor, scales: Tensor, book: Codebook, first: int, size: int) 
     return decode(codes.view(-1)[places], scales[blocks], book, size)
 
 
-def put(codes: Tensor, scales: Tensor, book: Codebook, first: int, x: Tensor) -> None:
+def put(codes: Tensor, scales: Tensor, book: Codebook, first: int, x: Tensor, dither: Tensor | None = None) -> None:
     """Keeps numbers from `first` on; they end a block, or the tensor."""
     places, blocks = _places(book, first, x.numel())
-    codes.view(-1)[places], scales[blocks] = encode(x, book)
+    codes.view(-1)[places], scales[blocks] = encode(x, book, dither)
 
 
 def _places(book: Codebook, first: int, size: int) -> tuple[slice, slice]:
@@ -125,13 +130,16 @@ def decode(codes: Tensor, scales: Tensor, book: Codebook, numel: int) -> Tensor:
     """The numbers, flat and float32: codes are uint8 of any shape, in order, `scales` float32, one per block."""
     flat = _unpacked(codes.reshape(-1), book.bits)[:numel]
     values = _levels(book.levels, codes.device)[flat.int()]
-    if book.bits == 1:
+    if not book.scaled:
         return values
     return values.mul_(scales.repeat_interleave(book.block)[:numel])
 
 
-def encode(x: Tensor, book: Codebook) -> tuple[Tensor, Tensor]:
-    """(codes, scales) of numbers in the order of their indices: uint8 of one dimension, and float32, one per block."""
+def encode(x: Tensor, book: Codebook, dither: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(codes, scales) of numbers in the order of their indices: uint8 of one dimension, and float32, one per block.
+
+    With `dither`, float32 numbers from [0, 1) in the same order, they are rounded at random (see `codebook.py`).
+    """
     numel = x.numel()
     blocks = torch.zeros(book.blocks_of(numel) * book.block, dtype=torch.float32, device=x.device)
     blocks[:numel] = x.reshape(-1)
@@ -139,13 +147,33 @@ def encode(x: Tensor, book: Codebook) -> tuple[Tensor, Tensor]:
     if book.bits == 1:
         scales = torch.ones(len(blocks), dtype=torch.float32, device=x.device)
         return _packed((blocks > 0).to(torch.uint8).view(-1), 1)[: book.bytes_of(numel)].contiguous(), scales
-    size = blocks.abs()
-    scales = torch.where(size < torch.inf, size, 0).amax(1).clamp_(min=book.least)
-    scales = scales / torch.full_like(scales, book.unit)  # PyTorch multiplies by the reciprocal of a number on some devices
-    ratio = torch.where((scales > 0)[:, None] & ~blocks.isnan(), blocks / scales[:, None], 0)
+    if book.fixed:
+        scales, ratio = (
+            torch.ones(len(blocks), dtype=torch.float32, device=x.device),
+            blocks.nan_to_num(0.0, torch.inf, -torch.inf),
+        )
+    else:
+        size = blocks.abs()
+        scales = torch.where(size < torch.inf, size, 0).amax(1).clamp_(min=book.least)
+        scales = scales / torch.full_like(scales, book.unit)  # PyTorch multiplies by the reciprocal of a number on some devices
+        ratio = torch.where((scales > 0)[:, None] & ~blocks.isnan(), blocks / scales[:, None], 0)
     found = on_device(book, x.device)
-    codes = found.codes[torch.bucketize(ratio, found.bounds, right=True)].view(-1)
+    codes = found.codes[torch.bucketize(ratio, found.bounds, right=True)]
+    codes = codes.view(-1)
+    if dither is not None:
+        codes[:numel] = _dithered(codes[:numel], blocks.view(-1)[:numel], ratio.view(-1)[:numel], scales, book, dither)
     return _packed(codes, book.bits)[: book.bytes_of(numel)].contiguous(), scales
+
+
+def _dithered(codes: Tensor, x: Tensor, ratio: Tensor, scales: Tensor, book: Codebook, dither: Tensor) -> Tensor:
+    """The codes of nearest levels, or of those on the other side of the numbers."""
+    levels = torch.cat((_levels(book.levels, x.device), torch.full((1,), torch.nan, device=x.device)))
+    scale = scales.repeat_interleave(book.block)[: len(x)]
+    near = levels[codes.int()]
+    beside = codes.int() + torch.where(ratio > near, 1, -1)
+    other = levels[torch.where(beside < 0, len(book.levels), beside)]
+    away = (near * scale != x) & (dither < (ratio - near) / (other - near))
+    return torch.where(away, beside, codes.int()).to(torch.uint8)
 
 
 def _unpacked(memory: Tensor, bits: int) -> Tensor:

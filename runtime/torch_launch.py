@@ -12,7 +12,7 @@ from optc.runtime import shapes
 from optc.runtime.backend import Launcher, Residents, arithmetic_dtype
 from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Columns
-from optc.runtime.draws import Elements
+from optc.runtime.draws import Elements, uniforms
 from optc.runtime.pairs import REST, joined, split_into
 from optc.runtime.schema import Kernel, Stream
 from optc.runtime.storage import PIECE, put, taken
@@ -77,7 +77,7 @@ class TorchLauncher:
                 statistics.update(zip(kernel.leaves, left or (), strict=True))
                 for one, value, mark in written:
                     if one.changed(value, mark):
-                        one.put(value, piece)
+                        one.put(value, piece, self._dither(one, index, piece, scalars))
 
     @property
     def _streams(self) -> list[Stream]:
@@ -105,6 +105,15 @@ class TorchLauncher:
         first = self.residents.column_of_elements(len(self.statistics))[index]
         shape = shapes.view(theta.shape, self.kernel.seen) if piece.shape is not None else (piece.size,)
         return Elements(first + piece.first, shape, dtype, theta.device)
+
+    def _dither(self, one: _Kept, index: int, piece: _Piece, scalars: Sequence[float | Tensor]) -> Tensor | None:
+        """By what codes are rounded at random, flat; None where they are rounded to nearest."""
+        if one.stream.dither is None or one.book is None:
+            return None
+        draw, given = one.stream.dither
+        values = dict(zip(self.kernel.scalars, map(float, scalars), strict=True))
+        numbers = (values[x] if isinstance(x, str) else x for x in given)
+        return uniforms(draw, self._elements(index, piece, torch.float32), *numbers).flatten()
 
     def _seen(self, one: _Kept, piece: _Piece, dtype: torch.dtype, gradient_factor: float) -> Tensor:
         """A stream as the kernel sees it; itself or a view of it where nothing differs, so that writes reach it."""
@@ -176,10 +185,10 @@ class _Kept:
             return not torch.equal(mark, value)
         return mark < 0 or value._version != mark
 
-    def put(self, value: Tensor, piece: _Piece) -> None:
+    def put(self, value: Tensor, piece: _Piece, dither: Tensor | None = None) -> None:
         """Keeps what a kernel has written, where it does not lie there already."""
         if self.book is not None and self.scales is not None:
-            put(self.tensor, self.scales, self.book, piece.first, value)
+            put(self.tensor, self.scales, self.book, piece.first, value, dither)
             return
         stored = piece.of(self.tensor)
         if self.stream.pair is not None and self.scales is not None:

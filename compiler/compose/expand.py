@@ -262,7 +262,7 @@ def _unfolded(
     def report(code: str, message: str, span: Span, hint: str) -> None:
         diagnostics.append(Diagnostic(code, message, span, hint))
 
-    result = rounded(unfolded(optimizer, storages, defines, report), report)
+    result = rounded(unfolded(optimizer, storages, defines, report), storages, report)
     if diagnostics:
         raise SpecError(source, diagnostics)
     return result

@@ -1,4 +1,6 @@
-"""`bf16(stochastic)`: the step rounds its last values to bfloat16, up or down at random.
+"""Rounding at random: the hyper `seed`, and for `bf16(stochastic)` lines that round the step's last values, up or down.
+
+Codes are rounded where they are encoded: `linear8(stochastic)` asks for no line, but for the seed.
 
 A state is rounded by a line at the end of the step, and before every `stop`; what is bfloat16 already, such as a state that the
 step has not changed, stays as it is. θ is rounded where it is written, if it is bfloat16. A step in which all of this stands
@@ -13,30 +15,36 @@ from dataclasses import replace
 from optc.compiler.compose.stages import Report
 from optc.compiler.compose.tree import before_stops, every_name, free_name, states_with_paths, under
 from optc.dsl import nodes
-from optc.dsl.storages import is_stochastic
+from optc.dsl.program import Storage
+from optc.dsl.storages import SEED, is_dithered, is_stochastic, resolve
 
-SEED = "seed"
 _THETA, _NEW = "theta", "theta_new"
 _WHOLE = nodes.Interval(nodes.Number(0), nodes.Name("inf"), True, False, True)
 _TEXT = "which random numbers values are rounded with"
 
 
-def rounded(optimizer: nodes.Optimizer, report: Report) -> nodes.Optimizer:
-    """The optimizer with this rounding, and with a hyper `seed` if it has none; itself, if nothing is kept so."""
+def rounded(optimizer: nodes.Optimizer, own: tuple[nodes.Storage, ...], report: Report) -> nodes.Optimizer:
+    """The optimizer with this rounding, and with a hyper `seed` if it has none; itself, if nothing is kept so.
+
+    `own` are storages beside it. What is no storage is left for the checks to find.
+    """
     chosen = {kept.state: kept.span for kept in optimizer.storing if is_stochastic(kept)}
+    dithered = [k for k in optimizer.storing if is_dithered(k) and k.state != _THETA and isinstance(resolve(k, own), Storage)]
+    asking = [kept.span for kept in optimizer.storing if is_stochastic(kept) or kept in dithered]
     lines = tuple(_lines(optimizer, chosen))
     step = optimizer.step
     if lines and step[-len(lines) :] != lines:
         step = (*before_stops(step, lines), *lines)
     if _THETA in chosen:
         step = tuple(line for statement in step for line in _with_theta(statement, optimizer))
-    if step == optimizer.step:
-        return optimizer
     hypers = optimizer.hypers
-    if all(hyper.name != SEED for hyper in hypers):
+    has_seed = any(hyper.name == SEED for hyper in hypers)
+    if step == optimizer.step and (has_seed or not dithered):
+        return optimizer
+    if not has_seed:
         if SEED in every_name(optimizer):
             hint = "call it otherwise, or let it be that hyper: `seed = 0 in int [0, inf)`"
-            report("reserved-name", f"`{SEED}` is the hyper of random rounding", next(iter(chosen.values())), hint)
+            report("reserved-name", f"`{SEED}` is the hyper of random rounding", asking[0], hint)
         hypers = (*hypers, nodes.Hyper(SEED, nodes.Number(0), domain=_WHOLE, text=_TEXT))
     return replace(optimizer, hypers=hypers, step=step)
 

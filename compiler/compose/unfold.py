@@ -27,14 +27,15 @@ from optc.compiler.compose.tree import (
 from optc.dsl import nodes
 from optc.dsl.levels import SettingWrong
 from optc.dsl.scope import walk
-from optc.dsl.storages import settings_of, shipped
+from optc.dsl.storages import is_word, others_of, settings_of, shipped
 
 
 @dataclass(frozen=True, slots=True)
 class _Unfolded:
     """A state, the conditions it stands under, the storage, the condition for it, and what takes the names' places.
 
-    `now` is the value of the state in the step, `next` the one that it gets in a line that writes others, too.
+    `now` is the value of the state in the step, `next` the one that it gets in a line that writes others, too. `others` is how
+    the state is kept where it is not unfolded.
     """
 
     state: nodes.State
@@ -44,6 +45,7 @@ class _Unfolded:
     names: Mapping[str, str]
     now: str
     next: str
+    others: str | None
 
     @property
     def first(self) -> str:
@@ -78,15 +80,23 @@ def unfolded(
             report("unsupported", message, kept.span, "take another storage, or leave the state as it is")
             continue
         try:
-            settings = settings_of(storage, kept.arguments)
+            settings, others = settings_of(storage, kept.arguments), others_of(storage)
         except SettingWrong as error:
             wrong = error.diagnostic
             report(wrong.code, wrong.message, wrong.span, wrong.hint or "")
             continue
+        if any(map(is_word, kept.arguments)) and not storage.storing:
+            message = f"`{storage.name}` keeps no codes that could be rounded at random"
+            report("unknown-setting", message, kept.span, "leave `stochastic` out, or take a storage of codes")
+            continue
+        if others in known and known[others].decode is not None:
+            message = f"`{others}` keeps other states, and cannot be what `{storage.name}` leaves other tensors to"
+            report("unsupported", message, kept.span, "name a storage of codes, such as `linear4`, or a dtype")
+            continue
         inside = {n.name for n in walk(storage.states) if isinstance(n, nodes.State)} | bound(storage.encode)
         names = {name: free_name(f"{state.name}_{name}", taken) for name in sorted(inside)}
         now, after = (free_name(f"{state.name}_{word}", taken) for word in ("now", "next"))
-        found.append(_Unfolded(state, path, storage, _condition(settings), names, now, after))
+        found.append(_Unfolded(state, path, storage, _condition(settings), names, now, after, others))
     return replace(_written_out(optimizer, {one.state.name: one for one in found}), shape=shape)
 
 
@@ -116,7 +126,13 @@ def _written_out(optimizer: nodes.Optimizer, found: Mapping[str, _Unfolded]) -> 
         if one is None:
             storing.append(kept)
         else:
-            storing += [replace(inner, state=one.names[inner.state], span=kept.span) for inner in one.storage.storing]
+            word = tuple(filter(is_word, kept.arguments))  # at random are codes that it keeps, and others
+            storing += [
+                replace(inner, state=one.names[inner.state], arguments=(*inner.arguments, *word), span=kept.span)
+                for inner in one.storage.storing
+            ]
+            if one.others is not None and one.when is not None:
+                storing.append(nodes.Kept(kept.state, one.others, word, span=kept.span))
     entries = []
     for entry in optimizer.entries:
         named = {name: one for name, one in found.items() if _mentions(entry, {name})}

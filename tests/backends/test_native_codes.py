@@ -40,6 +40,7 @@ BOOKS = (
     Codebook("even4", tuple(float(x) for x in range(-8, 8)), 4096, ties="even", unit=7.0),
     Codebook("powers4", tuple(2.0**-k for k in range(16)), 64, least=1e-20),
     Codebook("halves4", tuple((c - 7.5) / 8 for c in range(16)), 64, ties="up"),
+    Codebook("fixed4", tuple((c + 1) / 16 for c in range(16)), 4096, ties="up", fixed=True),
     Codebook("close8", tuple(1 + k / 256 for k in range(250)) + (NAN,) * 5 + (-0.25,), 4096, unit=3.0, least=1e-3),
 )
 """All streams of one kernel: with and without negative levels and 0, with codes that have no level, units and least scales."""
@@ -59,7 +60,8 @@ def struct(book: Codebook) -> str:
     return f"""
 struct {book.name} {{
     static constexpr int bits = {book.bits}, shift = {found.shift}, base = {found.base}, buckets = {found.buckets};
-    static constexpr int64_t block = {book.block};
+    static constexpr int64_t block = {book.block if book.scaled else book.together};
+    static constexpr bool scaled = {str(book.scaled).lower()};
     static constexpr float unit = {float(unit).hex()}f, least = {float(least).hex()}f;
 }};"""
 
@@ -199,7 +201,7 @@ def random_start(sizes: Sequence[int], dtype: torch.dtype, random: np.random.Gen
         Stream(
             [torch.full((n,), -7.0, dtype=dtype) for n in sizes],
             [torch.from_numpy(random.integers(0, 256, book.bytes_of(n), np.uint8)) for n in sizes],
-            [scale(book.blocks_of(n)) for n in sizes],
+            [scale(book.blocks_of(n)) if book.scaled else torch.ones(book.blocks_of(n)) for n in sizes],
         )
         for book in BOOKS
     ]

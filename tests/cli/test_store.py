@@ -198,6 +198,7 @@ def test_explain_says_what_a_storage_keeps(optc: Command, folder: Path) -> None:
         "    8 bits and a scale for 256 numbers: 1.016 bytes per number\n"
         "    256 levels from -0.993 to 1 of the largest of the block, 0 among them\n"
         "    numbers that are off by 0.7 % of the largest of the block at most\n"
+        "    dynamic8(stochastic): between two levels up or down at random, off by 1.4 % at most; the mean is the number\n"
         "    numbers of their own in tensors of less than 4096 elements\n"
         "\n"
         "    |x|/largest         levels above 0   off by at most\n"

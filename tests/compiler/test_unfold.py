@@ -87,6 +87,69 @@ def test_states_of_a_storage_may_be_stored() -> None:
     assert states == {"v_a": "bf16", "v_b": "dynamic8", "v": None}
 
 
+def test_tensors_that_a_storage_does_not_take_may_have_another() -> None:
+    storages = PAIRED.replace("    state:", '    others = "dynamic8"\n    state:')
+    made = expand(source("v: halves", *STEP, storages=storages))
+    assert expand(made.source).source.text == made.source.text
+    states = {s.name: s.storage and s.storage.name for s in check_source(made.source).states}
+    assert states == {"v_a": None, "v_b": None, "v": "dynamic8"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code", "says"),
+    [
+        ('others = "halves"', "", "unsupported", "`halves` keeps other states"),
+        ('others = "zzz"', "", "unknown-storage", "there is no storage `zzz`"),
+        ("others = 3", "", "wrong-setting", "the name of a storage in quotes"),
+        ('others = "bf16"', "rank = 2", "unknown-setting", "keeps all tensors"),
+    ],
+)
+def test_others_that_cannot_be(before: str, after: str, code: str, says: str) -> None:
+    storages = PAIRED.replace("    state:", f"    {before}\n    state:")
+    with pytest.raises(SpecError) as caught:
+        check_source(source("v: halves", *STEP, storages=storages.replace(f"    {after}\n", "") if after else storages))
+    (found,) = caught.value.diagnostics
+    assert found.code == code and says in str(caught.value)
+
+
+SCALE_OF_ONE = """
+optimizer Plain:
+    hyper: lr = 1.0 in [0, inf)
+    state: m = 0
+    storing m: linear8(scale = 1, smallest = 0)
+    step:
+        u = m
+        m <- g
+        θ <- -lr*u
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_codes_with_a_scale_of_one(backend: str, dtype: torch.dtype) -> None:
+    """Each number by itself is the nearest of the levels; those beyond 1 are 1. Nobody looks at the scales."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = [(64, 70), (5, 3), (8193,), (1,), (0, 3), (), (100, 101)]
+    params = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in shapes]
+    optimizer: Any = optc.compile(SCALE_OF_ONE)(params, backend=backend)
+    for _ in range(2):
+        given = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+        given[0][:2, :3] = torch.tensor([[torch.nan, torch.inf, -torch.inf], [0.0, -0.0, 1e-30]], dtype=dtype)
+        for p, g in zip(params, given, strict=True):
+            p.grad = g
+        optimizer.step()
+        for p in params:
+            optimizer.state[p]["m_scale"].fill_(7)
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    levels = np.arange(-127, 128).astype(np.float64) / 127
+    for p, g in zip(params, given, strict=True):
+        x = np.clip(np.nan_to_num(g.numpy().astype(np.float32).astype(np.float64), nan=0.0), -1, 1).reshape(-1)
+        nearest = levels.astype(np.float32)[np.abs(x[:, None] - levels).argmin(axis=1)]
+        assert np.array_equal(-p.detach().numpy().reshape(-1), nearest.astype(g.numpy().dtype))
+
+
 @pytest.mark.parametrize("stops", [False, True])
 @pytest.mark.parametrize("together", [False, True])
 def test_it_means_the_same_as_the_state_itself(stops: bool, together: bool) -> None:

@@ -284,6 +284,7 @@ def test_levels_are_plain_arithmetic_in_float64_rounded_once(line: str, expected
         ("m: dynamic8(block=64, smallest=0)", "dynamic8(block = 64, smallest = 0)", {"block": 64, "smallest": 0}),
         ("m: dynamic8(4096, least = 1e-3)", "dynamic8(block = 4096, least = 0.001)", {"block": 4096, "least": 1e-3}),
         ("m: dynamic8(smallest = 1)", "dynamic8(smallest = 1)", {"smallest": 1}),
+        ("m: dynamic8(scale = 1)", "dynamic8(scale = 1)", {"fixed": True, "block": 4096, "least": 0.0}),
     ],
 )
 def test_a_clause_changes_settings_of_its_state_alone(clause: str, name: str, changed: dict[str, float]) -> None:

@@ -1,4 +1,7 @@
-"""Every optimizer with all states kept as vectors and signs: two steps on PyTorch and in native code, resumed in between."""
+"""Every optimizer with all states kept as vectors and signs: two steps on PyTorch and in native code, resumed in between.
+
+And with those that are never negative kept as vectors and codes.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,9 @@ from tests.references import CORE, SPECS, rest
 from tests.runtime.training import twins
 from tests.specs.low_memory import one_thread
 
-REFUSED = {"shapes-differ", "unsupported"}
-"""Steps that know rows of another view of θ, or picked elements. Whatever else a composition may say is a fault."""
+REFUSED = {"shapes-differ", "unsupported", "duplicate-key"}
+"""Steps that know rows of another view of θ, or picked elements, or have rows under the name that a storage gives to its own.
+Whatever else a composition may say is a fault."""
 MOST_REFUSED = 30
 APART = 1e-4
 """Native code and PyTorch after a step from equal states, of the largest parameter: sums of rows are float32 in another order,
@@ -38,17 +42,19 @@ def single() -> Iterator[None]:
 
 
 @cache
-def factored(spec: str) -> type[Optimizer] | str:
-    """The optimizer with its states kept so; the code of the mistake where they cannot be; empty without such states."""
+def factored(spec: str, coded: bool = False) -> type[Optimizer] | str:
+    """The optimizer with its states kept so; the code of the mistake where they cannot be; empty without such states.
+
+    `coded`: those that are never negative with codes beside their vectors, the others as they are.
+    """
     program = program_of(spec)
     positive = never_negative(program)
-    states = [s.name for s in program.states if s.extent is Extent.ELEM]
+    states = [s.name for s in program.states if s.extent is Extent.ELEM and (s.name in positive or not coded)]
     if not states:
         return ""
+    kept, others = ("linear4_rank1(smallest = 0)",) * 2 if coded else ("rank1", "sign_rank1")
     try:
-        return optc.compile(
-            spec.rpartition("/")[2], storing={name: "rank1" if name in positive else "sign_rank1" for name in states}
-        )
+        return optc.compile(spec.rpartition("/")[2], storing={name: kept if name in positive else others for name in states})
     except SpecError as error:
         (code,) = {diagnostic.code for diagnostic in error.diagnostics}
         return code
@@ -59,8 +65,8 @@ def parameters() -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((20, 24), (5, 3), (7,), (3, 2, 5))]
 
 
-def check(spec: str, backend: str) -> None:
-    cls = factored(spec)
+def check(spec: str, backend: str, coded: bool = False) -> None:
+    cls = factored(spec, coded)
     if isinstance(cls, str):
         assert cls in REFUSED | {""}
         return
@@ -77,6 +83,8 @@ def check(spec: str, backend: str) -> None:
         step(one, its, 1)
     for a, b in zip(entries(optimizer, params), entries(resumed, again), strict=True):
         assert a.dtype == b.dtype and same(a, b), spec
+    if coded:
+        assert any(state.key.endswith("_code") for state in cls.schema.states)
     lr = float(hypers.get("lr") or 0)
     for p, q in zip(params, others, strict=True):
         mine, theirs = float64(p), float64(q)
@@ -85,21 +93,25 @@ def check(spec: str, backend: str) -> None:
 
 
 @pytest.mark.slow
-def test_few_are_refused() -> None:
-    found = Counter(cls for spec in SPECS if isinstance(cls := factored(spec), str) and cls)
+@pytest.mark.parametrize("coded", [False, True])
+def test_few_are_refused(coded: bool) -> None:
+    found = Counter(cls for spec in SPECS if isinstance(cls := factored(spec, coded), str) and cls)
     assert set(found) <= REFUSED and sum(found.values()) <= MOST_REFUSED, found
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("coded", [False, True])
 @pytest.mark.parametrize("spec", SPECS)
-def test_pytorch(spec: str) -> None:
-    check(spec, "torch")
+def test_pytorch(spec: str, coded: bool) -> None:
+    check(spec, "torch", coded)
 
 
+@pytest.mark.parametrize("coded", [False, True])
 @pytest.mark.parametrize("spec", [pytest.param(spec, marks=rest(spec)) for spec in SPECS])
-def test_native(spec: str) -> None:
-    check(spec, "native")
+def test_native(spec: str, coded: bool) -> None:
+    check(spec, "native", coded)
 
 
 def test_the_core_is_there() -> None:
-    assert sum(not isinstance(factored(spec), str) for spec in CORE) >= 5
+    for coded in (False, True):
+        assert sum(bool(found) and not isinstance(found, str) for spec in CORE if (found := factored(spec, coded))) >= 5

@@ -42,10 +42,17 @@ from tests.runtime.training import give_gradients, twins
 from tests.specs.low_memory import one_thread
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is kept as .* in the file:UserWarning")
+_CLAUSES: dict[str, nodes.Kept] = {
+    **{name: nodes.Kept("x", name) for name in (*CASTS, *shipped())},
+    **{
+        f"{name}(stochastic)": nodes.Kept("x", name, (nodes.Argument(None, nodes.Name("stochastic")),))
+        for name in ("linear8", "linear4")
+    },
+}
 STORAGES: dict[str, Storage] = {
     name: found
-    for name in (*CASTS, *shipped())
-    if isinstance(found := resolve(nodes.Kept("x", name), ()), Storage) and len(found.levels) != 2
+    for name, clause in _CLAUSES.items()
+    if isinstance(found := resolve(clause, ()), Storage) and len(found.levels) != 2
 }
 """But those of signs, which no state of these specs is: see `test_factored.py`."""
 SMALLEST = {"bfloat16": 2.0**-134, "float16": 2.0**-25}

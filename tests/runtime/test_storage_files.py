@@ -70,7 +70,7 @@ def test_a_file_says_what_its_codes_mean_and_groups_do_not() -> None:
     assert set(told) == {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"} and isinstance(book, Codebook)
     assert told["exp_avg"] == {
         "name": "dynamic8", "levels": list(book.levels), "block": 256, "ties": "up", "unit": 1.0, "least": book.least,
-        "smallest": 4096,
+        "smallest": 4096, "fixed": False,
     }  # fmt: skip
     assert "storing" not in AdamW(params).state_dict()["param_groups"][0]
     others = twins(params)

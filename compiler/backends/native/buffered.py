@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optc.compiler.backends.native.kept import CODES_NAMES, book_type, structs_of
+from optc.compiler.backends.native.kept import CODES_NAMES, book_type, dither_argument, structs_of
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.conditions import FALSE, both, written_when
 from optc.compiler.plan import Kernel, Stream
@@ -69,7 +69,11 @@ class Buffers:
     def closed(self) -> list[str]:
         """Behind it, where the body writes: what it leaves alone would drift."""
         written = [(s, written_when(self._body, s.name)) for s in self._streams]
-        return [self._guarded(both(s.exists, when), f"{self._kept(s)}.close(piece);") for s, when in written if when != FALSE]
+        return [
+            self._guarded(both(s.exists, when), f"{self._kept(s)}.close(piece{dither_argument(s, self._names, self._lines)});")
+            for s, when in written
+            if when != FALSE
+        ]
 
     def _guarded(self, when: Expression, call: str) -> str:
         return call if when == TRUE else f"if ({self._lines.expression(when)}) {call}"

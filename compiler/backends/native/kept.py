@@ -9,7 +9,7 @@ from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.conditions import FALSE, both, written_when
 from optc.compiler.plan import Kernel, Stream
 from optc.compiler.storing import book_name, book_of, codebook, coded_streams, rows, scales_of
-from optc.dsl.program import TRUE, Statement, Storage
+from optc.dsl.program import ELEMENT, TRUE, Statement, Storage
 
 CODES_NAMES = frozenset("Kept piece_of codes piece piece_end PIECE".split())
 """What `codes.hpp` and pieces mean something else by."""
@@ -46,7 +46,8 @@ def structs_of(storages: Iterable[Storage]) -> list[str]:
         lines += [
             f"struct {book_type(storage)} {{",
             f"    static constexpr int {geometry};",
-            f"    static constexpr int64_t block = {storage.block};",
+            f"    static constexpr int64_t block = {book.together if storage.fixed else storage.block};",
+            f"    static constexpr bool scaled = {str(book.scaled).lower()};",
             f"    static constexpr float unit = {python_number(storage.unit)}f, least = {python_number(storage.least)}f;",
             "};",
         ]
@@ -55,11 +56,20 @@ def structs_of(storages: Iterable[Storage]) -> list[str]:
 
 def piece_constant(kernel: Kernel, names: Names, lines: Lines) -> list[str]:
     """How many elements are decoded at a time."""
+    found = [(c.when, codebook(c.storage).together if c.storage.fixed else c.storage.block) for c in coded_streams(kernel)]
     blocks = dict.fromkeys(
-        f"{lines.expression(c.when, 11)} ? {c.storage.block} : 0" if c.when != TRUE else str(c.storage.block)
-        for c in coded_streams(kernel)
+        f"{lines.expression(when, 11)} ? {block} : 0" if when != TRUE else str(block) for when, block in found
     )
     return [f"constexpr int64_t PIECE = piece_of({', '.join(blocks)});"] if blocks else []
+
+
+def dither_argument(stream: Stream, names: Names, lines: Lines) -> str:
+    """What rounds the codes of a stream at random, a function of the element's place in the chunk; nothing where none are."""
+    if stream.dither is None:
+        return ""
+    element = names(ELEMENT)
+    number = f"const uint64_t {element} = {names.beside(ELEMENT.name, 'at')} + uint64_t(i);"
+    return f", [=](int64_t i) {{ {number} return {lines.expression(stream.dither)}; }}"
 
 
 class Codes:
@@ -95,7 +105,7 @@ class Codes:
             written = written_when(self._body, s.name)
             if written != FALSE:
                 guard = both(s.exists, written)
-                call = f"{self._kept(s)}.close(piece, piece_end);"
+                call = f"{self._kept(s)}.close(piece, piece_end{dither_argument(s, self._names, self._lines)});"
                 found.append(call if guard == TRUE else f"if ({self._lines.expression(guard)}) {call}")
         return found
 

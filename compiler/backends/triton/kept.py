@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optc.compiler.backends.exprs import python_number
 from optc.compiler.conditions import both, opposite
 from optc.compiler.storing import Coded, book_of, codebook, scales_of
-from optc.dsl.program import TRUE, Expression
+from optc.dsl.program import TRUE, Expression, Storage
 
 CODES_LOCALS = frozenset({"first", "count", "SIZE"})
 """Names in kernels and tiles that have codes."""
@@ -56,25 +56,31 @@ class Codes:
         """The numbers of a tile."""
         storage, exists, coded = self.coded.storage, self.coded.stream.exists, self.coded.when
         places = f"{self.pointer}, {self.scales}, {self.book}, first, count"
-        call = f"gpu_codes.decode({places}, {codebook(storage).bits}, {storage.block}, SIZE, mask is None)"
+        call = f"gpu_codes.decode({places}, {codebook(storage).bits}, {_block(storage)}, SIZE, mask is None)"
         yield from when(both(exists, coded), f"{self.value} = {call}.to(real)")
         if coded != TRUE:
             plain = f"tl.load({self.pointer} + first + tl.arange(0, SIZE), mask)"
             yield from when(both(exists, opposite(coded)), f"{self.value} = {plain}.to(real)")
 
-    def store(self, condition: Expression, when: When) -> Iterator[str]:
-        """What was written."""
+    def store(self, condition: Expression, when: When, dither: str | None = None) -> Iterator[str]:
+        """What was written; `dither`: by what codes are rounded at random."""
         storage, coded = self.coded.storage, self.coded.when
         book = codebook(storage)
         number = f"tl.broadcast_to({self.value}, (SIZE,)).to(tl.float32)"
         places = f"{self.pointer}, {self.scales}, {self.book}, first, count"
-        table = f"{book.bits}, {storage.block}, {book.shift}, {book.base}, {book.buckets}"
+        table = f"{book.bits}, {_block(storage)}, {book.shift}, {book.base}, {book.buckets}"
         scale = f"{python_number(storage.unit)}, {python_number(storage.least)}"
-        call = f"gpu_codes.encode({number}, {places}, {table}, {scale}, SIZE, mask is None)"
+        at_random = "" if dither is None else f", {dither}.to(tl.float32)"
+        call = f"gpu_codes.encode({number}, {places}, {table}, {scale}, SIZE, mask is None{at_random})"
         yield from when(both(condition, coded), call)
         if coded != TRUE:
             plain = f"tl.store({self.pointer} + first + tl.arange(0, SIZE), {self.value}, mask)"
             yield from when(both(condition, opposite(coded)), plain)
+
+
+def _block(storage: Storage) -> int:
+    """Numbers that share a scale; 0 where all scales are 1."""
+    return 0 if storage.fixed else storage.block
 
 
 def tile_parameters(codes: Mapping[str, Codes]) -> list[str]:

@@ -80,7 +80,8 @@ class Tile:
             if stream.writes and stream.role is not Role.REST:
                 when = both(stream.exists, written_when(sweep.body, stream.name))
                 if stream.name in self.codes:
-                    yield from self.codes[stream.name].store(when, body.when)
+                    dither = None if stream.dither is None else self.spelling.value(stream.dither)
+                    yield from self.codes[stream.name].store(when, body.when, dither)
                     continue
                 if stream.name in self.signs:
                     yield from self.signs[stream.name].store(when, body.spread_out(spell(stream.name)), body.when)

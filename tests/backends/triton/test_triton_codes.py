@@ -94,7 +94,9 @@ def check(x: Tensor, book: Codebook, tile: int) -> None:
     n, table, memory = x.numel(), codebook.table(book), memory_of(book)
     expected, expected_scales = storage.encode(x, book)
     codes, scales, out = guarded(len(expected), torch.uint8), guarded(len(expected_scales), torch.float32), guarded(n, x.dtype)
-    shape = (book.bits, book.block)
+    if not book.scaled:
+        scales[: len(expected_scales)] = 1  # from the start
+    shape = (book.bits, book.block if book.scaled else 0)
     bucket = (table.shift, table.base, table.buckets, book.unit, book.least)
     encoded.jit[(1,)](x, codes, scales, memory, n, *shape, *bucket, tile)
     assert torch.equal(codes[: len(expected)], expected)
@@ -114,6 +116,7 @@ def randn(n: int, seed: int = 0) -> Tensor:
 BOOKS = [
     Codebook("signed", SIGNED, 256), Codebook("unsigned", UNSIGNED, 1024, "up"), Codebook("often", OFTEN, 64, "even", 127.0),
     Codebook("linear", LINEAR, 128), Codebook("few", FEW, 64, "up"), Codebook("least", SIGNED, 128, "down", 7.0, 1e-3),
+    Codebook("fixed", LINEAR, 64, "up", fixed=True), Codebook("signed, fixed", OFTEN, 64, "even", fixed=True),
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from optc.runtime.optimizer import Optimizer
 from tests.matrix.runners import float64
 from tests.matrix.test_storages import entries, hypers_of, same, size_of, step, through_a_file
 from tests.oracle import program_of
-from tests.references import CORE, SPECS, rest
+from tests.references import CORE, SPECS
 from tests.runtime.training import twins
 from tests.specs.low_memory import one_thread
 
@@ -37,8 +37,12 @@ def single() -> Iterator[None]:
         yield
 
 
+KINDS = {"square": ("rank1", "sign_rank1"), "rows": ("root_rowcol", "sign_rowcol")}
+"""Storages for states of 0 or above and for others. Every optimizer has one kind by turns, and with `--full` both."""
+
+
 @cache
-def factored(spec: str) -> type[Optimizer] | str:
+def factored(spec: str, kind: str) -> type[Optimizer] | str:
     """The optimizer with its states kept so; the code of the mistake where they cannot be; empty without such states."""
     program = program_of(spec)
     positive = never_negative(program)
@@ -46,9 +50,7 @@ def factored(spec: str) -> type[Optimizer] | str:
     if not states:
         return ""
     try:
-        return optc.compile(
-            spec.rpartition("/")[2], storing={name: "rank1" if name in positive else "sign_rank1" for name in states}
-        )
+        return optc.compile(spec.rpartition("/")[2], storing={name: KINDS[kind][name not in positive] for name in states})
     except SpecError as error:
         (code,) = {diagnostic.code for diagnostic in error.diagnostics}
         return code
@@ -59,8 +61,8 @@ def parameters() -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((20, 24), (5, 3), (7,), (3, 2, 5))]
 
 
-def check(spec: str, backend: str) -> None:
-    cls = factored(spec)
+def check(spec: str, backend: str, kind: str) -> None:
+    cls = factored(spec, kind)
     if isinstance(cls, str):
         assert cls in REFUSED | {""}
         return
@@ -85,21 +87,32 @@ def check(spec: str, backend: str) -> None:
 
 
 @pytest.mark.slow
-def test_few_are_refused() -> None:
-    found = Counter(cls for spec in SPECS if isinstance(cls := factored(spec), str) and cls)
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_are_refused(kind: str) -> None:
+    found = Counter(cls for spec in SPECS if isinstance(cls := factored(spec, kind), str) and cls)
     assert set(found) <= REFUSED and sum(found.values()) <= MOST_REFUSED, found
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spec", SPECS)
-def test_pytorch(spec: str) -> None:
-    check(spec, "torch")
+def test_pytorch(spec: str, kind: str) -> None:
+    check(spec, "torch", kind)
 
 
-@pytest.mark.parametrize("spec", [pytest.param(spec, marks=rest(spec)) for spec in SPECS])
-def test_native(spec: str) -> None:
-    check(spec, "native")
+TURNS = {spec: tuple(KINDS)[sorted(CORE).index(spec) % 2] if spec in CORE else "" for spec in SPECS}
+"""The kind that every run tests."""
 
 
-def test_the_core_is_there() -> None:
-    assert sum(not isinstance(factored(spec), str) for spec in CORE) >= 5
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [pytest.param(spec, kind, marks=() if TURNS[spec] == kind else pytest.mark.slow) for spec in SPECS for kind in KINDS],
+)
+def test_native(spec: str, kind: str) -> None:
+    check(spec, "native", kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_core_is_there(kind: str) -> None:
+    found = [spec for spec in CORE if TURNS[spec] == kind and not isinstance(factored(spec, kind), str)]
+    assert len(found) >= 5

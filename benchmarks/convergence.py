@@ -24,6 +24,8 @@ NAME = "Convergence"
 GROUPS = ADAMW, LION, BF16 = "AdamW", "Lion", "bfloat16 parameters"
 PLAIN, PLAIN_STATES = "adamw, bf16", "adamw_bf16, bf16"
 """Everything rounded to nearest: parameters, and states as well."""
+SMMF = "adamw, m: sign_rank1, v: rank1"
+"""As arXiv:2412.08894 keeps the moments."""
 SEEDS = 3
 EVALUATIONS, LAST = 12, 3
 """How often a run is evaluated, evenly spaced, and the mean of how many of the last ones is its loss."""
@@ -53,7 +55,8 @@ NOTE = (
 class Contestant:
     """An optimizer in one of the groups; the first of a group is its reference, in float32.
 
-    `spec` is a shipped one, whose states are kept as `storing` says, or a class of torch.optim. The target: at most `within`
+    `spec` is a shipped one, whose states are kept as `storing` says, or a class of torch.optim; `hypers` are those that are not
+    its defaults. The target: at most `within`
     percent above the loss of the reference, or below the loss of the contestant that is called `below`.
     """
 
@@ -64,6 +67,7 @@ class Contestant:
     within: float | None = None
     below: str = ""
     storing: Mapping[str, str] = field(default_factory=dict)
+    hypers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -71,7 +75,7 @@ class Contestant:
         return self.label or self.spec
 
     def make(self, parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        """The optimizer, with its defaults but the step size."""
+        """The optimizer, with its defaults but the step size and `hypers`."""
         made: Any
         if self.spec.startswith("torch.optim."):
             made = getattr(torch.optim, self.spec.removeprefix("torch.optim."))
@@ -79,7 +83,7 @@ class Contestant:
             made = optc.compile(self.spec, storing=self.storing)
         else:
             made = partial(optc.create, self.spec)
-        optimizer: torch.optim.Optimizer = made(parameters, lr=lr)
+        optimizer: torch.optim.Optimizer = made(parameters, lr=lr, **self.hypers)
         return optimizer
 
 
@@ -90,10 +94,14 @@ CONTESTANTS = (
     Contestant(ADAMW, "adamw_fp8", within=1.0),
     Contestant(ADAMW, "adamw_4bit", within=2.0),
     Contestant(ADAMW, "adamw_factored", within=2.0),
+    Contestant(ADAMW, "adamw", "adamw, β1 = 0.5", hypers={"betas": (0.5, 0.999)}),
+    Contestant(ADAMW, "adamw", SMMF, within=2.0, storing={"m": "sign_rank1", "v": "rank1"}),
     Contestant(ADAMW, "adamw", "adamw, v: rowcol", within=2.0, storing={"v": "rowcol"}),
     Contestant(LION, "lion"),
     Contestant(LION, "lion_8bit", within=1.0),
     Contestant(LION, "lion_4bit", within=2.0),
+    Contestant(LION, "lion", "lion, β2 = 0.97", hypers={"betas": (0.9, 0.97)}),
+    Contestant(LION, "lion", "lion, m: dynamic4", within=2.0, storing={"m": "dynamic4"}),
     Contestant(BF16, "adamw", "adamw, fp32"),
     Contestant(BF16, "adamw", PLAIN, torch.bfloat16),
     Contestant(BF16, "adamw_kahan", "", torch.bfloat16, below=PLAIN),

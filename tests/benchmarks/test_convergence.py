@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from benchmarks import __main__ as command
 from benchmarks import convergence, curves
-from benchmarks.convergence import ADAMW, BF16, CONTESTANTS, LION, PLAIN, PLAIN_STATES, TASKS, Contestant, Job, Outcome
+from benchmarks.convergence import ADAMW, BF16, CONTESTANTS, LION, PLAIN, PLAIN_STATES, SMMF, TASKS, Contestant, Job, Outcome
 from benchmarks.learning import Digits, Task
 from benchmarks.report import Row
 
@@ -24,16 +24,18 @@ Verdict = Callable[[Contestant, dict[str, float], float], tuple[str, bool | None
 EDGES: list[tuple[str, str, float, bool | None]] = [
     (ADAMW, "adamw", 2.0, None),
     (ADAMW, "torch.optim.AdamW", 3.0, None),
+    (ADAMW, "adamw, β1 = 0.5", 3.0, None),
     *((ADAMW, name, loss, met) for name in ("adamw_8bit", "adamw_fp8") for loss, met in ((2.0199, True), (2.0201, False))),
-    *((ADAMW, name, loss, met) for name in ("adamw_4bit", "adamw_factored", "adamw, v: rowcol")
+    *((ADAMW, name, loss, met) for name in ("adamw_4bit", "adamw_factored", SMMF, "adamw, v: rowcol")
       for loss, met in ((2.0399, True), (2.0401, False))),
     (ADAMW, "adamw_8bit", 1.5, True),
     (ADAMW, "adamw_8bit", math.nan, False),
     (LION, "lion", 3.0, None),
+    (LION, "lion, β2 = 0.97", 4.0, None),
     (LION, "lion_8bit", 3.0299, True),
     (LION, "lion_8bit", 3.0301, False),
-    (LION, "lion_4bit", 3.0599, True),
-    (LION, "lion_4bit", 3.0601, False),
+    *((LION, name, loss, met) for name in ("lion_4bit", "lion, m: dynamic4")
+      for loss, met in ((3.0599, True), (3.0601, False))),
     (BF16, "adamw, fp32", 4.0, None),
     (BF16, PLAIN, 5.0, None),
     (BF16, PLAIN_STATES, 5.0, None),

@@ -183,7 +183,7 @@ def test_a_page_tells_all_of_its_storage(site: Site, read: dict[str, Read]) -> N
 
 def test_storages_and_the_optimizers_that_use_them_lead_to_each_other(site: Site, read: dict[str, Read]) -> None:
     pairs = {(slug, name) for slug, o in site.optimizers.items() for name in o.storages if name in site.storages}
-    assert {("adamw_8bit", "udynamic8"), ("adamw_factored", "rank1"), ("lion_4bit", "dynamic4")} <= pairs
+    assert {("adamw_8bit", "udynamic8"), ("adamw_factored", "root_rowcol"), ("lion_4bit", "dynamic4")} <= pairs
     for slug, name in pairs:
         assert f"../storages/{name}.html" in read[f"optimizers/{slug}.html"].links()
         assert f"../optimizers/{slug}.html" in read[f"storages/{name}.html"].links()

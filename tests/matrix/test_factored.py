@@ -22,7 +22,7 @@ from optc.runtime.optimizer import Optimizer
 from tests.matrix.runners import float64
 from tests.matrix.test_storages import entries, hypers_of, same, size_of, step, through_a_file
 from tests.oracle import program_of
-from tests.references import CORE, SPECS, rest
+from tests.references import CORE, SPECS
 from tests.runtime.training import twins
 from tests.specs.low_memory import one_thread
 
@@ -41,20 +41,25 @@ def single() -> Iterator[None]:
         yield
 
 
-@cache
-def factored(spec: str, coded: bool = False) -> type[Optimizer] | str:
-    """The optimizer with its states kept so; the code of the mistake where they cannot be; empty without such states.
+KINDS = {
+    "square": ("rank1", "sign_rank1"),
+    "rows": ("root_rowcol", "sign_rowcol"),
+    "codes": ("linear4_rank1(smallest = 0)", None),
+}
+"""Storages for states of 0 or above and for others. Every optimizer has one kind by turns, and with `--full` all."""
 
-    `coded`: those that are never negative with codes beside their vectors, the others as they are.
-    """
+
+@cache
+def factored(spec: str, kind: str) -> type[Optimizer] | str:
+    """The optimizer with its states kept so; the code of the mistake where they cannot be; empty without such states."""
     program = program_of(spec)
     positive = never_negative(program)
-    states = [s.name for s in program.states if s.extent is Extent.ELEM and (s.name in positive or not coded)]
+    of = {s.name: KINDS[kind][s.name not in positive] for s in program.states if s.extent is Extent.ELEM}
+    states = {name: kept for name, kept in of.items() if kept is not None}
     if not states:
         return ""
-    kept, others = ("linear4_rank1(smallest = 0)",) * 2 if coded else ("rank1", "sign_rank1")
     try:
-        return optc.compile(spec.rpartition("/")[2], storing={name: kept if name in positive else others for name in states})
+        return optc.compile(spec.rpartition("/")[2], storing=states)
     except SpecError as error:
         (code,) = {diagnostic.code for diagnostic in error.diagnostics}
         return code
@@ -65,8 +70,8 @@ def parameters() -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((20, 24), (5, 3), (7,), (3, 2, 5))]
 
 
-def check(spec: str, backend: str, coded: bool = False) -> None:
-    cls = factored(spec, coded)
+def check(spec: str, backend: str, kind: str) -> None:
+    cls = factored(spec, kind)
     if isinstance(cls, str):
         assert cls in REFUSED | {""}
         return
@@ -83,7 +88,7 @@ def check(spec: str, backend: str, coded: bool = False) -> None:
         step(one, its, 1)
     for a, b in zip(entries(optimizer, params), entries(resumed, again), strict=True):
         assert a.dtype == b.dtype and same(a, b), spec
-    if coded:
+    if kind == "codes":
         assert any(state.key.endswith("_code") for state in cls.schema.states)
     lr = float(hypers.get("lr") or 0)
     for p, q in zip(params, others, strict=True):
@@ -93,25 +98,32 @@ def check(spec: str, backend: str, coded: bool = False) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("coded", [False, True])
-def test_few_are_refused(coded: bool) -> None:
-    found = Counter(cls for spec in SPECS if isinstance(cls := factored(spec, coded), str) and cls)
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_are_refused(kind: str) -> None:
+    found = Counter(cls for spec in SPECS if isinstance(cls := factored(spec, kind), str) and cls)
     assert set(found) <= REFUSED and sum(found.values()) <= MOST_REFUSED, found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spec", SPECS)
-def test_pytorch(spec: str, coded: bool) -> None:
-    check(spec, "torch", coded)
+def test_pytorch(spec: str, kind: str) -> None:
+    check(spec, "torch", kind)
 
 
-@pytest.mark.parametrize("coded", [False, True])
-@pytest.mark.parametrize("spec", [pytest.param(spec, marks=rest(spec)) for spec in SPECS])
-def test_native(spec: str, coded: bool) -> None:
-    check(spec, "native", coded)
+TURNS = {spec: tuple(KINDS)[sorted(CORE).index(spec) % 3] if spec in CORE else "" for spec in SPECS}
+"""The kind that every run tests."""
 
 
-def test_the_core_is_there() -> None:
-    for coded in (False, True):
-        assert sum(bool(found) and not isinstance(found, str) for spec in CORE if (found := factored(spec, coded))) >= 5
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [pytest.param(spec, kind, marks=() if TURNS[spec] == kind else pytest.mark.slow) for spec in SPECS for kind in KINDS],
+)
+def test_native(spec: str, kind: str) -> None:
+    check(spec, "native", kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_core_is_there(kind: str) -> None:
+    found = [spec for spec in CORE if TURNS[spec] == kind and not isinstance(factored(spec, kind), str)]
+    assert len(found) >= 3

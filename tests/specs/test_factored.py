@@ -41,6 +41,9 @@ optimizer SMMF:
 """)
 """That of arXiv:2412.08894, with decoupled decay."""
 LionFactored: Any = optc.compile("lion", storing={"m": "sign_rank1"})
+AdamWSquare: Any = optc.compile("adamw", storing={"m": "sign_rank1", "v": "rank1", "v_max": "rank1"})
+"""AdamW with the storages of SMMF, as adv_optm has it."""
+both = pytest.mark.parametrize("adamw", [AdamWFactored, AdamWSquare], ids=["rows", "square"])
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +90,7 @@ def test_adamw_is_that_of_adv_optm(backend: str) -> None:
         from adv_optm import AdamW_adv
     shapes = [s for s in SHAPES if math.prod(s) > 1]
     ours, theirs = parameters(shapes), parameters(shapes)
-    one = AdamWFactored(ours, lr=1e-2, weight_decay=0.1, backend=backend)
+    one = AdamWSquare(ours, lr=1e-2, weight_decay=0.1, backend=backend)
     other = AdamW_adv(theirs, lr=1e-2, weight_decay=0.1, nnmf_factor=True, vector_reshape=False)
     for t in range(20):
         give_gradients(t, ours, theirs)
@@ -166,6 +169,41 @@ def test_smmf_is_that_of_the_paper(backend: str) -> None:
         assert np.abs(p.detach().double().numpy() - expected).max() < 2e-6
 
 
+def signs_beside_rows(starts: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> list[np.ndarray[Any, Any]]:
+    """AdamWFactored with lr 0.01 and decay 0.1 in float64: rows are those of the first dimension, β1 is a half."""
+    found = []
+    for number, start in enumerate(starts):
+        theta = start.detach().double().numpy()
+        theta = theta.reshape(len(theta), -1)
+        m, v = np.zeros_like(theta), np.zeros_like(theta)
+        for t, all_ in enumerate(gradients, start=1):
+            g = all_[number].double().numpy().reshape(theta.shape)
+            m, v = (m + g) / 2, 0.999 * v + 0.001 * g**2
+            theta = (1 - 1e-2 * 0.1) * theta - 1e-2 * (m / (1 - 0.5**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            size, root = np.abs(m), np.sqrt(v)
+            m = np.where(m > 0, 1.0, -1.0) * np.outer(size.sum(1), size.sum(0)) / max(size.sum(), 1e-30)
+            v = (np.outer(root.sum(1), root.sum(0)) / max(root.sum(), 1e-30)) ** 2
+        found.append(theta.reshape(start.shape))
+    return found
+
+
+@every_backend
+def test_signs_beside_rows_are_those_of_the_formulas(backend: str) -> None:
+    shapes = [s for s in SHAPES if len(s) >= 2 and math.prod(s) > 1]
+    params = parameters(shapes)
+    starts, gradients = [p.detach().clone() for p in params], []
+    optimizer = AdamWFactored(params, lr=1e-2, weight_decay=0.1, backend=backend)
+    for t in range(10):
+        give_gradients(t + 100, params)
+        gradients.append([p.grad.clone() for p in params if p.grad is not None])
+        optimizer.step()
+    for p, expected in zip(params, signs_beside_rows(starts, gradients), strict=True):
+        assert np.abs(p.detach().double().numpy() - expected).max() < 2e-6
+        rows, columns = len(p), p[0].numel()
+        assert optimizer.state[p]["exp_avg_row"].shape == (rows, 1)
+        assert optimizer.state[p]["exp_avg_sq_col"].shape == (1, columns)
+
+
 def bits_of(optimizer: Optimizer, p: Tensor, key: str = "exp_avg_sign") -> Tensor:
     """Signs, flat; the first of a byte is in its lowest bit."""
     memory: Tensor = optimizer.state[p][key]
@@ -174,14 +212,15 @@ def bits_of(optimizer: Optimizer, p: Tensor, key: str = "exp_avg_sign") -> Tenso
     return found
 
 
+@both
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", [(1001, 999), (2003, 1009), (7, 100003), (640, 1001), (513, 4, 5, 7)])
-def test_bits_that_rows_and_threads_share(shape: tuple[int, ...], threads: int) -> None:
+def test_bits_that_rows_and_threads_share(shape: tuple[int, ...], threads: int, adamw: Any) -> None:
     """Rows that begin within a byte, cut into tiles that several threads take."""
     torch.set_num_threads(threads)  # the fixture sets it back
     params = parameters([shape])
     others = twins(params)
-    one, other = AdamWFactored(params, lr=1e-2, backend="native"), AdamWFactored(others, lr=1e-2, backend="torch")
+    one, other = adamw(params, lr=1e-2, backend="native"), adamw(others, lr=1e-2, backend="torch")
     (p,), (q,) = params, others
     for t in range(3):
         give_gradients(t, params, others)
@@ -200,15 +239,16 @@ def test_bits_that_rows_and_threads_share(shape: tuple[int, ...], threads: int) 
         one.load_state_dict(other.state_dict())
 
 
+@both
 @every_backend
-def test_a_resumed_run_is_the_same(backend: str) -> None:
+def test_a_resumed_run_is_the_same(backend: str, adamw: Any) -> None:
     params = parameters()
-    one = AdamWFactored(params, backend=backend, amsgrad=True)
+    one = adamw(params, backend=backend, amsgrad=True)
     for t in range(3):
         give_gradients(t, params)
         one.step()
     others = twins(params)
-    other = AdamWFactored(others, backend=backend, amsgrad=True)
+    other = adamw(others, backend=backend, amsgrad=True)
     other.load_state_dict(one.state_dict())
     for t in range(3, 6):
         give_gradients(t, params, others)
@@ -219,10 +259,11 @@ def test_a_resumed_run_is_the_same(backend: str) -> None:
         assert all(torch.equal(one.state[p][key], other.state[q][key]) for key in one.state[p])
 
 
-def test_bytes_of_states() -> None:
-    """Two vectors of √size numbers for each moment, and a bit per element with a scale for 4096."""
+@both
+def test_bytes_of_states(adamw: Any) -> None:
+    """Two vectors for each moment, and a bit per element with a scale for 4096."""
     (p,) = params = parameters([(2048, 2048)])
-    optimizer = AdamWFactored(params)
+    optimizer = adamw(params)
     give_gradients(0, params)
     optimizer.step()
     kept = {k: x for k, x in optimizer.state[p].items() if isinstance(x, Tensor) and k != "step"}
@@ -233,11 +274,12 @@ def test_bytes_of_states() -> None:
     }  # fmt: skip
 
 
+@both
 @every_backend
-def test_what_is_not_finite_is_seen(backend: str) -> None:
+def test_what_is_not_finite_is_seen(backend: str, adamw: Any) -> None:
     """A gradient that is none makes its whole tensor so: sums of rows and columns have it. No other tensor sees it."""
     params = parameters([(6, 6), (6, 6), (12,)])
-    optimizer = AdamWFactored(params, backend=backend)
+    optimizer = adamw(params, backend=backend)
     give_gradients(0, params)
     assert params[0].grad is not None and params[2].grad is not None
     params[0].grad[2, 3] = torch.nan

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import lr_scheduler
-from transformers import optimization as hf
 
 import optc
 from optc import schedules
 from optc.runtime.schedules import Schedule
+
+hf = pytest.importorskip("transformers.optimization")
 
 STEPS = 10_000
 BASE = 0.3

@@ -24,8 +24,8 @@ from optc.dsl.errors import OptcError, SpecError
 if TYPE_CHECKING:
     from torch import nn
 
-    from optc import schedules as schedules
     from optc.runtime import Optimizer, ParamsT, Routed, groups
+    from optc.runtime import shipped_schedules as schedules
     from optc.runtime.loss_scale import LossScale as LossScale
     from optc.runtime.schedules import Schedule
 
@@ -43,6 +43,7 @@ __all__ = [
     "groups",
     "route",
     "schedule",
+    "schedules",
 ]
 
 
@@ -54,7 +55,7 @@ if not TYPE_CHECKING:  # a type checker would take every name for one of these
 
         if name == "LossScale":
             return import_module("optc.runtime.loss_scale").LossScale
-        places = {"groups": "optc.runtime.groups", "schedules": "optc.schedules"}
+        places = {"groups": "optc.runtime.groups", "schedules": "optc.runtime.shipped_schedules"}
         if name not in places:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return import_module(places[name])

@@ -56,6 +56,11 @@ def test_groups_and_routing_are_as_shown(tmp_path: Path) -> None:
     must(["-c", route], tmp_path)
 
 
+def test_schedules_clipping_and_scaling_are_as_shown(tmp_path: Path) -> None:
+    (code,) = blocks(section("Schedules, clipping, loss scaling"), "python")
+    must(["-c", code], tmp_path)
+
+
 def test_own_spec_becomes_an_optimizer_as_shown(tmp_path: Path) -> None:
     text = section("Write your own in five minutes")
     (spec,) = blocks(text, "opt")

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from optc.runtime import amp, checkpoint, groups, hypers, loss, members, registry, steps
+from optc.runtime.guard import Guard
+from optc.runtime.loss_scale import LossScale
 from optc.runtime.optimizer import Optimizer
 from optc.runtime.watched import State
 
@@ -34,6 +36,8 @@ def route(
     maximize: bool = False,
     capturable: bool = False,
     amp: bool = False,
+    nonfinite: str = "propagate",
+    loss_scale: LossScale | None = None,
 ) -> Routed:
     """One optimizer that updates parameters by different rules: `[("blocks.*.weight", dict(type="SGD", lr=0.1)), …]`.
 
@@ -55,7 +59,15 @@ def route(
     if left:
         shown = ", ".join(map(repr, left[:_SHOWN])) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
         raise ValueError(f"no rule takes {shown}: add one, or otherwise=dict(type=…) for all that is left")
-    return Routed(found, backend=backend, maximize=maximize, capturable=capturable, amp=amp)
+    return Routed(
+        found,
+        backend=backend,
+        maximize=maximize,
+        capturable=capturable,
+        amp=amp,
+        nonfinite=nonfinite,
+        loss_scale=loss_scale,
+    )
 
 
 def _check(options: Mapping[str, Any], label: str) -> None:
@@ -65,7 +77,7 @@ def _check(options: Mapping[str, Any], label: str) -> None:
     _, cls = registry.of_type(options[TYPE])
     known = [*(hyper.key for hyper in cls.schema.hypers), "maximize", "capturable"]
     for key in options:
-        if key in ("backend", "amp"):
+        if key in ("backend", "amp", "nonfinite", "loss_scale"):
             raise TypeError(f"{label}: {key!r} is the same for all optimizers: give it to optc.route")
         if key not in known and key != TYPE:
             raise hypers.unknown_keyword(cls.__name__, key, known)
@@ -82,6 +94,7 @@ class Routed(torch.optim.Optimizer):
     """
 
     _parts: dict[str, Optimizer]
+    _guard: Guard | None = None
 
     def __init__(
         self,
@@ -91,8 +104,11 @@ class Routed(torch.optim.Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         amp: bool = False,
+        nonfinite: str = "propagate",
+        loss_scale: LossScale | None = None,
     ) -> None:
         self._parts = {}
+        self._guard = Guard.of(nonfinite, loss_scale, amp, self)
         self._common: dict[str, Any] = {"backend": backend, "maximize": maximize, "capturable": capturable, "amp": amp}
         if amp:
             self._step_supports_amp_scaling = True
@@ -186,8 +202,12 @@ class Routed(torch.optim.Optimizer):
     def _run(self, given: Sequence[loss.Loss | None]) -> None:
         parts = self._share()
         scaling = amp.read(self) if self._common["amp"] else amp.Scaling()
+        if self._guard is not None:
+            scaling = self._guard.before(self.param_groups, told=False)
         losses = dict(zip(map(id, parts), given, strict=True))
         steps.together(parts, lambda part: part._ready("step", None, losses[id(part)], scaling))
+        if self._guard is not None:
+            self._guard.after(self.last_step_skipped, self.param_groups)
 
     @property
     def last_step_skipped(self) -> bool | Tensor:
@@ -238,7 +258,7 @@ class Routed(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._share()
-        kept: dict[str, Any] = {"_parts": self._parts, "_common": self._common}
+        kept: dict[str, Any] = {"_parts": self._parts, "_common": self._common, "_guard": self._guard}
         if self._common["amp"]:
             kept["_step_supports_amp_scaling"] = True
         return {**super().__getstate__(), **kept}

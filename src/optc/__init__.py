@@ -123,6 +123,8 @@ def route(
     maximize: bool = False,
     capturable: bool = False,
     amp: bool = False,
+    nonfinite: str = "propagate",
+    loss_scale: LossScale | None = None,
 ) -> Routed:
     """One `torch.optim.Optimizer` that updates different parameters by different optimizers, with one state dict.
 
@@ -151,6 +153,8 @@ def route(
         maximize=maximize,
         capturable=capturable,
         amp=amp,
+        nonfinite=nonfinite,
+        loss_scale=loss_scale,
     )
 
 

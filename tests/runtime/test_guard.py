@@ -236,3 +236,40 @@ def test_one_loss_scale_belongs_to_one_optimizer() -> None:
         AdamW(parameters(((3,),)), loss_scale=scale)
     del first
     AdamW(parameters(((3,),)), loss_scale=scale)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_several_optimizers_in_one_skip_together(bad: float) -> None:
+    """One gradient is not finite, and none of them moves; not even the one whose norm would tell later."""
+    first, second = parameters(((4, 3),)), parameters(((5,),), seed=1)
+    scale = optc.LossScale(init=4.0)
+    named = [("a", first[0]), ("b", second[0])]
+    optimizer = optc.route(
+        named,
+        [("a", {"type": "SGD", "lr": 0.1})],
+        otherwise={"type": "AdamW + clip_global_norm(max_norm = 1)", "lr": 0.1},
+        loss_scale=scale,
+    )
+    others = twins([*first, *second])
+    plain = [SGD(others[:1], lr=0.1), optc.compile("adamw", modifiers=["clip_global_norm(max_norm = 1)"])(others[1:], lr=0.1)]
+    for t in range(4):
+        give_gradients(t, [*first, *second], others)
+        for p in (*first, *second):
+            assert p.grad is not None
+            p.grad.mul_(scale.value)
+        if t == 2:
+            assert second[0].grad is not None
+            second[0].grad[1] = bad
+        else:
+            for one in plain:
+                one.step()
+        optimizer.step()
+        assert optimizer.last_step_skipped is (t == 2)
+        assert_equal([*first, *second], others)
+    assert scale.value == 2.0
+    raising = optc.route(named, [("a", {"type": "SGD"})], otherwise={"type": "AdamW"}, nonfinite="raise")
+    assert first[0].grad is not None
+    first[0].grad[0, 0] = bad
+    with pytest.raises(FloatingPointError, match=r"the gradient of a \(1 of 12\) is inf or NaN"):
+        raising.step()
+    assert copy.deepcopy(raising)._guard == raising._guard

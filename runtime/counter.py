@@ -5,6 +5,7 @@ It is read as any other hyper, saved with the group, and may be set: a schedule 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,14 @@ def of(schema: Schema) -> Hyper | None:
     return next((hyper for hyper in schema.hypers if hyper.counts), None)
 
 
-def on_device(hyper: Hyper, group: dict[str, Any]) -> None:
+def on_devices(hyper: Hyper, groups: Sequence[dict[str, Any]], there: Sequence[bool]) -> None:
+    """Moves the counts of groups that count on their device to it."""
+    for group, wanted in zip(groups, there, strict=True):
+        if wanted:
+            _on_device(hyper, group)
+
+
+def _on_device(hyper: Hyper, group: dict[str, Any]) -> None:
     """Moves the count of a group to its parameters' device, where a captured step can read it and add to it."""
     device = next((p.device for p in group["params"]), None)
     count = group.get(hyper.key)

@@ -53,10 +53,15 @@ class Declares(Protocol):
     def requires(self) -> tuple[Require, ...]: ...
 
 
-def validate(schema: Declares, group: Mapping[str, Any]) -> dict[str, Value]:
-    """The values of a group by inside name. Raises ValueError with the key, the value and what is allowed."""
-    values: dict[str, Value] = {}
-    for hyper in schema.hypers:
+def validate(
+    schema: Declares, group: Mapping[str, Any], changed: Sequence[Hyper] | None = None, before: Values | None = None
+) -> dict[str, Value]:
+    """The values of a group by inside name. Raises ValueError with the key, the value and what is allowed.
+
+    Where only the hypers `changed` may differ from the values `before`, only they are looked at.
+    """
+    values: dict[str, Value] = dict(before or {})
+    for hyper in schema.hypers if changed is None else changed:
         if hyper.key not in group:
             raise ValueError(f"{schema.name}: the parameter group has no {hyper.key!r}")
         value = group[hyper.key]
@@ -185,8 +190,16 @@ class Reader:
     def read(self, group: Mapping[str, Any], on_device: bool = False) -> Values:
         """The values of `group`, the same object as before if nothing changed. Raises ValueError as `validate` does."""
         seen = tuple([_snapshot(group.get(hyper.key, _MISSING), on_device) for hyper in self.schema.hypers])
-        if len(seen) != len(self._seen) or not all(map(_same, seen, self._seen)):
-            tensors = {h.names[0]: (h.key, s) for h, s in zip(self.schema.hypers, seen, strict=True) if isinstance(s, Tensor)}
+        hypers = self.schema.hypers
+        if len(seen) != len(self._seen):
+            changed: Sequence[Hyper] = hypers
+        else:
+            changed = [hyper for hyper, new, old in zip(hypers, seen, self._seen, strict=True) if not _same(new, old)]
+        if changed and not any(isinstance(s, Tensor) for s in seen):
+            self.values = validate(self.schema, group, changed, self.values)
+            self.tensors, self._seen = {}, seen
+        elif changed or len(seen) != len(self._seen):
+            tensors = {h.names[0]: (h.key, s) for h, s in zip(hypers, seen, strict=True) if isinstance(s, Tensor)}
             known = {key: self.values[name] for name, (key, tensor) in tensors.items() if self.tensors.get(name) is tensor}
             self.values = validate(self.schema, {**group, **known})
             self.tensors = {name: tensor for name, (_, tensor) in tensors.items()}

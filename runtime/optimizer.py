@@ -29,7 +29,7 @@ from optc.runtime import state as states
 from optc.runtime.guard import Guard
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.participants import Given, Participants
-from optc.runtime.schema import Procedure, Schema
+from optc.runtime.schema import Hyper, Procedure, Schema
 from optc.runtime.steps import Ready
 from optc.runtime.updates import Update
 from optc.runtime.watched import State
@@ -52,6 +52,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     schema: ClassVar[Schema]
+    _counting: ClassVar[Hyper | None] = None
     spec_text: ClassVar[str | None] = None
     """The spec of a class made by `optc.compile`, which no other process could import."""
 
@@ -64,6 +65,12 @@ class Optimizer(torch.optim.Optimizer):
     _skipped: bool | Tensor
     _square_sum: Tensor | None
     _guard: Guard | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Finds the hyper that counts steps, which every step asks for."""
+        super().__init_subclass__(**kwargs)
+        if "schema" in cls.__dict__:
+            cls._counting = counter.of(cls.schema)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Turns down misspelt keywords, with a hint."""
@@ -102,10 +109,9 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; what it does not say comes from the defaults. Raises before anything is added."""
         label = self._label(len(self.param_groups))
-        counting = counter.of(self.schema)
         if isinstance(param_group, dict):
-            if counting is not None and self.param_groups:
-                param_group.setdefault(counting.key, counter.latest(counting, self.param_groups))
+            if self._counting is not None and self.param_groups:
+                param_group.setdefault(self._counting.key, counter.latest(self._counting, self.param_groups))
             if self._numbers is None and "type" in param_group:
                 registry.require_type(self.schema, param_group["type"], label)
             hypers.validate_group(self.schema, self.defaults, param_group, label)
@@ -192,10 +198,8 @@ class Optimizer(torch.optim.Optimizer):
         """Does everything of a step or entry that may fail; if it does, nothing has changed."""
         procedure = self.schema.procedure(name)
         on_device = [self._counts_on_device(group) for group in self.param_groups]
-        counting = counter.of(self.schema)
-        for group, there in zip(self.param_groups, on_device, strict=True):
-            if counting is not None and there:
-                counter.on_device(counting, group)
+        if self._counting is not None:
+            counter.on_devices(self._counting, self.param_groups, on_device)
         self._readers += [hypers.Reader(self.schema) for _ in self.param_groups[len(self._readers) :]]
         values = [self._read(index, counting) for index, counting in enumerate(on_device)]
         hypers.require_shared(self.schema, values)
@@ -269,9 +273,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _ran(self, name: str, edited: bool, found_inf: Tensor | None) -> None:
         """Counts the step, and drops plans that were for it alone, and others where the state has got new tensors."""
-        counting = counter.of(self.schema)
-        if counting is not None and name == "step":
-            counter.count(counting, self.param_groups, found_inf)
+        if self._counting is not None and name == "step":
+            counter.count(self._counting, self.param_groups, found_inf)
         for built in self._plans.values():
             if name in built and built[name].once:
                 del built[name]

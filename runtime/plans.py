@@ -102,6 +102,39 @@ class Request:
     before: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Statics:
+    """What selects variants, and which states there are: conditions on hypers for parameters of some facts, and choices."""
+
+    conditions: Sequence[Condition]
+    facts: Sequence[Facts]
+    choices: Sequence[str]
+    read: Sequence[str]
+
+    @staticmethod
+    def of_schema(schema: Schema, parameters: Sequence[Tensor]) -> Statics:
+        """Those of a schema, for a plan's parameters."""
+        conditions: list[Condition] = [condition for _, condition in schema.flags]
+        conditions += [state.exists for state in schema.states if state.exists is not None]
+        known = {Facts()}
+        if any(not set(Facts._fields).isdisjoint(condition.arguments) for condition in conditions):
+            known = {Facts.of(p) for p in parameters}
+        choices = [name for hyper in schema.hypers if hyper.kind == "choice" for name in hyper.names]
+        choices += [] if schema.pick is None else [schema.pick]
+        read = {name for condition in conditions for name in condition.arguments} - set(Facts._fields)
+        return Statics(conditions, sorted(known), choices, sorted({*read, *choices}))
+
+    def agree(self, values: Values, others: Values) -> bool:
+        """Whether all hypers that matter here are the same; a schedule changes others in every step."""
+        return all([values[name] == others[name] for name in self.read])
+
+    def of(self, values: Values) -> object:
+        """Something that differs whenever a variant or the presence of a state does."""
+        return [values[name] for name in self.choices], [
+            holds(c, values, facts) for facts in self.facts for c in self.conditions
+        ]
+
+
 @dataclass(slots=True)
 class Plan:
     """Kernels bound to a cast; a turn says who of it takes part. `survey` looks where it can, else `guards`.
@@ -118,7 +151,7 @@ class Plan:
     contiguous: bool
     bindings: list[Binding]
     device_batches: list[DeviceBatch]
-    statics: Callable[[Values], object]
+    statics: Statics
     static: object
     once: bool
     values: Values
@@ -137,7 +170,7 @@ class Plan:
         Gradients found by the survey stay alive until `release`.
         """
         self._pick_the_same(values)
-        fits = values is self.values or self.statics(values) == self.static
+        fits = values is self.values or self.statics.agree(values, self.values) or self.statics.of(values) == self.static
         if fits:
             self.values = values
         sight = self.survey.look(group) if fits and self.survey is not None else None
@@ -245,7 +278,7 @@ def build(request: Request, edits: states.Edits) -> Plan:
         gradient = _Gradient(p.grad, arithmetic_dtype(theta.dtype), request.factor)
         created[place] = states.prepare(edits, schema, wanted, values, p, theta, gradient)
     once = any(created.values()) and bool(rows.news_read(schema, procedure))
-    statics = _statics(schema, roster)
+    statics = Statics.of_schema(schema, roster)
     members = _members(request, roster, thetas, edits.states)
     cast = Cast(roster, thetas, frozenset(copied))
     on_device = request.counting is not None and not once
@@ -267,7 +300,7 @@ def build(request: Request, edits: states.Edits) -> Plan:
         bindings=bindings,
         device_batches=device_batches,
         statics=statics,
-        static=statics(values),
+        static=statics.of(values),
         once=once,
         values=values,
         guards=Guards.of(roster, taking, residents),
@@ -343,20 +376,3 @@ def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor
         elements = [first_element(numbers[id(roster[i])]) for i in positions]
         found.append(Members(tuple(positions), thetas[first].device, dtypes[first], variant, choices, tensors, elements))
     return found
-
-
-def _statics(schema: Schema, parameters: Sequence[Tensor]) -> Callable[[Values], object]:
-    """A function of the hypers that changes its result whenever a variant or the presence of a state does."""
-    conditions: list[Condition] = [condition for _, condition in schema.flags]
-    conditions += [state.exists for state in schema.states if state.exists is not None]
-    known = {Facts()}
-    if any(not set(Facts._fields).isdisjoint(condition.arguments) for condition in conditions):
-        known = {Facts.of(p) for p in parameters}
-    ordered = sorted(known)
-    choices = [name for hyper in schema.hypers if hyper.kind == "choice" for name in hyper.names]
-    choices += [] if schema.pick is None else [schema.pick]
-
-    def result(values: Values) -> object:
-        return [values[name] for name in choices], [holds(c, values, facts) for facts in ordered for c in conditions]
-
-    return result

@@ -1,0 +1,113 @@
+"""What a training step does around the update: unscaling, clipping and schedules, in the step and beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import optc
+from benchmarks.report import Row, Table
+from benchmarks.timing import Contestant, Timings, alternate
+from benchmarks.workloads import Model, large, many
+
+FUSED = 1.4
+"""Times as fast as separate passes, at least."""
+COST = 1.03
+"""Times as long with a schedule in the step as without, at most: what cannot be told from nothing here."""
+MAX_NORM = 1.0
+NOTE = (
+    "Median time of all that follows `backward()` on {elements:.1f} M float32 parameters, by turns in one loop of {rounds} "
+    "rounds: gradients are divided by the loss scale, checked for inf and NaN, bounded in their norm and given to AdamW. In "
+    "passes: `GradScaler.unscale_`, `clip_grad_norm_`, `GradScaler.step`, `update`. In the step: an optimizer with "
+    "`clip_global_norm` and a `LossScale`. Gradients are put back before every turn, which is not timed. A schedule in the step "
+    "(`one_cycle`, which changes rate and momentum) against the same optimizer without, on these and on {tensors} small tensors."
+)
+WARMUP = 3
+
+
+@dataclass(slots=True)
+class _Gradients:
+    """The gradients of a model, put back before every turn: passes over them change them."""
+
+    model: Model
+
+    def __call__(self) -> None:
+        for p, g in zip(self.model.parameters, self.model.gradients[0], strict=True):
+            if p.grad is None or p.grad is g:
+                p.grad = torch.empty_like(g)
+            p.grad.copy_(g)
+
+
+def in_passes(name: str, shapes: Sequence[tuple[int, ...]], make: Callable[[list[nn.Parameter]], Any]) -> Contestant:
+    """An optimizer behind a scaler and a clipping function."""
+    model = Model.of(shapes)
+    optimizer, scaler = make(model.parameters), torch.amp.GradScaler("cpu", init_scale=1.0)
+    scaler.scale(torch.zeros(()))
+
+    def run() -> None:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters, MAX_NORM)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return Contestant(name, run, _Gradients(model))
+
+
+def in_the_step(name: str, shapes: Sequence[tuple[int, ...]]) -> Contestant:
+    """One optimizer that does it all."""
+    model = Model.of(shapes)
+    cls = optc.compile("adamw", modifiers=[f"clip_global_norm(max_norm = {MAX_NORM})"])
+    optimizer = cls(model.parameters, backend="native", loss_scale=optc.LossScale(init=1.0))
+    return Contestant(name, optimizer.step, _Gradients(model))
+
+
+def scheduled(name: str, shapes: Sequence[tuple[int, ...]], modifiers: Sequence[str]) -> Contestant:
+    """AdamW with a schedule in its step, or without one."""
+    model = Model.of(shapes)
+    optimizer = optc.compile("adamw", modifiers=modifiers)(model.parameters, backend="native")
+    return Contestant(name, optimizer.step)
+
+
+def run(scale: float = 1.0, rounds: int = 15) -> Iterator[Row]:
+    """The rows: unscaling and clipping, then schedules."""
+    shapes = large(scale)
+    timings = alternate(
+        [
+            in_the_step("optc, in the step", shapes),
+            in_passes("optc, in passes", shapes, lambda p: optc.create("adamw", p, backend="native")),
+            in_passes("torch fused, in passes", shapes, lambda p: torch.optim.AdamW(p, fused=True)),
+        ],
+        rounds,
+        WARMUP,
+    )
+    seconds = timings.median("optc, in the step")
+    spread = {"seconds": seconds, "spread": timings.spread("optc, in the step")}
+    yield Row("AdamW, clipping and unscaling in the step", "", f"{1e3 * seconds:.1f} ms", None, spread)
+    for peer in ("optc, in passes", "torch fused, in passes"):
+        faster = timings.speedup("optc, in the step", peer)
+        numbers = {"seconds": timings.median(peer), "speedup": faster}
+        measured = f"{faster:.2f} x  ({1e3 * timings.median(peer):.1f} ms)"
+        yield Row(f"… vs {peer}", f"≥ {FUSED} x", measured, faster >= FUSED, numbers)
+    for label, sizes in (("large tensors", shapes), ("small tensors", many(scale))):
+        yield _schedule(label, sizes, rounds * (1 if sizes is shapes else 20))
+
+
+def _schedule(label: str, shapes: Sequence[tuple[int, ...]], rounds: int) -> Row:
+    pair = [scheduled("without", shapes, ()), scheduled("with", shapes, ["one_cycle(T = 100000)"])]
+    timings: Timings = alternate(pair, rounds, WARMUP)
+    ratio = 1 / timings.speedup("with", "without")
+    more = timings.median("with") - timings.median("without")
+    measured = f"{ratio:.3f} x the time  ({1e6 * more:+.0f} µs of {1e6 * timings.median('without'):.0f} µs)"
+    numbers = {"seconds": timings.median("with"), "without": timings.median("without"), "ratio": ratio}
+    return Row(f"a schedule in the step, {label}", f"≤ {COST} x the time", measured, ratio <= COST, numbers)
+
+
+def table(rows: Sequence[Row], scale: float, rounds: int) -> Table:
+    """The rows with what they mean."""
+    elements = sum(torch.Size(shape).numel() for shape in large(scale)) / 1e6
+    note = NOTE.format(elements=elements, rounds=rounds, tensors=f"{len(many(scale)):,}")
+    return Table("Clipping, unscaling and schedules in the step, CPU", note, tuple(rows))

@@ -98,9 +98,9 @@ def horizon(schedule: Schedule) -> int:
     length = max(lengths)
     if not _rests(schedule, length):
         return _PERIODS * length
-    if schedule(length) > schedule(0):
-        return 2 * length
     highest = max(schedule(length * part / _PARTS) for part in range(_PARTS))
+    if schedule(length) > highest:
+        return 2 * length
     jumps = abs(schedule(length) - schedule(length - 1)) > 0.02 * highest
     return math.ceil(1.25 * length) if jumps else length
 

@@ -168,7 +168,7 @@ def optimizer(slug: str, path: Path) -> Optimizer:
         references=tuple(map(reference, program.cites)),
         notes=program.notes,
         equations=equations(expanded.spec),
-        hypers=facts.hyper_rows(program),
+        hypers=facts.hyper_rows(program.hypers),
         requires=tuple(require.message for require in program.requires),
         states=facts.state_rows(node.states, program),
         passes=facts.pass_rows(plan),

@@ -18,6 +18,7 @@ pytest.importorskip("markdown_it", reason="the site needs the extra `docs`")
 from optc.cli import docs as command
 from optc.cli.main import run
 from optc.compiler.site import build, gather
+from optc.compiler.site import schedules as of_schedules
 from optc.compiler.site import storages as of_storages
 from optc.compiler.site.coloring import color
 from optc.compiler.site.documents import document
@@ -26,6 +27,7 @@ from optc.compiler.site.mathml import mathml
 from optc.compiler.site.pages import Site, pages
 from optc.compiler.site.pictures import Painter
 from optc.compiler.site.references import reference
+from optc.compiler.site.schedules import SchedulePage
 from optc.compiler.site.storages import StoragePage
 from optc.compiler.site.trajectories import STEP_SIZES, SURFACES, best_path, follow
 from optc.dsl.errors import OptcError
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-SPECS = sorted(path for path in (ROOT / "specs").rglob("*.opt") if path.parent.name != "storages")
+SPECS = sorted(path for path in (ROOT / "specs").rglob("*.opt") if path.parent.name not in ("schedules", "storages"))
 MODIFIERS = [path for path in SPECS if path.parent.name == "modifiers"]
 OPTIMIZERS = [path for path in SPECS if path not in MODIFIERS]
+SCHEDULES = sorted((ROOT / "specs" / "schedules").glob("*.opt"))
 STORAGES = sorted((ROOT / "specs" / "storages").glob("*.opt"))
+ROWS = len(SPECS) + len(SCHEDULES) + len(STORAGES)
 PICTURED = ("adamw", "cautious_lion")
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>' onclick=x &amp;"
@@ -86,7 +90,7 @@ def site() -> Site:
 def folder(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole site, with the pictures of two optimizers."""
     root = tmp_path_factory.mktemp("docs")
-    sample = Site({slug: site.optimizers[slug] for slug in PICTURED}, {}, {}, site.storages)
+    sample = Site({slug: site.optimizers[slug] for slug in PICTURED}, {}, {}, site.storages, site.schedules)
     pictures = build.draw(sample, root / "cache", through)
     build.write_site(root / "site", pages(site, pictures))
     return root / "site"
@@ -103,7 +107,8 @@ def read(folder: Path) -> dict[str, Read]:
 def test_every_spec_has_a_page_with_its_equations(read: dict[str, Read]) -> None:
     expected = {f"optimizers/{p.stem}.html" for p in OPTIMIZERS} | {f"modifiers/{p.stem}.html" for p in MODIFIERS}
     texts = {f"{p.stem}.html" for p in (ROOT / "docs").glob("*.md")}
-    assert expected | {"index.html", *texts, *(f"storages/{p.stem}.html" for p in STORAGES)} == set(read)
+    others = {f"{p.parent.name}/{p.stem}.html" for p in (*SCHEDULES, *STORAGES)}
+    assert expected | others | {"index.html", *texts} == set(read)
     assert len(OPTIMIZERS) > 20 and "language.html" in texts
     assert [name for name in expected if read[name].count("math") < 2] == []
 
@@ -150,9 +155,10 @@ def test_links_resolve_and_ids_are_unique(folder: Path, read: dict[str, Read]) -
 
 def test_the_search_finds_every_row_by_name_family_and_paper(site: Site, read: dict[str, Read]) -> None:
     rows = [attributes["data-search"] for _, attributes in read["index.html"].elements if "data-search" in attributes]
-    assert len(rows) == len(SPECS) + len(STORAGES)
-    parts: list[gather.Optimizer | gather.Modifier | StoragePage] = [*site.optimizers.values(), *site.modifiers.values()]
-    for part in [*parts, *site.storages.values()]:
+    assert len(rows) == ROWS
+    parts: list[gather.Optimizer | gather.Modifier | SchedulePage | StoragePage] = [*site.optimizers.values()]
+    parts += [*site.modifiers.values(), *site.schedules.values(), *site.storages.values()]
+    for part in parts:
         words = [part.name, part.slug, *(r.text for r in part.references)]
         words += [part.family_title] if isinstance(part, gather.Optimizer) else getattr(part, "stage_names", ())
         assert any(all(word.lower() in row for word in words) for row in rows), part.name
@@ -233,17 +239,30 @@ def hostile_storage(folder: Path) -> Path:
     return storage
 
 
+def hostile_schedule(folder: Path) -> Path:
+    schedule = folder / "rate.opt"
+    schedule.write_text(
+        f'schedule evil:\n    "{HOSTILE}"\n    cite "{HOSTILE}"\n    note "{HOSTILE}"\n    hyper:\n'
+        f'        kind = "{HOSTILE}" in {{"{HOSTILE}", "b"}} "{HOSTILE}"\n    lr:\n'
+        f'        return where(kind == "{HOSTILE}", base, 0)  # {HOSTILE}\n',
+        encoding="utf-8",
+    )
+    return schedule
+
+
 def test_nothing_of_a_spec_becomes_markup(tmp_path: Path) -> None:
     optimizer_file, modifier_file = hostile_files(tmp_path)
     optimizer = gather.optimizer("hostile", optimizer_file)
     modifier = gather.modifier("evil", modifier_file, {"hostile": optimizer})
     storage = of_storages.storage("evil", hostile_storage(tmp_path), {})
     language = f"# {HOSTILE}\n\n## {HOSTILE}\n\n{HOSTILE}\n\n<b>x</b>\n\n```opt\n{HOSTILE}\n```\n\n[x](javascript:alert(1))\n"
-    site = Site({"hostile": optimizer}, {"evil": modifier}, {"language": ("Language", language)}, {"evil": storage})
+    schedule = of_schedules.schedule("evil", hostile_schedule(tmp_path))
+    texts = {"language": ("Language", language)}
+    site = Site({"hostile": optimizer}, {"evil": modifier}, texts, {"evil": storage}, {"evil": schedule})
     pictures = build.draw(site, None, through)
     build.write_site(tmp_path / "site", pages(site, pictures))
     found = [Read(path) for path in (tmp_path / "site").rglob("*.html")]
-    assert len(found) == 5
+    assert len(found) == 6
     for page in found:
         assert page.count("script") == 1 and page.count("img") == 0 and not (page.path.stem == "language" and page.count("b"))
         handlers = [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
@@ -357,17 +376,17 @@ def errors(page: Page) -> Iterator[list[str]]:
 
 def test_the_index_searches_and_sorts(page: Page, folder: Path, errors: list[str]) -> None:
     page.goto((folder / "index.html").as_uri())
-    assert page.locator("tr[data-search]:visible").count() == len(SPECS) + len(STORAGES)
+    assert page.locator("tr[data-search]:visible").count() == ROWS
     page.fill("#find", "1711.05101")
     names = page.locator("tr[data-search]:visible th").all_inner_texts()
     assert "AdamW" in names and "Lion" not in names
-    assert page.locator("#found").inner_text() == f"{len(names)} of {len(SPECS) + len(STORAGES)}"
+    assert page.locator("#found").inner_text() == f"{len(names)} of {ROWS}"
     page.fill("#find", "")
     page.click(".chips button[data-family=Sign]")
     assert {"Lion"} <= set(page.locator("tr[data-search]:visible th").all_inner_texts())
     page.click(".chips button[data-family='']")
     page.click("#optimizers th[data-sort=number] button")
-    values = [int(text) for text in page.locator("#optimizers tbody td:nth-child(4)").all_inner_texts()]
+    values = [float(text) for text in page.locator("#optimizers tbody td:nth-child(4)").all_inner_texts()]
     assert values == sorted(values) and values[0] < values[-1]
 
 
@@ -384,7 +403,15 @@ def test_a_page_shows_its_equations_and_pictures_in_light_and_dark(page: Page, f
 
 
 @pytest.mark.parametrize(
-    "name", ["index.html", "optimizers/adamw.html", "modifiers/cautious.html", "storages/dynamic8.html", "language.html"]
+    "name",
+    [
+        "index.html",
+        "optimizers/adamw.html",
+        "modifiers/cautious.html",
+        "schedules/one_cycle.html",
+        "storages/dynamic8.html",
+        "language.html",
+    ],
 )
 def test_no_page_is_wider_than_a_telephone(page: Page, folder: Path, name: str, errors: list[str]) -> None:
     page.set_viewport_size({"width": 390, "height": 800})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ def _schedules(argument: str) -> list[Named]:
     """What an argument stands for: the schedules of a file, a shipped one, or a text with brackets or several parts."""
     from optc.compiler.schedule_facts import schedules_in
 
-    if "\n" not in argument and not Path(argument).exists() and any(sign in argument for sign in "(,"):
+    if "\n" not in argument and not os.path.exists(argument) and any(sign in argument for sign in "(,"):
         text = " ".join(argument.split())
         (found,) = schedules_in(Source("<schedule>", f"schedule chain = {text}\n"))
         return [Named(text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…", found)]
@@ -179,8 +180,13 @@ def _fitting(value: Any, whole: bool, several: bool) -> Any:
 
 
 def _numbers(curve: Curve) -> dict[str, Any]:
-    momenta = None if curve.momenta is None else list(curve.momenta)
-    return {"name": curve.name, "steps": list(curve.steps), "lr": list(curve.rates), "momentum": momenta}
+    momenta = None if curve.momenta is None else _finite(curve.momenta)
+    return {"name": curve.name, "steps": list(curve.steps), "lr": _finite(curve.rates), "momentum": momenta}
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    """JSON has no word for what is not finite."""
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _panels(curves: Sequence[Curve], base: float, momentum: bool, log: bool) -> list[Panel]:
@@ -192,7 +198,12 @@ def _panels(curves: Sequence[Curve], base: float, momentum: bool, log: bool) -> 
     lines = [Line(c.name, c.steps, y, number) for number, (c, y) in enumerate(zip(curves, rates, strict=True))]
     drawn = [Panel(title, lines, log, from_zero=True)]
     if not any(line.shown for line in drawn[0].lines):
-        raise OptcError("--log: every rate is 0, which has no place on a logarithmic scale; leave it out")
+        why = (
+            "no rate is above 0, and others have no place on a logarithmic scale; leave --log out"
+            if log
+            else "no rate is finite"
+        )
+        raise OptcError(f"{' and '.join(curve.name for curve in curves)}: {why}")
     beta = [Line(curve.name, curve.steps, curve.momenta, number) for number, curve in enumerate(curves) if curve.momenta]
     if momentum and not beta:
         raise OptcError(f"--momentum: none is given by {' or '.join(c.name for c in curves)}; cyclic and one_cycle give one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from optc.compiler.latex import schedule_latex
@@ -48,10 +49,11 @@ def _rows(values: Curve) -> Iterator[str]:
     wide = max(len(f"{values.steps[-1]}"), 4)
     momentum = "  momentum" if values.momenta is not None else ""
     yield f"    {'n':>{wide}}  {'lr':>8}{momentum}"
-    highest = max(values.rates, default=0.0)
+    highest = max((rate for rate in values.rates if math.isfinite(rate)), default=0.0)
     for number, (n, rate) in enumerate(zip(values.steps, values.rates, strict=True)):
         beta = f"  {values.momenta[number]:8.4f}" if values.momenta is not None else ""
-        yield f"    {n:>{wide}}  {rate:8.4g}{beta}  {_bar(rate / highest if highest > 0 else 0.0)}".rstrip()
+        share = rate / highest if highest > 0 and math.isfinite(rate) else 0.0
+        yield f"    {n:>{wide}}  {rate:8.4g}{beta}  {_bar(share)}".rstrip()
 
 
 def _bar(share: float) -> str:

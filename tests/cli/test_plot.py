@@ -101,6 +101,13 @@ def test_calls_chains_and_files_are_drawn(optc: Command) -> None:
     assert numbers(optc, "mine.opt", "--set", "half=10", "--steps", "10")[0]["lr"][10] == 0.5
 
 
+def test_a_chain_may_be_longer_than_a_file_name(optc: Command) -> None:
+    links = [f"constant(warmup = {number}) for {number + 1}" for number in range(20)]
+    (found,) = numbers(optc, ", ".join([*links, "cosine(T = 10)"]), "--steps", "230")
+    assert len(found["name"]) == 48 and found["name"].endswith("…")
+    assert found["lr"][210:221] == pytest.approx([schedules.Cosine(T=10)(n) for n in range(11)])
+
+
 def test_a_schedule_can_come_from_standard_input(optc: Command) -> None:
     status, out, _ = optc("plot", "-", "--json", "--steps", "100", stdin=MINE)
     assert status == 0 and json.loads(out)["schedules"][0]["lr"][100] == 0.5
@@ -338,8 +345,17 @@ def test_mistakes_are_json_where_that_is_asked_for(optc: Command) -> None:
 
 def test_a_rate_of_0_has_no_logarithm(optc: Command, folder: Path) -> None:
     (folder / "zero.opt").write_text("schedule zero:\n    lr: return 0*base\n", encoding="utf-8")
-    assert "every rate is 0" in optc("plot", "zero.opt", "--log")[2]
+    assert optc("plot", "zero.opt", "--log")[2].startswith("error: zero: no rate is above 0")
     assert optc("plot", "zero.opt")[0] == 0
+
+
+def test_what_is_not_finite_is_left_out(optc: Command, folder: Path) -> None:
+    (folder / "odd.opt").write_text("schedule odd:\n    lr: return base/(n - 2)\n", encoding="utf-8")
+    assert numbers(optc, "odd.opt", "--steps", "4")[0]["lr"] == [-0.5, -1.0, None, 1.0, 0.5]
+    assert optc("plot", "odd.opt", "--steps", "4")[0] == 0 and optc("explain", "odd.opt")[0] == 0
+    (folder / "never.opt").write_text("schedule never:\n    lr: return base*ln(-1 - n)\n", encoding="utf-8")
+    assert optc("plot", "never.opt") == (1, "", "error: never: no rate is finite\n")
+    assert optc("explain", "never.opt")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The command line: `optc build`, `check`, `explain`, `list`, `new`, `fmt`."""
+"""The command line: `optc build`, `check`, `explain`, `list`, `new`, `fmt`, `plot`, `docs`."""

@@ -46,7 +46,7 @@ def build(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Compile each SPEC to a module with a torch.optim.Optimizer in it; without SPEC, all shipped ones.
+    """Compile each SPEC to a module with a torch.optim.Optimizer or a schedule in it; without SPEC, all shipped ones.
 
     A module is written only where it would change, and none is where one of the specs has a mistake.
 
@@ -54,6 +54,7 @@ def build(
     Examples:
       optc build my.opt -o mypackage/  mypackage/my.py, and an __init__.py if there is none
       optc build *.opt -o optimizers/
+      optc build my_schedule.opt -o .  a schedule: a class to call, and to make torch schedulers of
       optc build adamw --with cautious -o .   cautious_adamw.py, with a class CautiousAdamW
       optc build lion --store m=dynamic8 -o .   its state in eight bits: a class Lion_m_dynamic8
       optc build                       the shipped specs, into optc.generated

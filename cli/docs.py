@@ -23,8 +23,8 @@ from optc.dsl.errors import OptcError
 )
 @click.option("--pictures/--no-pictures", default=True, help="Paths on test functions; slow the first time, then kept.")
 def docs(folder: Path, pictures: bool) -> None:
-    """Write a site of static pages: an index of the shipped optimizers, modifiers and storages, a page for each, and the
-    language.
+    """Write a site of static pages: an index of the shipped optimizers, modifiers, schedules and storages, a page for each,
+    and the language.
 
     It needs no server: open index.html. Pictures are kept in the user's cache by what goes into them.
 

@@ -18,7 +18,8 @@ def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[st
     """Show SPEC at one stage of the compiler, or what is derived from it.
 
     \b
-    overview  the spec in mathematical spelling, and what a step costs; of a storage, what it keeps
+    overview  the spec in mathematical spelling, and what a step costs; of a storage, what it keeps;
+              of a schedule, its values over the steps
     parse     the tree of nodes, with line and column
     program   typed statements: where each value varies, what the host knows
     update    the same with early ends resolved and expressions simplified
@@ -26,6 +27,7 @@ def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[st
     torch, native, triton   the generated code
     latex     the update as equations
     cost      bytes and operations per element, for every dtype and variant
+    Schedules are plain functions on the host: they have overview, parse, torch (their module) and latex.
 
     \b
     Examples:
@@ -36,16 +38,18 @@ def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[st
       optc explain adamw --with cautious,lookahead    the composed step, and what each modifier costs
       optc explain adamw --store m=dynamic8,v=udynamic8   states in eight bits: bytes, and how far that is off
       optc explain dynamic8                           a storage: its levels, bytes and errors
+      optc explain cosine                             a schedule: its values over the steps
+      optc explain adamw --with 'cosine(T = 500)'     a schedule compiled into the step
     """
-    from optc.compiler.explain import explain, explain_json, explain_storages
+    from optc.compiler.explain import explain, explain_json, explain_others
 
     source = specs.source(spec)
-    storages = explain_storages(source) if stage == "overview" and not modifiers and not storing else None
-    if storages is not None:
+    others = None if modifiers or storing else explain_others(source, stage)
+    if others is not None:
         if as_json:
-            output.say_json(stage=stage, text=storages)
+            output.say_json(stage=stage, text=others)
         else:
-            output.say(storages)
+            output.say(others)
         return
     expanded = specs.spec_of(source, modifiers, storing)
     if as_json:
@@ -56,3 +60,6 @@ def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[st
         from optc.compiler.compose.cost import show_added_cost
 
         output.say(f"\n{show_added_cost(expanded)}")
+        scheduling = [term.name for term in expanded.derived.modifiers if specs.is_schedule(term.name, expanded)]
+        for name in scheduling:
+            output.say(f"  {name} is a schedule: a few numbers, computed once per step before the tensors are touched")

@@ -9,11 +9,13 @@ import click
 from optc.cli import output, specs
 
 
-@click.command("list", short_help="List the shipped optimizers, modifiers and storages.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, optimizers, modifiers, storages.")
+@click.command("list", short_help="List the shipped optimizers, modifiers, schedules and storages.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, optimizers, modifiers, schedules, storages.")
 def list_specs(as_json: bool) -> None:
     """List the shipped optimizers: name, bytes of state per parameter (float32, default hypers), what they do, their file;
     then the modifiers that can be added to them (optc explain adamw --with cautious): name, stages, what they do;
+    then the schedules of their learning rates (optc plot cosine, optc explain adamw --with cosine): name, the hypers that
+    they give, what they do;
     then the storages of their states (optc explain adamw --store m=dynamic8): name, bytes per element, what they do.
 
     \b
@@ -40,7 +42,7 @@ def list_specs(as_json: bool) -> None:
             }
         )
     if as_json:
-        output.say_json(optimizers=entries, modifiers=_modifiers(), storages=_storages())
+        output.say_json(optimizers=entries, modifiers=_modifiers(), schedules=_schedules(), storages=_storages())
         return
     rows = [
         [output.good(str(e["name"])), f"{e['state_bytes']:.4g}", output.dim(str(e["file"])), str(e["text"] or "")]
@@ -53,6 +55,9 @@ def list_specs(as_json: bool) -> None:
     ]
     output.say()
     output.say(output.table(["modifier", "stage", "file", "what it does"], modifiers))
+    schedules = [[output.good(str(s["name"])), ", ".join(s["gives"]), str(s["text"] or "")] for s in _schedules()]
+    output.say()
+    output.say(output.table(["schedule", "gives", "what it does"], schedules))
     storages = [
         [output.good(str(s["name"])), "" if s["bytes"] is None else f"{s['bytes']:.4g}", str(s["text"] or "")]
         for s in _storages()
@@ -95,6 +100,27 @@ def _modifiers() -> list[dict[str, Any]]:
                     "stages": list(stages),
                     "text": modifier.text,
                     "cites": list(modifier.cites),
+                    "file": path.relative_to(specs.SPECS.parent).as_posix(),
+                }
+            )
+    return found
+
+
+def _schedules() -> list[dict[str, Any]]:
+    """The shipped schedules: name, the hypers that they give, text, references and file."""
+    from optc.compiler.compose.library import named, parts_of
+    from optc.dsl import nodes
+
+    found: list[dict[str, Any]] = []
+    for name, path in specs.shipped_schedules().items():
+        schedule = parts_of(named(path))[name].node
+        if isinstance(schedule, nodes.Schedule):
+            found.append(
+                {
+                    "name": name,
+                    "gives": [value.target for value in schedule.values],
+                    "text": schedule.text,
+                    "cites": list(schedule.cites),
                     "file": path.relative_to(specs.SPECS.parent).as_posix(),
                 }
             )

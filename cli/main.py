@@ -24,6 +24,7 @@ from optc.cli.fmt import fmt
 from optc.cli.list import list_specs
 from optc.cli.new import new
 from optc.cli.output import note, say_json, show_error, wants_color
+from optc.cli.plot import plot
 from optc.dsl.errors import OptcError
 
 BUG = 70
@@ -45,6 +46,7 @@ def cli(debug: bool) -> None:
       optc new MyOptimizer             a starter spec, my_optimizer.opt
       optc check my_optimizer.opt      is it right?
       optc build my_optimizer.opt -o . a module to import
+      optc plot cosine                 learning rates over the steps
 
     With --json the answer is one object. Its "errors" are always there, a list with file, line, column, end_line,
     end_column (null where there is no place), code, message and hint; what else there is, each command says.
@@ -58,7 +60,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (build, check, explain, list_specs, new, fmt, docs):
+for command in (build, check, explain, list_specs, new, fmt, plot, docs):
     cli.add_command(command)
 
 

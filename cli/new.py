@@ -29,26 +29,53 @@ optimizer {name}:
         theta <- theta - lr*u
 """
 
+SCHEDULE = """\
+# {name}: the learning rate after n steps. Call it, make a torch scheduler of it, or add it to an optimizer: AdamW + {part}
+schedule {part}:
+    "What it does, in one line: the docstring of the class."
+    hyper:  # the keyword arguments; a range is checked, a text is shown in the documentation
+        T      = 1000 in int [1, inf) "steps, with the warm-up"
+        warmup = 100  in int [0, inf) "steps in which the rate grows from 0"
+        last   = 0.0  in [0, 1]       "rate at the end as a share of the one given"
+    lr:  # n are the steps done (0, 1, 2, …), base is the rate that the group was given
+        left = max(0, (T - n)/max(1, T - warmup))  # the share of steps that are left, 0 after T
+        if n < warmup:
+            rate = base*n/max(1, warmup)
+        else:
+            rate = base*(last + (1 - last)*left)
+        return rate
+"""
+
 
 @click.command(short_help="Write a commented starter spec.")
 @click.argument("name")
+@click.option("--schedule", is_flag=True, help="Of a learning rate over the steps, instead of an optimizer.")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), default=Path(), help="The folder to write it to.")
-def new(name: str, folder: Path) -> None:
+def new(name: str, schedule: bool, folder: Path) -> None:
     """Write a commented starter spec that checks and builds; NAME is the class it describes.
 
     \b
     Examples:
       optc new MyOptimizer             writes my_optimizer.opt
       optc new MyOptimizer -o specs/
+      optc new MySchedule --schedule   writes my_schedule.opt, a warm-up and a line down
     """
     from optc.compiler.module_names import module_name
     from optc.compiler.write import write_text
 
     if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) or keyword.iskeyword(name):
         raise click.BadParameter(f"{name!r} is no name for a class: a capital letter, then letters and digits (MyOptimizer)")
-    path = folder / f"{module_name(name)}.opt"
+    part = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    path = folder / f"{part if schedule else module_name(name)}.opt"
     if path.exists():
         raise OptcError(f"{path}: is already there; it was left as it is")
-    write_text(path, TEMPLATE.format(name=name, file=path.name))
+    write_text(path, _schedule(part) if schedule else TEMPLATE.format(name=name, file=path.name))
     output.say(f"{output.good('wrote')} {path}")
-    output.say(output.dim(f"next: optc check {path}; optc explain {path}; optc build {path} -o ."))
+    look = "plot" if schedule else "explain"
+    output.say(output.dim(f"next: optc check {path}; optc {look} {path}; optc build {path} -o ."))
+
+
+def _schedule(part: str) -> str:
+    from optc.compiler.schedule_module import class_name
+
+    return SCHEDULE.format(name=class_name(part), part=part)

@@ -23,6 +23,12 @@ def wants_color() -> bool | None:
     return True if os.environ.get("FORCE_COLOR") else None
 
 
+def colored() -> bool:
+    """Whether what goes to standard output has colours."""
+    wanted = wants_color()
+    return sys.stdout.isatty() if wanted is None else wanted
+
+
 def say(text: str = "") -> None:
     """A line of the answer, on standard output."""
     click.echo(text, color=wants_color())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from optc.compiler.compose.library import SPECS, named, shipped, shipped_modifiers, shipped_schedules, shipped_storages
 from optc.dsl.errors import OptcError
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from optc.dsl.program import Program
 
 __all__ = [
+    "SCHEDULE",
     "SPEC",
     "SPECS",
+    "all_shipped",
+    "is_schedule",
     "is_shipped",
     "program",
     "shipped",
@@ -36,23 +40,23 @@ __all__ = [
 ]
 
 
-def source(argument: str) -> Source:
-    """The spec an argument names. Raises OptcError with near names where there is none."""
+def source(argument: str, what: str = "spec") -> Source:
+    """The spec, or the schedule, that an argument names. Raises OptcError with near names where there is none."""
     if argument == "-":
         return decode(sys.stdin.buffer.read(), "<stdin>")
     path = Path(argument)
     folded = _fold(argument)
     if not path.exists() and path.suffix != ".opt" and path.name == argument:
-        # an optimizer goes before a modifier of its name
-        for name, file in _named_files():
+        files = list(shipped_schedules().items()) if what == "schedule" else all_shipped()
+        for name, file in files:
             if _fold(name) == folded:
                 return named(file)
-        raise OptcError(f"{argument}: there is no such file or shipped spec{_near(folded)}")
+        raise OptcError(f"{argument}: there is no such file or shipped {what}{_near(folded, {_fold(n): n for n, _ in files})}")
     if not path.exists():
         if path.is_symlink():
             raise OptcError(f"{argument}: is a link that leads nowhere")
         here = [p.name for p in path.parent.glob("*.opt")] if path.parent.is_dir() else []
-        raise OptcError(f"{argument}: there is no such file{_near(path.name, here)}")
+        raise OptcError(f"{argument}: there is no such file{_near(path.name, {name: name for name in here}, '')}")
     return read(path)
 
 
@@ -87,7 +91,15 @@ def spec_of(source: Source, modifiers: Sequence[str] = (), storing: Sequence[str
     return with_modifiers(source, modifiers, storing) if modifiers or storing else expand(source)
 
 
-def _named_files() -> list[tuple[str, Path]]:
+def is_schedule(name: str, expanded: Expanded) -> bool:
+    """Whether what a composition adds by this name is a schedule."""
+    from optc.dsl import nodes
+
+    found = expanded.library.find(name) if expanded.library is not None else None
+    return found is not None and isinstance(found.node, (nodes.Schedule, nodes.Chain))
+
+
+def all_shipped() -> list[tuple[str, Path]]:
     """What can be named instead of a file: an optimizer goes before a modifier of its name, and so on."""
     return [item for part in (shipped(), shipped_modifiers(), shipped_schedules(), shipped_storages()) for item in part.items()]
 
@@ -96,27 +108,26 @@ def _fold(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
 
-def _near(name: str, among: Sequence[str] | None = None) -> str:
-    names = {_fold(n): n for n, _ in _named_files()} if among is None else {n: n for n in among}
+def _near(name: str, names: Mapping[str, str], otherwise: str = "; optc list shows what is shipped") -> str:
     near = [names[found] for found in get_close_matches(name, names, n=3, cutoff=0.7)]
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return "; optc list shows what is shipped" if among is None else ""
+    return f"; did you mean {' or '.join(near)}?" if near else otherwise
 
 
 Decorated = TypeVar("Decorated", bound="Callable[..., Any]")
 
 
 class SpecArgument(click.types.StringParamType):
-    """Completes the names of shipped specs and files."""
+    """Completes the names of what is shipped, and files."""
 
     name = "spec"
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[click.shell_completion.CompletionItem]:
-        items = [click.shell_completion.CompletionItem(n) for n in shipped() if n.startswith(incomplete)]
-        return [*items, click.shell_completion.CompletionItem(incomplete, type="file")]
+    def names(self) -> Iterable[str]:
+        """What can be named."""
+        return dict(all_shipped())
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        items = [CompletionItem(n) for n in self.names() if n.startswith(incomplete)]
+        return [*items, CompletionItem(incomplete, type="file")]
 
 
 def with_option(command: Decorated) -> Decorated:
@@ -151,4 +162,14 @@ def _clauses(context: click.Context, option: click.Parameter, entries: tuple[str
     return tuple(clauses)
 
 
+class ScheduleArgument(SpecArgument):
+    """Completes the names of shipped schedules, and files."""
+
+    name = "schedule"
+
+    def names(self) -> Iterable[str]:
+        return shipped_schedules()
+
+
 SPEC = SpecArgument()
+SCHEDULE = ScheduleArgument()

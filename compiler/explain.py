@@ -134,15 +134,25 @@ def explain(source: Source, stage: str) -> str:
     return STAGES[stage](source)
 
 
-def explain_storages(source: Source) -> str | None:
-    """What is kept by the storages of a file that holds nothing else; None of any other file. Raises SpecError."""
-    from optc.compiler.show_storage import show_storages
+def explain_others(source: Source, stage: str) -> str | None:
+    """A stage of a file that holds storages or schedules alone; None of any other file.
+
+    Raises SpecError for mistakes, OptcError for a stage that schedules do not have.
+    """
     from optc.dsl import nodes
     from optc.dsl.parse import parse_file
 
     file = parse_file(source)
-    if isinstance(file, nodes.Spec) or file.optimizer is not None or file.modifiers or not file.storages:
+    if isinstance(file, nodes.Spec) or file.optimizer is not None or file.modifiers:
         return None
+    if file.schedules:
+        from optc.compiler.show_schedule import show_schedules
+
+        return show_schedules(source, stage)
+    if not file.storages or stage != "overview":
+        return None
+    from optc.compiler.show_storage import show_storages
+
     return show_storages(file.storages, source)
 
 

@@ -20,7 +20,7 @@ from optc.compiler.compose.expand import Expanded, expand, expand_derived, with_
 from optc.compiler.compose.library import Library, named, shipped
 from optc.compiler.digest import compiler_digest, text_digest
 from optc.compiler.pipeline import compile_expanded
-from optc.compiler.schedules import written_out
+from optc.compiler.schedules import WrittenOut, written_out
 from optc.dsl import nodes
 from optc.dsl.errors import OptcError
 from optc.dsl.parse import parse_file
@@ -92,7 +92,11 @@ def compile_schedule(spec: str | Path) -> type[Schedule]:
     if len(found) != 1:
         named_ = ", ".join(one.schedule.name for one in found)
         raise OptcError(f"{source.name}: holds {f'the schedules {named_}' if found else 'no schedule'}; one is needed")
-    (one,) = found
+    return schedule_class(found[0])
+
+
+def schedule_class(one: WrittenOut) -> type[Schedule]:
+    """The class of a schedule that is written out; equal ones have one class."""
     key = text_digest(one.source.text + compiler_digest())
     if key not in _schedules:
         _schedules[key] = getattr(load_module(f"{one.module}_{key[:16]}", one.emit()), one.class_name)

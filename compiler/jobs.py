@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from optc.compiler.compose.expand import expand, with_modifiers
 from optc.compiler.module_names import file_module_name, module_name
 from optc.compiler.schedules import written_out
+from optc.dsl.check import check
 from optc.dsl.source import Source
 
 
@@ -42,5 +43,5 @@ def jobs_of(source: Source, modifiers: Sequence[str] = (), storing: Sequence[str
 
         return compile_expanded(expanded).module
 
-    name = file_module_name(expanded.file) or module_name(expanded.spec.optimizer.name)
+    name = file_module_name(expanded.file) or module_name(check(expanded.spec, expanded.source).name)
     return [Job(name, expanded.source, expanded.file, emit)]

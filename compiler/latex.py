@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from optc.dsl import nodes
 from optc.dsl.names import GREEK, MARKS
+from optc.dsl.scope import walk
 
 # Precedence, loosest first. A fraction may stand in a product, but not under a power.
 _CASES, _OR, _AND, _NOT, _COMPARE, _SUM, _MOD, _PRODUCT, _MINUS, _FRACTION, _ATOM = range(11)
@@ -46,6 +47,16 @@ def latex(spec: nodes.Spec) -> str:
         inputs = ", ".join(name(i.name) for i in entry.inputs)
         heading = (rf"\textbf{{{_escape(entry.name)}}}\left({inputs}\right)\textbf{{:}}", None)
         blocks.append(_aligned([heading, *_indent(_block(entry.body))]))
+    return "\n\n".join(blocks)
+
+
+def schedule_latex(schedule: nodes.Schedule, defines: tuple[nodes.Define, ...] = ()) -> str:
+    """What a schedule gives, as functions of what they read of the steps done and the value given, its definitions first."""
+    blocks = [_aligned(_define(d)) for d in (*defines, *schedule.defines)]
+    for value in schedule.values:
+        read = {node.id for node in walk(value) if isinstance(node, nodes.Name)}
+        function = nodes.Define(value.target, tuple(known for known in ("n", "base") if known in read), value.body)
+        blocks.append(_aligned(_define(function)))
     return "\n\n".join(blocks)
 
 

@@ -89,7 +89,7 @@ def _spelled(node: Expression) -> Expression:
 # --- the parsed tree ----------------------------------------------------------------------------------------------------------
 
 
-def show_tree(spec: nodes.Spec, source: Source) -> str:
+def show_tree(spec: nodes.File, source: Source) -> str:
     """The nodes as an indented tree, each with its line and column."""
     return "\n".join(_tree("spec", spec, source, 0))
 

@@ -42,14 +42,19 @@ def why_stale(path: Path, source: Source) -> str | None:
 
 def write_text(path: Path, text: str) -> bool:
     """Replace a file's text atomically, if it differs; whether it was written. Raises `OptcError` where it cannot be."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> bool:
+    """Replace a file's bytes atomically, if they differ; whether it was written. Raises `OptcError` where it cannot be."""
     try:
-        if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+        if path.is_file() and path.read_bytes() == content:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:

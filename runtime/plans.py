@@ -126,13 +126,12 @@ class Statics:
 
     def agree(self, values: Values, others: Values) -> bool:
         """Whether all hypers that matter here are the same; a schedule changes others in every step."""
-        return all([values[name] == others[name] for name in self.read])
+        return all(values[name] == others[name] for name in self.read)
 
     def of(self, values: Values) -> object:
         """Something that differs whenever a variant or the presence of a state does."""
-        return [values[name] for name in self.choices], [
-            holds(c, values, facts) for facts in self.facts for c in self.conditions
-        ]
+        held = [holds(condition, values, facts) for facts in self.facts for condition in self.conditions]
+        return [values[name] for name in self.choices], held
 
 
 @dataclass(slots=True)

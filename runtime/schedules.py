@@ -5,7 +5,7 @@
     scheduler = rate.on(optimizer)              # a torch LRScheduler: step(), get_last_lr(), state_dict()
     rate.then(Exponential(gamma=0.99), 1000)    # one after the other
 
-The generated classes derive from `Schedule`. Importing this module does not import PyTorch.
+The generated classes derive from `Schedule`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Schedule:
         """
         return self._value("lr", n, base)
 
-    def momentum(self, n: float, base: float = 0.0) -> float | None:
+    def momentum(self, n: float, base: float = 0.95) -> float | None:
         """The momentum, or β1, after `n` steps of a group that was given `base`; None where the schedule leaves it alone."""
         return self._value("momentum", n, base) if self.has_momentum else None
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from optc.compiler.site import gather
+from optc.compiler.site import schedules as of_schedules
 from optc.compiler.site import storages as of_storages
 from optc.compiler.site.gather import Modifier, Optimizer
 from optc.compiler.site.level_pictures import level_picture
 from optc.compiler.site.pages import Site
 from optc.compiler.site.pictures import Painter, Picture
+from optc.compiler.site.schedule_pictures import schedule_picture
 from optc.compiler.write import write_text
 from optc.dsl.errors import OptcError
 
@@ -36,14 +38,16 @@ def shipped_site(through: Through) -> Site:
     modifiers = {slug: gather.modifier(slug, changes[slug], optimizers) for slug in through(list(changes), "modifiers")}
     kept = dict(of_storages.storages())
     storages = {slug: of_storages.storage(slug, kept[slug], optimizers) for slug in through(list(kept), "storages")}
+    rates = dict(of_schedules.schedules())
+    schedules = {slug: of_schedules.schedule(slug, rates[slug]) for slug in through(list(rates), "schedules")}
     texts = {path.stem: (title, path.read_text(encoding="utf-8")) for title, path in gather.documents()}
-    return Site(optimizers, modifiers, texts, storages)
+    return Site(optimizers, modifiers, texts, storages, schedules)
 
 
 def draw(site: Site, cache: Path | None, through: Through) -> dict[str, tuple[Picture, ...]]:
     """The pictures by spec file: optimizers beside SGD and AdamW, modifiers beside the optimizer that they are shown on.
 
-    Those of storages show their levels.
+    Those of storages show their levels, those of schedules their curves.
     """
     shown = [site.optimizers[slug] for slug in _REFERENCES if slug in site.optimizers]
     painter = Painter({o.name: o.program for o in shown}, cache)
@@ -58,7 +62,8 @@ def draw(site: Site, cache: Path | None, through: Through) -> dict[str, tuple[Pi
             example = subject.example
             drawn[file] = painter.pictures(example.program, {example.base.name: example.base_program})
     coded = {s.file: (s.name, s.codes) for s in site.storages.values() if s.codes is not None}
-    return drawn | {file: (level_picture(name, codes),) for file, (name, codes) in coded.items()}
+    drawn |= {file: (level_picture(name, codes),) for file, (name, codes) in coded.items()}
+    return drawn | {s.file: (schedule_picture(s.name, s.curves),) for s in site.schedules.values()}
 
 
 def write_site(folder: Path, files: Iterable[tuple[str, str]]) -> tuple[int, int]:
@@ -74,7 +79,7 @@ def write_site(folder: Path, files: Iterable[tuple[str, str]]) -> tuple[int, int
         kept.add(folder / name)
         count += 1
         written += write_text(folder / name, text)
-    for part in ("optimizers", "modifiers", "storages"):
+    for part in ("optimizers", "modifiers", "storages", "schedules"):
         for path in (folder / part).glob("*.html"):
             if path not in kept:
                 path.unlink()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from optc.compiler.latex import expression, latex, name
+from optc.compiler.latex import expression, latex, name, schedule_latex
 from optc.compiler.site.mathml import mathml
 from optc.dsl import nodes
 
@@ -39,6 +39,12 @@ def equations(spec: nodes.Spec) -> Equations:
 def lines_of(body: tuple[nodes.Statement, ...]) -> Equations:
     """Statements on their own, such as those of a modifier."""
     return equations(nodes.Spec(nodes.Optimizer("lines", step=body)))
+
+
+def of_schedule(schedule: nodes.Schedule, defines: tuple[nodes.Define, ...]) -> Equations:
+    """What a schedule gives, its definitions first."""
+    text = schedule_latex(schedule, defines)
+    return Equations(tuple(_rows(block) for block in text.split("\n\n")), text)
 
 
 def formula(node: nodes.Expression) -> Markup:

@@ -110,10 +110,10 @@ class OptionRow:
     passes: float
 
 
-def hyper_rows(program: Program) -> tuple[HyperRow, ...]:
+def hyper_rows(hypers: Sequence[Hyper]) -> tuple[HyperRow, ...]:
     """The hypers in the order of the constructor."""
     rows: list[HyperRow] = []
-    for hyper in program.hypers:
+    for hyper in hypers:
         shown = hyper.is_tuple or hyper.names != (hyper.key,) or pretty(hyper.key) != hyper.key
         values = [scalar_text(v) for v in hyper.defaults]
         default = f"({', '.join(values)})" if hyper.is_tuple else values[0]

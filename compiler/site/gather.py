@@ -48,7 +48,7 @@ STAGES = {
 }
 """What a modifier does in a stage. Stages run in this order, however the modifiers are written down."""
 
-_DOCUMENTS = {"language": "Language", "modifiers": "Composing", "faults": "Faults"}
+_DOCUMENTS = {"language": "Language", "modifiers": "Composing", "schedules": "Schedules", "faults": "Faults"}
 """The texts, by the names of their files, with their titles in the navigation."""
 
 _BASES = ("AdamW", "AdamW without weight_decay", "Lion", "SGD", "Adam", "RAdam", "Yogi")
@@ -168,7 +168,7 @@ def optimizer(slug: str, path: Path) -> Optimizer:
         references=tuple(map(reference, program.cites)),
         notes=program.notes,
         equations=equations(expanded.spec),
-        hypers=facts.hyper_rows(program),
+        hypers=facts.hyper_rows(program.hypers),
         requires=tuple(require.message for require in program.requires),
         states=facts.state_rows(node.states, program),
         passes=facts.pass_rows(plan),

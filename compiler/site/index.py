@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from optc.compiler.site.gather import Modifier, Optimizer
 from optc.compiler.site.references import Reference
+from optc.compiler.site.schedules import SchedulePage
 from optc.compiler.site.storages import StoragePage
 
 
@@ -36,7 +37,7 @@ def lines_of(modifiers: Iterable[Modifier]) -> list[ModifierLine]:
     ]
 
 
-def search_text(part: Optimizer | ModifierLine | StoragePage) -> str:
+def search_text(part: Optimizer | ModifierLine | SchedulePage | StoragePage) -> str:
     """What a row is found by, in lower case: names, text, family, stages or bits, references, year."""
     kind: tuple[str, ...]
     match part:
@@ -44,6 +45,8 @@ def search_text(part: Optimizer | ModifierLine | StoragePage) -> str:
             kind = (part.family_title, *part.parts, *part.storages)
         case ModifierLine():
             kind = ("modifier", *part.stage_names)
+        case SchedulePage():
+            kind = ("schedule", part.class_name, *part.gives, *part.libraries, *(theirs for _, theirs in part.equal))
         case StoragePage():
             kind = ("storage", part.kind)
     words = [part.name, part.slug, part.text, *kind, *(r.text for r in part.references), str(part.year or "")]

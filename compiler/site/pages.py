@@ -17,6 +17,7 @@ from optc.compiler.site.documents import document
 from optc.compiler.site.gather import FAMILIES, STAGES, Modifier, Optimizer
 from optc.compiler.site.index import in_order, lines_of, search_text
 from optc.compiler.site.pictures import Picture
+from optc.compiler.site.schedules import SchedulePage
 from optc.compiler.site.storages import StoragePage
 from optc.compiler.site.trajectories import SURFACES
 from optc.dsl.program import LOSS
@@ -28,12 +29,13 @@ _FIXED = {"mix": "the optimizer’s lines", "constrain": "θ is written"}  # wha
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the pages are made of. `optimizers`, `modifiers` and `storages` by slug; `texts` by slug: title and Markdown."""
+    """What the pages are made of, by slug; of `texts`, title and Markdown."""
 
     optimizers: Mapping[str, Optimizer]
     modifiers: Mapping[str, Modifier]
     texts: Mapping[str, tuple[str, str]]
     storages: Mapping[str, StoragePage] = field(default_factory=dict)
+    schedules: Mapping[str, SchedulePage] = field(default_factory=dict)
 
 
 class _Render(Protocol):
@@ -47,6 +49,7 @@ def pages(site: Site, pictures: Mapping[str, Sequence[Picture]]) -> Iterator[tup
     yield from _optimizers(site, pictures, render)
     yield from _modifiers(site, pictures, render)
     yield from _storages(site, pictures, render)
+    yield from _schedules(site, pictures, render)
     for slug, (_, markdown) in site.texts.items():
         page = document(markdown, {f"{other}.md": f"{other}.html" for other in site.texts})
         values = {"title": page.title, "contents": page.contents, "body": page.body}
@@ -69,6 +72,7 @@ def _renderer(site: Site) -> _Render:
         "version": __version__,
         "has_modifiers": bool(site.modifiers),
         "has_storages": bool(site.storages),
+        "has_schedules": bool(site.schedules),
         "storage_pages": {s.name: f"../storages/{slug}.html" for slug, s in site.storages.items()},
         "texts": {slug: title for slug, (title, _) in site.texts.items()},
         "most_moved": max((row.moved for o in site.optimizers.values() for row in o.costs), default=0) or 1,
@@ -86,10 +90,13 @@ def _index(site: Site, render: _Render) -> str:
     modifiers = lines_of(site.modifiers.values())
     there = {o.family_title for o in optimizers}
     families = [title for title in FAMILIES.values() if title in there]
-    families += sorted(there - set(families)) + ["Modifiers"] * bool(modifiers) + ["Storages"] * bool(site.storages)
+    families += sorted(there - set(families))
+    others = {"Modifiers": modifiers, "Schedules": site.schedules, "Storages": site.storages}
+    families += [title for title, parts in others.items() if parts]
     most = max((o.cost.moved for o in optimizers), default=0) or 1
     values = {"optimizers": optimizers, "modifiers": modifiers, "families": families, "most_in_step": most}
     values["storages"] = list(site.storages.values())
+    values["schedules"] = list(site.schedules.values())
     return render("index.html.j2", "index", "", search_text=search_text, **values)
 
 
@@ -134,6 +141,18 @@ def _storages(site: Site, pictures: Mapping[str, Sequence[Picture]], render: _Re
         yield f"storages/{s.slug}.html", render("storage.html.j2", "storages", "../", **values)
 
 
+def _schedules(site: Site, pictures: Mapping[str, Sequence[Picture]], render: _Render) -> Iterator[tuple[str, str]]:
+    for s in site.schedules.values():
+        values = {
+            "s": s,
+            "usage": usage_of_schedule(s),
+            "compiled": usage_of_schedule_in_specs(s),
+            "pictures": pictures.get(s.file, ()),
+            "neighbours": list(site.schedules.values()),
+        }
+        yield f"schedules/{s.slug}.html", render("schedule.html.j2", "schedules", "../", **values)
+
+
 def usage_of_optimizer(o: Optimizer) -> str:
     """How to import it, how to make it by its name, and which other methods it has."""
     lr = next((row.default for row in o.hypers if row.key == "lr"), None)
@@ -169,3 +188,24 @@ def usage_of_storage(s: StoragePage) -> str:
     lines = ["import optc", "", f'Small = optc.compile("adamw", storing={{"{state}": "{s.name}"}})']
     lines += ["optimizer = Small(model.parameters())", "", "# in a spec", f"storing {state}: {s.name}", ""]
     return "\n".join([*lines, "# on the command line", f"optc build adamw --store {state}={s.name} -o ."])
+
+
+def usage_of_schedule(s: SchedulePage) -> str:
+    """As a function, as a scheduler, and compiled into an optimizer; into one that has the momentum where it gives that."""
+    base = "sgd" if "momentum" in s.gives else "adamw"
+    lines = ["import optc", f"from optc.schedules import {s.class_name}", "", f"rate = {s.class_name}({s.call})", ""]
+    lines += ["# a function of the steps, and of the rate given", "rate(250, 1e-3)"]
+    lines += ["rate.momentum(250)", ""] if "momentum" in s.gives else [""]
+    lines += ["# a scheduler for any torch optimizer", "scheduler = rate.on(optimizer)", ""]
+    title = "".join(part.capitalize() for part in s.name.split("_")) + ("SGD" if base == "sgd" else "AdamW")
+    lines += ["# or compiled into the step, which counts for itself", f"{title} = optc.compile("]
+    return "\n".join([*lines, f'    "{base}", modifiers=["{s.term}"]', ")"])
+
+
+def usage_of_schedule_in_specs(s: SchedulePage) -> str:
+    """In a composition and a chain, and on the command line."""
+    base = "SGD" if "momentum" in s.gives else "AdamW"
+    title = "".join(part.capitalize() for part in s.name.split("_")) + base
+    lines = ["# in a spec", f"optimizer {title} = {base} + {s.term}", ""]
+    lines += ["# one after the other", f"schedule mine = constant for 100, {s.term}", ""]
+    return "\n".join([*lines, "# on the command line", f'optc plot "{s.term}"'])

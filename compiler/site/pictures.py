@@ -35,6 +35,7 @@ _TOLERANCE = 0.12  # pixels
 _MOST_SKIPPED = 6  # points in a row, so that small turns do not add up
 _MARKERS = re.compile(r'<g([^>]*)>\s*((?:<use [^>]*?( style="[^"]*")/>\s*){2,})</g>')
 """Markers of one look; said once around them, it makes the file a third."""
+_TAG = re.compile(r"<[^>]*>")
 _FRAGMENT = re.compile(r"(?<![\d.#\w])-?\d+\.\d{2,}")
 
 
@@ -182,7 +183,7 @@ def page_svg(text: str, prefix: str, title: str, about: str) -> Markup:
     body = re.sub(r'\bid="', f'id="{prefix}-', body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", body)
     body = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", body)
-    body = _FRAGMENT.sub(lambda match: f"{float(match.group()):.1f}".removesuffix(".0"), body)
+    body = _TAG.sub(lambda tag: _FRAGMENT.sub(_rounded, tag.group()), body)  # places; numbers that are read stay
     head, _, rest = body.partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
     ids = f"{prefix}-title", f"{prefix}-about"
@@ -191,6 +192,11 @@ def page_svg(text: str, prefix: str, title: str, about: str) -> Markup:
     rest = re.sub(r'(?<= d=")[^"]{400,}', lambda match: _thinned(match.group()), rest)
     rest = re.sub(r" ?\n(?=[A-Zz] ?[-\d\"]?)", "", rest)
     return words + Markup(re.sub(r"\s*\n\s*", "\n", rest))
+
+
+def _rounded(match: re.Match[str]) -> str:
+    """A tenth of a pixel cannot be seen."""
+    return f"{float(match.group()):.1f}".removesuffix(".0")
 
 
 def _thinned(data: str) -> str:

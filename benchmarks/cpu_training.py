@@ -23,8 +23,8 @@ NOTE = (
     "Median time of all that follows `backward()` on {elements:.1f} M float32 parameters, by turns in one loop of {rounds} "
     "rounds: gradients are divided by the loss scale, checked for inf and NaN, bounded in their norm and given to AdamW. In "
     "passes: `GradScaler.unscale_`, `clip_grad_norm_`, `GradScaler.step`, `update`. In the step: an optimizer with "
-    "`clip_global_norm` and a `LossScale`. Gradients are put back before every turn, which is not timed. A schedule in the step "
-    "(`one_cycle`, which changes rate and momentum) against the same optimizer without, on these and on {tensors} small tensors."
+    "`clip_global_norm` and a `LossScale`. Gradients are put back before every turn, which is not timed. A schedule in the "
+    "step (`one_cycle`: rate and momentum) against the same optimizer without, on these and on {tensors} small tensors."
 )
 WARMUP = 3
 

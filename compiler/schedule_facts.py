@@ -22,7 +22,7 @@ from optc.dsl.source import Source, Span
 if TYPE_CHECKING:
     from optc.runtime.schedules import Schedule
 
-MOMENTUM = 0.9
+MOMENTUM = 0.95
 """What a group was given as its momentum, or β1, wherever that matters."""
 _USUAL = 1000
 """Steps that are shown of a schedule that says nothing of how long it takes."""

@@ -24,8 +24,8 @@ from optc.dsl.errors import OptcError, SpecError
 if TYPE_CHECKING:
     from torch import nn
 
-    from optc.runtime import Optimizer, ParamsT, Routed, groups
-    from optc.runtime import shipped_schedules as schedules
+    from optc import groups, schedules
+    from optc.runtime import Optimizer, ParamsT, Routed
     from optc.runtime.loss_scale import LossScale as LossScale
     from optc.runtime.schedules import Schedule
 
@@ -55,10 +55,9 @@ if not TYPE_CHECKING:  # a type checker would take every name for one of these
 
         if name == "LossScale":
             return import_module("optc.runtime.loss_scale").LossScale
-        places = {"groups": "optc.runtime.groups", "schedules": "optc.runtime.shipped_schedules"}
-        if name not in places:
+        if name not in ("groups", "schedules"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return import_module(places[name])
+        return import_module(f"{__name__}.{name}")
 
 
 def compile(spec: str | Path, modifiers: Sequence[str] = (), storing: Mapping[str, str] | None = None) -> type[Any]:

@@ -27,8 +27,11 @@ def on_device(hyper: Hyper, group: dict[str, Any]) -> None:
     group[hyper.key] = torch.tensor(float(count or 0), dtype=torch.float64, device=device)
 
 
-def count(hyper: Hyper, groups: list[dict[str, Any]], found_inf: Tensor | None) -> None:
-    """One step more in every group; none on devices where `found_inf` is not 0."""
+def count(schema: Schema, groups: list[dict[str, Any]], found_inf: Tensor | None = None) -> None:
+    """One step more in every group, where steps are counted; none on devices where `found_inf` is not 0."""
+    hyper = of(schema)
+    if hyper is None:
+        return
     for group in groups:
         before = group[hyper.key]
         if not isinstance(before, Tensor):

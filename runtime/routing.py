@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optc.runtime import amp, checkpoint, groups, hypers, loss, members, registry, steps
 from optc.runtime.optimizer import Optimizer
+from optc.runtime.release import Releasable
 from optc.runtime.watched import State
 
 TYPE = "type"
@@ -71,7 +72,7 @@ def _check(options: Mapping[str, Any], label: str) -> None:
             raise hypers.unknown_keyword(cls.__name__, key, known)
 
 
-class Routed(torch.optim.Optimizer):
+class Routed(Releasable):
     """Parameter groups with a `type` each, updated by the optimizer of that type; `optc.route` makes it by rules.
 
     A group has the hypers of its own type, and takes what it does not say from that type's defaults; `defaults` are those that
@@ -184,6 +185,8 @@ class Routed(torch.optim.Optimizer):
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def _run(self, given: Sequence[loss.Loss | None]) -> None:
+        if self._takes_over("step"):
+            return
         parts = self._share()
         scaling = amp.read(self) if self._common["amp"] else amp.Scaling()
         losses = dict(zip(map(id, parts), given, strict=True))

@@ -17,6 +17,7 @@ from optc.runtime import (
     choose,
     counter,
     hypers,
+    locality,
     loss,
     members,
     model,
@@ -126,6 +127,12 @@ class Optimizer(Releasable):
         which moves for those behind. Raises ValueError for what is not here; then nothing has changed.
         """
         members.forget(self.param_groups, self.state, params)
+
+    @classmethod
+    def refuses_release(cls) -> str | None:
+        """Why `optc.release` refuses this optimizer where hypers are not given, in words; None where it does not."""
+        values = {name: value for hyper in cls.schema.hypers for name, value in zip(hyper.names, hyper.defaults, strict=True)}
+        return locality.refusal(cls.schema, values)
 
     def _label(self, index: int) -> str:
         """What errors call a group."""

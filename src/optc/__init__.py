@@ -180,7 +180,8 @@ def release(optimizer: Optimizer | Routed, accumulate: int = 1, *, local: bool =
     Parameters and states get the same bits as from `backward`, then `step`. With `accumulate` gradients add up over so many
     passes, as in torch (a sum: divide the loss for a mean), and are released in the last one. Hypers are those at the first
     update of a step: schedulers come after `step()`, as usual. What reads `p.grad` after the backward pass finds None: norms
-    cannot be clipped there, and a `GradScaler` has nothing to unscale. `release.remove()` ends it, and so does the end of
+    cannot be clipped there, and a `GradScaler` has nothing to unscale; hooks of one's own that change gradients once they are
+    accumulated must be there before. `release.remove()` ends it, and so does the end of
     `with optc.release(optimizer):`. Parameters that join later, or can have a gradient later, are covered after the next step.
 
     Raises ValueError, naming what it needs, for an optimizer whose step needs all gradients at once or the loss, with

@@ -20,7 +20,7 @@ from torch import Tensor
 from optc.runtime import choose, counter, hypers, locality, participants, plans, steps, updates
 from optc.runtime import state as states
 from optc.runtime.model import gathers
-from optc.runtime.schema import Schema
+from optc.runtime.schema import Procedure, Schema
 from optc.runtime.watched import State, settled
 
 if TYPE_CHECKING:
@@ -79,13 +79,18 @@ class _Alone(MutableMapping[Tensor, dict[str, Any]]):
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A group in this step, with its hypers as they were when the first parameter was updated."""
+    """A group in this step, with its hypers as they were when the first parameter was updated.
+
+    `of_model`: its step has programs of the model, though with these hypers none of them adds anything up.
+    """
 
     optimizer: Optimizer
     group: dict[str, Any]
     label: str
     values: hypers.Values
     factor: float
+    procedure: Procedure
+    of_model: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +261,13 @@ class Release:
         places: dict[int, tuple[_Group, int]] = {}
         for part in parts:
             part._watch()
+            procedure = part.schema.procedure("step")
+            of_model = gathers(procedure)
             before = 0
             for index, (group, values) in enumerate(zip(part.param_groups, self._values(part), strict=True)):
                 locality.require(part, values)
                 factor = -1.0 if group.get("maximize", False) else 1.0
-                found = _Group(part, group, part._label(index), values, factor)
+                found = _Group(part, group, part._label(index), values, factor, procedure, of_model)
                 groups[id(group)] = found
                 places.update((id(p), (found, before + place)) for place, p in enumerate(group["params"]))
                 before += len(group["params"])
@@ -278,7 +285,7 @@ class Release:
         state = optimizer.state
         if not isinstance(state, State) or state is not self._settled[0] or state.changes.count != self._settled[1]:
             self._forget()
-        schema, procedure, label = optimizer.schema, optimizer.schema.procedure("step"), at.label
+        schema, procedure, label = optimizer.schema, at.procedure, at.label
         known = self._plans.get(id(p))
         plan = known.plan if known is not None and known.schema is schema and known.place == place else None
         find = functools.partial(participants.of_one, p, at.group, label)
@@ -293,7 +300,7 @@ class Release:
                 where = plan.turn.places
                 self._plans[id(p)] = _Plan(plan, schema, place)
             update = plan.ready(taking, where, edits, at.factor, None, {})
-            model = steps.gathering(optimizer, [at.values], [update], None) if gathers(procedure) else None
+            model = steps.gathering(optimizer, [at.values], [update], None) if at.of_model else None
         except BaseException:
             edits.undo()
             self._plans.pop(id(p), None)

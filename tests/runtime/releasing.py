@@ -22,10 +22,9 @@ def backward(params: Sequence[Tensor], seed: int, missing: Sequence[int] = ()) -
     torch.autograd.backward([(params[i] * numbers[i]).sum() for i in taking])
 
 
-def hook_on(params: Sequence[Tensor], hook: Callable[[Tensor], None]) -> None:
-    """A hook of one's own."""
-    for p in params:
-        p.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+def hook_on(params: Sequence[Tensor], hook: Callable[[Tensor], None]) -> list[Any]:
+    """A hook of one's own; the handles."""
+    return [p.register_post_accumulate_grad_hook(hook) for p in params]  # type: ignore[no-untyped-call]
 
 
 def same(one: Any, other: Any) -> bool:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import optc
 from optc import generated
-from tests.runtime.releasing import SHAPES, backward, same
+from tests.runtime.releasing import SHAPES, backward, hook_on, same
 from tests.runtime.training import assert_equal, parameters
 
 LATE = "whether a step is skipped is known only when all gradients are there"
@@ -140,6 +140,44 @@ def test_a_bad_gradient_leaves_its_parameter_alone() -> None:
     with pytest.raises(ValueError, match="parameter 0 of group 0: its gradient is sparse"):
         nn.functional.embedding(torch.tensor([1]), weight, sparse=True).sum().backward()  # type: ignore[no-untyped-call]
     assert torch.equal(weight, torch.ones(4, 2)) and not optimizer.state
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_step_that_broke_off_is_ended_by_step(removed: bool) -> None:
+    """With the gradients that are there, as if the normal step had been made in two parts."""
+    ours, theirs = parameters(SHAPES), parameters(SHAPES)
+    cls = optc.compile("adamw", modifiers=["cosine(T = 20)"])
+    one, other = cls(ours), cls(theirs)
+    release = optc.release(one)
+    backward(ours, 0)
+    one.step()
+    backward(theirs, 0)
+    other.step()
+    other.zero_grad()
+
+    def fails(p: Tensor) -> None:
+        raise ArithmeticError
+
+    (handle,) = hook_on(ours[2:3], fails)
+    with pytest.raises(ArithmeticError):
+        backward(ours, 1)
+    handle.remove()
+    assert any(p.grad is None for p in ours)
+    if removed:
+        release.remove()
+    one.step()
+    one.zero_grad()
+    kept = [float(one.state[p]["step"]) for p in ours]
+    backward(theirs, 1, [place for place, count in enumerate(kept) if count < 2])
+    other.step()
+    other.zero_grad()
+    assert 2 in kept
+    backward(ours, 2)
+    backward(theirs, 2)
+    one.step()
+    other.step()
+    assert_equal(ours, theirs)
+    assert same(one.state_dict(), other.state_dict())
 
 
 def test_entries_wait_for_the_end_of_a_step() -> None:

@@ -35,7 +35,7 @@ def _on_device(hyper: Hyper, group: dict[str, Any]) -> None:
     group[hyper.key] = torch.tensor(float(count or 0), dtype=torch.float64, device=device)
 
 
-def count(hyper: Hyper, groups: list[dict[str, Any]], found_inf: Tensor | None) -> None:
+def count(hyper: Hyper, groups: list[dict[str, Any]], found_inf: Tensor | None = None) -> None:
     """One step more in every group; none on devices where `found_inf` is not 0."""
     for group in groups:
         before = group[hyper.key]

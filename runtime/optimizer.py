@@ -17,6 +17,7 @@ from optc.runtime import (
     choose,
     counter,
     hypers,
+    locality,
     loss,
     members,
     model,
@@ -24,18 +25,19 @@ from optc.runtime import (
     plans,
     registry,
     steps,
+    watched,
 )
 from optc.runtime import state as states
 from optc.runtime.guard import Guard
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.participants import Given, Participants
+from optc.runtime.release import Releasable
 from optc.runtime.schema import Hyper, Procedure, Schema
 from optc.runtime.steps import Ready
-from optc.runtime.updates import Update
 from optc.runtime.watched import State
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Releasable):
     """Runs `schema` over parameter groups.
 
     `backend`: "auto", "torch", "native" (CPU) or "triton" (GPU). `maximize` and `capturable` mean what they mean in torch;
@@ -132,6 +134,12 @@ class Optimizer(torch.optim.Optimizer):
         """
         members.forget(self.param_groups, self.state, params)
 
+    @classmethod
+    def refuses_release(cls) -> str | None:
+        """Why `optc.release` refuses this optimizer where hypers are not given, in words; None where it does not."""
+        values = {name: value for hyper in cls.schema.hypers for name, value in zip(hyper.names, hyper.defaults, strict=True)}
+        return locality.refusal(cls.schema, values)
+
     def _label(self, index: int) -> str:
         """What errors call a group."""
         return f"group {index if self._numbers is None else self._numbers[index]}"
@@ -171,6 +179,8 @@ class Optimizer(torch.optim.Optimizer):
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def _run(self, name: str, inputs: Mapping[str, Given] | None, given: loss.Loss | None = None) -> None:
         """Validates everything, then builds and compiles what is missing, then updates."""
+        if self._takes_over(name):
+            return
         guard = self._guard if name == "step" else None
         scaling = amp.read(self) if self._scales else amp.Scaling()
         if guard is not None:
@@ -192,7 +202,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _settle(self) -> None:
         """Plans fit the state as it is now."""
-        self._settled = self._watched_changes()
+        self._settled = watched.settled(self.state)
 
     def _ready(self, name: str, inputs: Mapping[str, Given] | None, given: loss.Loss | None, scaling: amp.Scaling) -> Ready:
         """Does everything of a step or entry that may fail; if it does, nothing has changed."""
@@ -200,15 +210,20 @@ class Optimizer(torch.optim.Optimizer):
         on_device = [self._counts_on_device(group) for group in self.param_groups]
         if self._counting is not None:
             counter.on_devices(self._counting, self.param_groups, on_device)
-        self._readers += [hypers.Reader(self.schema) for _ in self.param_groups[len(self._readers) :]]
-        values = [self._read(index, counting) for index, counting in enumerate(on_device)]
-        hypers.require_shared(self.schema, values)
+        values = self._values(on_device)
         present = self._present(name)
         try:
             return self._prepared(procedure, inputs, given, scaling, on_device, values, present)
         except BaseException:
             steps.release(present)
             raise
+
+    def _values(self, on_device: Sequence[bool]) -> list[hypers.Values]:
+        """Every group's hypers, the same objects as before where nothing has changed. Raises ValueError."""
+        self._readers += [hypers.Reader(self.schema) for _ in self.param_groups[len(self._readers) :]]
+        values = [self._read(index, there) for index, there in enumerate(on_device)]
+        hypers.require_shared(self.schema, values)
+        return values
 
     def _read(self, index: int, on_device: bool) -> hypers.Values:
         """A group's hypers. Raises ValueError that names the group, if there are others."""
@@ -263,13 +278,13 @@ class Optimizer(torch.optim.Optimizer):
                 where = places[index]
                 now = plan.turn.places if where is None else where
                 updates.append(plan.ready(taking[index], now, edits, factor, scaling.found_inf, self._readers[index].tensors))
-            gathering = self._gathering(values, updates, given) if gathers else None
+            gathering = steps.gathering(self, values, updates, given) if gathers else None
         except BaseException:
             edits.undo()
             self._plans.clear()
             raise
-        watched = self.schema.square_sum if name == "step" and self._guard is not None and scaling.found_inf is None else None
-        return Ready(self, procedure, present, updates, gathering, edits, before, None in places, scaling.found_inf, watched)
+        told = self.schema.square_sum if name == "step" and self._guard is not None and scaling.found_inf is None else None
+        return Ready(self, procedure, present, updates, gathering, edits, before, None in places, scaling.found_inf, told)
 
     def _ran(self, name: str, edited: bool, found_inf: Tensor | None) -> None:
         """Counts the step, and drops plans that were for it alone, and others where the state has got new tensors."""
@@ -280,19 +295,6 @@ class Optimizer(torch.optim.Optimizer):
                 del built[name]
         if edited:
             self._plans = {index: {name: built[name]} for index, built in self._plans.items() if name in built}
-
-    def _gathering(
-        self, values: Sequence[hypers.Values], updates: Sequence[Update], given: loss.Loss | None
-    ) -> model.Gathering | None:
-        """The numbers of the whole model in this step, if any takes part. Raises ValueError where a group holds another."""
-        for own, update in zip(values, updates, strict=True):
-            known = update.for_model()
-            if known is not None:
-                device = update.turn.thetas[0].device
-                numbers = model.settle(self.schema, own, self.param_groups, device)
-                read = None if given is None else loss.on(given, device)
-                return model.Gathering(self.schema, own, numbers, read, *known, device, update.found_inf)
-        return None
 
     def _finders(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Callable[[], Participants]]:
         """For each group a function that looks who takes part."""
@@ -384,11 +386,6 @@ class Optimizer(torch.optim.Optimizer):
         self._settled = None, -1
         self._skipped = False
         self._square_sum = None
-
-    def _watched_changes(self) -> tuple[State | None, int]:
-        """The state and how many changes it must still have seen at the next step; -1 if it has dicts that do not count."""
-        state = self.state
-        return (state, state.changes.count if state.watched else -1) if isinstance(state, State) else (None, -1)
 
 
 def _bare(origin: type[Optimizer] | str) -> Optimizer:

@@ -48,6 +48,11 @@ def of_step(group: Mapping[str, Any], label: str) -> Participants:
     return _checked(parameters, {"g": gradients}, unusual, group, label)
 
 
+def of_one(p: Tensor, group: Mapping[str, Any], label: str) -> Participants:
+    """One parameter of a group, which has a gradient. Raises as `of_step` does."""
+    return _checked([p], {"g": [p.grad]}, type(p.grad) not in _USUAL, group, label)
+
+
 def of_entry(
     procedure: Procedure, group: Mapping[str, Any], inputs: Mapping[str, Mapping[Tensor, Tensor]], label: str
 ) -> Participants:

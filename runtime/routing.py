@@ -16,6 +16,7 @@ from optc.runtime import amp, checkpoint, groups, hypers, loss, members, registr
 from optc.runtime.guard import Guard
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.optimizer import Optimizer
+from optc.runtime.release import Releasable
 from optc.runtime.watched import State
 
 TYPE = "type"
@@ -83,7 +84,7 @@ def _check(options: Mapping[str, Any], label: str) -> None:
             raise hypers.unknown_keyword(cls.__name__, key, known)
 
 
-class Routed(torch.optim.Optimizer):
+class Routed(Releasable):
     """Parameter groups with a `type` each, updated by the optimizer of that type; `optc.route` makes it by rules.
 
     A group has the hypers of its own type, and takes what it does not say from that type's defaults; `defaults` are those that
@@ -200,6 +201,8 @@ class Routed(torch.optim.Optimizer):
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def _run(self, given: Sequence[loss.Loss | None]) -> None:
+        if self._takes_over("step"):
+            return
         parts = self._share()
         scaling = amp.read(self) if self._common["amp"] else amp.Scaling()
         if self._guard is not None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from optc.runtime import updates
+from optc.runtime import loss, model, updates
+from optc.runtime.hypers import Values
 from optc.runtime.model import Gathering
 from optc.runtime.plans import Plan
 from optc.runtime.schema import Procedure
@@ -89,3 +90,17 @@ def release(present: Sequence[Plan | None]) -> None:
     for plan in present:
         if plan is not None:
             plan.release()
+
+
+def gathering(
+    optimizer: Optimizer, values: Sequence[Values], works: Sequence[Update], given: loss.Loss | None
+) -> Gathering | None:
+    """The numbers of the whole model in this step, if any takes part. Raises ValueError where a group holds another."""
+    for own, update in zip(values, works, strict=True):
+        known = update.for_model()
+        if known is not None:
+            device = update.turn.thetas[0].device
+            numbers = model.settle(optimizer.schema, own, optimizer.param_groups, device)
+            read = None if given is None else loss.on(given, device)
+            return model.Gathering(optimizer.schema, own, numbers, read, *known, device, update.found_inf)
+    return None

@@ -78,3 +78,8 @@ class State(defaultdict[Tensor, dict[str, Any]]):
 for _name in _WRITES:
     setattr(Slot, _name, _counted(_name))
     setattr(State, _name, _counted(_name))
+
+
+def settled(state: Any) -> tuple[State | None, int]:
+    """The state and how many changes it has seen; -1, which it never has, if it has dicts that do not count."""
+    return (state, state.changes.count if state.watched else -1) if isinstance(state, State) else (None, -1)

@@ -8,6 +8,7 @@
     Cautious = optc.compile("adamw", modifiers=["cautious"])    # a shipped or own one, changed by modifiers
     Small = optc.compile("adamw", storing={"m": "dynamic8", "v": "udynamic8"})    # its states in 8 bits
     theirs.load_state_dict(optc.export_state(optimizer, "bitsandbytes"))    # an optimizer of that library goes on
+    optc.release(optimizer)                     # updates in the backward pass, gradients freed at once
     scheduler = optc.schedule("cosine", T=1000, warmup=100).on(optimizer)    # or compiled in, as a modifier of that name
 
 Importing `optc` is cheap: PyTorch and the compiler are imported when they are first used.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from optc import groups, schedules
     from optc.runtime import Optimizer, ParamsT, Routed
     from optc.runtime.loss_scale import LossScale as LossScale
+    from optc.runtime.release import Release
     from optc.runtime.schedules import Schedule
 
 __version__ = "0.1.0"
@@ -41,6 +43,7 @@ __all__ = [
     "create",
     "export_state",
     "groups",
+    "release",
     "route",
     "schedule",
     "schedules",
@@ -167,3 +170,29 @@ def export_state(optimizer: Optimizer, library: Literal["bitsandbytes", "torchao
     from optc.runtime import export_state
 
     return export_state(optimizer, library)
+
+
+def release(optimizer: Optimizer | Routed, accumulate: int = 1, *, local: bool = False) -> Release:
+    """Updates every parameter in the backward pass, as soon as its gradient is complete, and frees that gradient at once.
+
+        release = optc.release(optimizer)
+        for batch in batches:
+            loss(batch).backward()      # parameters are updated here
+            optimizer.step()            # ends the step: counts it, updates what has a gradient still
+
+    Parameters and states get the same bits as from `backward`, then `step`. With `accumulate` gradients add up over so many
+    passes, as in torch (a sum: divide the loss for a mean), and are released in the last one. Hypers are those at the first
+    update of a step: schedulers come after `step()`, as usual. What reads `p.grad` after the backward pass finds None: norms
+    cannot be clipped there, and a `GradScaler` has nothing to unscale; hooks of one's own that change gradients once they are
+    accumulated must be there before. `release.remove()` ends it, and so does the end of
+    `with optc.release(optimizer):`. Parameters that join later, or can have a gradient later, are covered after the next step.
+
+    Raises ValueError, naming what it needs, for an optimizer whose step needs all gradients at once or the loss, with
+    amp=True, a loss_scale, another `nonfinite` than "propagate", or capturable=True, and for a process group of several
+    processes unless `local` says that nothing averages their gradients (DistributedDataParallel does, too late). While it
+    trains, RuntimeError for a backward pass too many, for `step()` before the last one, and for hypers that were changed
+    between an update and `step()`. After an error in a backward pass `step()` ends the step with what there is.
+    """
+    from optc.runtime.release import Release
+
+    return Release(optimizer, accumulate, local=local)

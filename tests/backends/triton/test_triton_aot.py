@@ -13,6 +13,9 @@ import pytest
 
 from optc.compiler.aot import TARGETS, AotReport, Request, reports
 from optc.compiler.backends.triton.emit import emit_kernel
+from optc.compiler.compose.expand import with_modifiers
+from optc.compiler.compose.library import named, shipped, shipped_schedules
+from optc.compiler.pipeline import compile_expanded
 from optc.compiler.plan import Kernel
 from optc.compiler.traffic import PRECISIONS, Precision, streams_in
 from optc.dsl.program import Expression, Role
@@ -132,6 +135,16 @@ def test_host_programs_compile_for_every_target(tmp_path: Path, name: str, targe
     path = tmp_path / f"{name}_module.py"
     path.write_text(compilation(name).module)
     for report in reports(str(path), [Request("step_scalars_triton", t, found_inf=True) for t in targets]):
+        check_resources(report)
+
+
+@pytest.mark.parametrize(
+    "name", ["one_cycle", "restarts", *(pytest.param(n, marks=pytest.mark.slow) for n in shipped_schedules())]
+)
+def test_schedules_compile_into_host_programs_for_every_target(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "scheduled_module.py"
+    path.write_text(compile_expanded(with_modifiers(named(shipped()["sgd"]), [name])).module)
+    for report in reports(str(path), [Request("step_scalars_triton", t, found_inf=True) for t in ("sm_90", "gfx942")]):
         check_resources(report)
 
 

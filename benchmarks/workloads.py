@@ -21,7 +21,7 @@ from optc.generated import OPTIMIZERS
 from optc.runtime.schema import Schema
 
 SPECS = Path(__file__).resolve().parent.parent / "specs"
-APART = ("modifiers", "storages", "low_memory")
+APART = ("modifiers", "storages", "schedules", "low_memory")
 """Folders of specs that are measured elsewhere, or are no optimizers."""
 SLOW_IN_PYTORCH = frozenset({"sgld", "psgld"})
 """Whose PyTorch code draws random numbers word by word: a step on 50 M parameters takes a minute."""

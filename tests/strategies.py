@@ -114,6 +114,7 @@ hypers = st.builds(
     literals | _elements,
     st.none() | identities,
     st.booleans(),
+    st.booleans(),
     st.none() | _intervals | _choices,
     st.none() | texts,
 )
@@ -201,10 +202,34 @@ deriveds = st.builds(
     cites=st.lists(references, max_size=2).map(tuple),
     notes=st.lists(texts, max_size=2).map(tuple),
 )
+_returning = st.builds(lambda body, value: (*body, nodes.Return(value)), blocks, expressions)
+_schedules = st.builds(
+    nodes.Schedule,
+    name=identities,
+    text=st.none() | texts,
+    cites=st.lists(references, max_size=2).map(tuple),
+    notes=st.lists(texts, max_size=2).map(tuple),
+    hypers=st.lists(hypers, max_size=3).map(tuple),
+    requires=st.lists(requires, max_size=1).map(tuple),
+    defines=st.lists(defines, max_size=1).map(tuple),
+    values=st.tuples(st.builds(nodes.Scheduled, st.just("lr"), _returning))
+    | st.tuples(
+        st.builds(nodes.Scheduled, st.just("momentum"), _returning), st.builds(nodes.Scheduled, st.just("lr"), _returning)
+    ),
+)
+_terms = st.builds(nodes.Term, identities, _arguments)
+_chains = st.builds(
+    lambda name, links, last, text: nodes.Chain(name, (*links, nodes.Link(last)), text),
+    identities,
+    st.lists(st.builds(nodes.Link, _terms, st.builds(nodes.Number, st.integers(1, 9999))), max_size=3).map(tuple),
+    _terms,
+    st.none() | texts,
+)
 compositions: st.SearchStrategy[nodes.Composition] = st.builds(
-    nodes.Composition,
+    lambda derived, modifiers, defines, schedules: nodes.Composition(derived, modifiers, defines, schedules=schedules),
     st.none() | deriveds,
     st.lists(modifiers, max_size=2).map(tuple),
     st.lists(defines, max_size=1).map(tuple),
-).filter(lambda file: file.optimizer is not None or bool(file.modifiers))
-"""Random files of modifiers and compositions, as the parser could return them."""
+    st.lists(_schedules | _chains, max_size=2).map(tuple),
+).filter(lambda file: file.optimizer is not None or bool(file.modifiers or file.schedules))
+"""Random files of modifiers, schedules and compositions, as the parser could return them."""

@@ -153,25 +153,29 @@ class CompositionRules(Rules):
 
     def on_schedule_head(self, parts: list[Any], span: Span) -> Clause:
         self.mark("schedule", span)
-        return Clause("head", parts[0].id, span)
+        return Clause("head", (parts[0].id, tuple(parts[1:])), span)
 
     def on_schedule(self, parts: list[Any], span: Span) -> nodes.Schedule:
+        name, parameters = parts[0].value
         kinds = self.members(parts[1:], "schedule")
         section = [item for items in kinds.get("hyper", []) for item in items]
+        if parameters and any(isinstance(item, nodes.Hyper) for item in section):
+            hint = "put all of them in brackets behind the name, or all under `hyper:`"
+            self.report("duplicate-section", "hypers both in brackets and in a section", parts[0].span, hint)
         values = kinds.get("Scheduled", [])
         if not values and not self.diagnostics:
             hint = "add `lr:` with lines that end in `return …`; they know `n`, the steps done, and `base`, the value given"
-            self.report("no-value", f"the schedule `{parts[0].value}` gives no value", parts[0].span, hint)
+            self.report("no-value", f"the schedule `{name}` gives no value", parts[0].span, hint)
         for number, value in enumerate(values):
             if value.target in [other.target for other in values[:number]]:
                 head = Span(value.span.start, value.span.start + len(value.target))
                 self.report("duplicate-section", f"a second `{value.target}:`", head, "put all lines under the first")
         return nodes.Schedule(
-            name=parts[0].value,
+            name=name,
             text=next(iter(kinds.get("doc", [])), None),
             cites=tuple(kinds.get("cite", [])),
             notes=tuple(kinds.get("note", [])),
-            hypers=tuple(item for item in section if isinstance(item, nodes.Hyper)),
+            hypers=(*parameters, *(item for item in section if isinstance(item, nodes.Hyper))),
             requires=tuple(item for item in section if isinstance(item, nodes.Require)),
             defines=tuple(kinds.get("Define", [])),
             values=tuple(values),

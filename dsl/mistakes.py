@@ -191,6 +191,8 @@ def _section(stop: Stop) -> Diagnostic | None:
         sections = "`hyper`, `state`, `step`, `define`, `entry`, `cite` and `note`"
         if stages or "CITE" not in stop.expected:
             sections = "a stage, such as `mask m_hat:`" if stages else "`define`, `modifier`, `schedule` and `optimizer`"
+        if "SCHEDULED" in stop.expected:
+            sections = "`lr:` or `momentum:`, `hyper`, `define`, `cite` and `note`"
         hint = f"did you mean `{close[0]}`?" if close else f"what stands here opens with {sections}"
         return Diagnostic("section", f"`{stop.text}` opens nothing here", stop.span, hint)
     return None

@@ -167,7 +167,7 @@ def test_mistakes_in_a_line(line: str, column: int, code: str, hint: str | None)
             "put it in a file",
         ),
         ("modifier x\n    mask u: u = 1\n", 1, 11, "missing-colon", None),
-        ("schedule x(T = 1):\n    return 1\n", 1, 1, "unsupported", None),
+        ("schedule x(T = 1):\n    return 1\n", 2, 5, "section", "`lr:`"),
         ("optimizer A:\n    shape: flat\n    step: stop\n", 2, 12, "unknown-shape", "write `shape: matrix`"),
         ("modifier x:\n    shape: rows\n    mask u: u = 1\n", 2, 12, "unknown-shape", "(first dimension, all others)"),
         ("optimizer A:\n    shape: 3\n    step: stop\n", 2, 12, "syntax", "write `shape: matrix`"),

@@ -39,8 +39,11 @@ _METHODS = frozenset(
         "OptimizerPreHook",
         "OptimizerPostHook",
         "backend",
+        "forget",
+        "gradient_norm",
         "init_state",
         "last_step_skipped",
+        "refuses_release",
         "schema",
         "spec_text",
     }

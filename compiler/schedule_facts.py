@@ -13,7 +13,6 @@ from optc.compiler.compose.library import library_of
 from optc.compiler.instant import schedule_class
 from optc.compiler.schedules import written_out
 from optc.dsl import nodes
-from optc.dsl.check_hypers import literal
 from optc.dsl.errors import Diagnostic, SpecError
 from optc.dsl.parse import parse_file
 from optc.dsl.show import show
@@ -122,7 +121,7 @@ def _lengths(schedule: Schedule) -> list[int]:
 
 def _end_of(chain: nodes.Chain, source: Source) -> tuple[int, type[Schedule]]:
     """When the last part of a chain begins, and that part."""
-    before = sum(int(_number(link.steps)) for link in chain.links if link.steps is not None)
+    before = sum(link.steps for link in chain.links if link.steps is not None)
     term = chain.links[-1].term
     library = library_of(source, parse_file(source))
     part = library.find(term.name)
@@ -145,8 +144,3 @@ def _end_of(chain: nodes.Chain, source: Source) -> tuple[int, type[Schedule]]:
     alone = Source("<last>", show(nodes.Composition(schedules=(node,)), mathematical=True))
     (one,) = written_out(alone)
     return before, schedule_class(one)
-
-
-def _number(node: nodes.Expression) -> float:
-    _, value = literal(node)
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -100,9 +100,7 @@ class Builder(CompositionRules):
         hypers = joined("hyper")
         return nodes.Optimizer(
             name=parts[0].value,
-            text=next(iter(every("doc")), None),
-            cites=every("cite"),
-            notes=every("note"),
+            **self.told(kinds),
             hypers=tuple(item for item in hypers if isinstance(item, nodes.Hyper)),
             requires=tuple(item for item in hypers if isinstance(item, nodes.Require)),
             states=joined("state"),

@@ -26,24 +26,39 @@ POINTS: dict[nodes.Stage, tuple[str, ...]] = {
 class CompositionRules(Rules):
     """One method per rule, `on_RULE(parts, span)`."""
 
-    def on_modifier(self, parts: list[Any], span: Span) -> nodes.Modifier:
-        name, parameters = parts[0].value
-        kinds = self.members(parts[1:], "modifier")
+    def told(self, kinds: dict[str, list[Any]]) -> dict[str, Any]:
+        """What a part says of itself: its text, references and notes."""
+        return {
+            "text": next(iter(kinds.get("doc", [])), None),
+            "cites": tuple(kinds.get("cite", [])),
+            "notes": tuple(kinds.get("note", [])),
+        }
+
+    def hypers(self, kinds: dict[str, list[Any]], head: Clause) -> dict[str, Any]:
+        """The hypers of a modifier or schedule, from the brackets of its head or from a section, and its requirements."""
+        _, parameters = head.value
         section = [item for items in kinds.get("hyper", []) for item in items]
-        if parameters and any(isinstance(item, nodes.Hyper) for item in section):
+        listed = tuple(item for item in section if isinstance(item, nodes.Hyper))
+        if parameters and listed:
             hint = "put all of them in brackets behind the name, or all under `hyper:`"
-            self.report("duplicate-section", "hypers both in brackets and in a section", parts[0].span, hint)
+            self.report("duplicate-section", "hypers both in brackets and in a section", head.span, hint)
+        return {
+            "hypers": (*parameters, *listed),
+            "requires": tuple(item for item in section if isinstance(item, nodes.Require)),
+        }
+
+    def on_modifier(self, parts: list[Any], span: Span) -> nodes.Modifier:
+        name, _ = parts[0].value
+        kinds = self.members(parts[1:], "modifier")
+        declared = self.hypers(kinds, parts[0])
         hooks = [*kinds.get("Hook", []), *kinds.get("Rewrite", [])]
         if not hooks and not self.diagnostics:
             hint = "add a stage: `mask m_hat: …`, `decay theta: …`, `rewrite (a, b): a/b -> …`"
             self.report("no-hook", f"the modifier `{name}` changes nothing", parts[0].span, hint)
         return nodes.Modifier(
             name=name,
-            text=next(iter(kinds.get("doc", [])), None),
-            cites=tuple(kinds.get("cite", [])),
-            notes=tuple(kinds.get("note", [])),
-            hypers=(*parameters, *(item for item in section if isinstance(item, nodes.Hyper))),
-            requires=tuple(item for item in section if isinstance(item, nodes.Require)),
+            **self.told(kinds),
+            **declared,
             states=tuple(item for items in kinds.get("state", []) for item in items),
             defines=tuple(kinds.get("Define", [])),
             hooks=tuple(sorted(hooks, key=lambda hook: hook.span.start)),
@@ -97,9 +112,7 @@ class CompositionRules(Rules):
             name=name,
             base=base,
             modifiers=tuple(modifiers),
-            text=next(iter(kinds.get("doc", [])), None),
-            cites=tuple(kinds.get("cite", [])),
-            notes=tuple(kinds.get("note", [])),
+            **self.told(kinds),
             storing=storing,
             span=span,
         )
@@ -121,9 +134,7 @@ class CompositionRules(Rules):
         kinds = self.members(parts[1:], "storage")
         return nodes.Storage(
             name=parts[0].value,
-            text=next(iter(kinds.get("doc", [])), None),
-            cites=tuple(kinds.get("cite", [])),
-            notes=tuple(kinds.get("note", [])),
+            **self.told(kinds),
             settings=tuple(kinds.get("Argument", [])),
             defines=tuple(kinds.get("Define", [])),
             shape=next(iter(kinds.get("shape", [])), None),
@@ -156,12 +167,9 @@ class CompositionRules(Rules):
         return Clause("head", (parts[0].id, tuple(parts[1:])), span)
 
     def on_schedule(self, parts: list[Any], span: Span) -> nodes.Schedule:
-        name, parameters = parts[0].value
+        name, _ = parts[0].value
         kinds = self.members(parts[1:], "schedule")
-        section = [item for items in kinds.get("hyper", []) for item in items]
-        if parameters and any(isinstance(item, nodes.Hyper) for item in section):
-            hint = "put all of them in brackets behind the name, or all under `hyper:`"
-            self.report("duplicate-section", "hypers both in brackets and in a section", parts[0].span, hint)
+        declared = self.hypers(kinds, parts[0])
         values = kinds.get("Scheduled", [])
         if not values and not self.diagnostics:
             hint = "add `lr:` with lines that end in `return …`; they know `n`, the steps done, and `base`, the value given"
@@ -172,11 +180,8 @@ class CompositionRules(Rules):
                 self.report("duplicate-section", f"a second `{value.target}:`", head, "put all lines under the first")
         return nodes.Schedule(
             name=name,
-            text=next(iter(kinds.get("doc", [])), None),
-            cites=tuple(kinds.get("cite", [])),
-            notes=tuple(kinds.get("note", [])),
-            hypers=(*parameters, *(item for item in section if isinstance(item, nodes.Hyper))),
-            requires=tuple(item for item in section if isinstance(item, nodes.Require)),
+            **self.told(kinds),
+            **declared,
             defines=tuple(kinds.get("Define", [])),
             values=tuple(values),
             span=span,
@@ -187,15 +192,17 @@ class CompositionRules(Rules):
         return nodes.Scheduled(cast(Any, str(parts[0])), parts[1], span=span)
 
     def on_link(self, parts: list[Any], span: Span) -> nodes.Link:
-        steps = parts[1] if len(parts) > 1 else None
-        if steps is not None:
-            before = len(self.diagnostics)
-            self.constant(steps, "a number of steps")
-            whole = isinstance(steps, nodes.Number) and float(steps.value).is_integer() and steps.value >= 1
-            if len(self.diagnostics) == before and not whole:
-                message = "a schedule lasts a whole number of steps, at least 1"
-                self.report("link-steps", message, steps.span, f"write `{parts[0].name} for 1000`")
-        return nodes.Link(parts[0], steps, span=span)
+        if len(parts) == 1:
+            return nodes.Link(parts[0], span=span)
+        term, steps = parts
+        if isinstance(steps, nodes.Number) and float(steps.value).is_integer() and steps.value >= 1:
+            return nodes.Link(term, int(steps.value), span=span)
+        before = len(self.diagnostics)
+        self.constant(steps, "a number of steps")
+        if len(self.diagnostics) == before:
+            message = "a schedule lasts a whole number of steps, at least 1"
+            self.report("link-steps", message, steps.span, f"write `{term.name} for 1000`")
+        return nodes.Link(term, 1, span=span)
 
     def on_chain_head(self, parts: list[Any], span: Span) -> Clause:
         self.mark("chain", span)
@@ -209,14 +216,13 @@ class CompositionRules(Rules):
                 self.report("endless-link", f"`{link.term.name}` does not say how long it lasts", link.span, hint)
         if links[-1].steps is not None:
             hint = "leave `for …` out behind the last one"
-            self.report("last-link", "the last schedule of a chain lasts for good", links[-1].steps.span, hint)
+            place = Span(links[-1].term.span.end + 1, links[-1].span.end)
+            self.report("last-link", "the last schedule of a chain lasts for good", place, hint)
         kinds = self.members(parts[1:], "schedule")
         return nodes.Chain(
             name=name,
             links=links,
-            text=next(iter(kinds.get("doc", [])), None),
-            cites=tuple(kinds.get("cite", [])),
-            notes=tuple(kinds.get("note", [])),
+            **self.told(kinds),
             span=span,
         )
 

@@ -292,7 +292,7 @@ class Link(Node):
     """`linear(T = 100) for 100`: a schedule and how many steps it lasts; the last one of a chain lasts for good."""
 
     term: Term
-    steps: Expression | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ class _Printer(ExpressionPrinter):
         return [Row(0, (f"{head} ({links[0]},",), place), *(Row(2, (text,), NOWHERE) for text in lines), *rest]
 
     def link(self, link: nodes.Link) -> str:
-        return self.term(link.term) + ("" if link.steps is None else f" for {self.expression(link.steps)}")
+        return self.term(link.term) + ("" if link.steps is None else f" for {link.steps}")
 
     def derived(self, derived: nodes.Derived) -> list[Row]:
         end = ":" * (derived.text is not None or bool(derived.cites or derived.notes))

@@ -221,7 +221,7 @@ _terms = st.builds(nodes.Term, identities, _arguments)
 _chains = st.builds(
     lambda name, links, last, text: nodes.Chain(name, (*links, nodes.Link(last)), text),
     identities,
-    st.lists(st.builds(nodes.Link, _terms, st.builds(nodes.Number, st.integers(1, 9999))), max_size=3).map(tuple),
+    st.lists(st.builds(nodes.Link, _terms, st.integers(1, 9999)), max_size=3).map(tuple),
     _terms,
     st.none() | texts,
 )

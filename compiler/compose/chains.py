@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import TypeAlias
 
 from optc.compiler.compose.arguments import with_arguments
@@ -11,9 +12,8 @@ from optc.compiler.compose.fold import fixed
 from optc.compiler.compose.library import Library, Loaded, library_of
 from optc.compiler.compose.scheduling import function_of
 from optc.compiler.compose.stages import Report
-from optc.compiler.compose.tree import renamed_calls, self_contained
+from optc.compiler.compose.tree import free_name, renamed_calls, self_contained
 from optc.dsl import nodes
-from optc.dsl.check_hypers import literal
 from optc.dsl.check_schedule import check_schedule
 from optc.dsl.parse import parse_file
 from optc.dsl.scope import nearest
@@ -21,6 +21,7 @@ from optc.dsl.source import Span
 
 Find: TypeAlias = Callable[[nodes.Term], "nodes.Schedule | None"]
 """The schedule that a term names, with its arguments as defaults; None, with a diagnostic, where there is none."""
+_TARGETS: tuple[nodes.Target, ...] = ("lr", "momentum")
 
 
 def schedule_of(found: Loaded, library: Library, report: Report, path: tuple[str, ...] = ()) -> nodes.Schedule | None:
@@ -67,57 +68,29 @@ def joined(chain: nodes.Chain, find: Find) -> nodes.Schedule | None:
     for number, part in enumerate(parts, 1):
         values = {e.name: e.default for hyper in part.hypers for e in _elements(hyper)}
         constant = replace(fixed(part, values), hypers=(), requires=())
-        names = {d.name: _free(f"{d.name}_{number}", taken) for d in constant.defines}
+        names = {d.name: free_name(f"{d.name}_{number}", taken) for d in constant.defines}
         own = (renamed_calls(value, names) for value in constant.values)
-        functions.append({v.target: function_of(v, _free(f"{v.target}_{number}", taken)) for v in own})
+        functions.append({v.target: function_of(v, free_name(f"{v.target}_{number}", taken)) for v in own})
         defines += [*(renamed_calls(define, names) for define in constant.defines), *functions[-1].values()]
-    targets = [target for target in ("lr", "momentum") if any(target in own for own in functions)]
-    ends = [link.steps for link in chain.links]
-    values_ = tuple(nodes.Scheduled(_target(t), tuple(_pieces([own.get(t) for own in functions], ends))) for t in targets)
+    lengths = [link.steps for link in chain.links]
+    given = (target for target in _TARGETS if any(target in own for own in functions))
+    scheduled = tuple(nodes.Scheduled(target, _pieces([own.get(target) for own in functions], lengths)) for target in given)
     cites = tuple(dict.fromkeys((*chain.cites, *(cite for part in parts for cite in part.cites))))
-    return nodes.Schedule(chain.name, chain.text, cites, chain.notes, (), (), tuple(defines), values_, span=chain.span)
-
-
-def _target(name: str) -> nodes.Target:
-    return "lr" if name == "lr" else "momentum"
+    return nodes.Schedule(chain.name, chain.text, cites, chain.notes, (), (), tuple(defines), scheduled, span=chain.span)
 
 
 def _elements(hyper: nodes.Hyper) -> tuple[nodes.Element, ...]:
     return hyper.default if isinstance(hyper.default, tuple) else (nodes.Element(hyper.name, hyper.default),)
 
 
-def _free(wish: str, taken: set[str]) -> str:
-    while wish in taken:
-        wish += "_"
-    taken.add(wish)
-    return wish
-
-
-def _pieces(functions: Sequence[nodes.Define | None], steps: Sequence[nodes.Expression | None]) -> Iterator[nodes.Statement]:
+def _pieces(functions: Sequence[nodes.Define | None], lengths: Sequence[int | None]) -> tuple[nodes.Statement, ...]:
     """Which of the functions is in force after `n` steps: each counts from the step where the one before ends."""
-    start = 0.0
-    pieces: list[tuple[nodes.Expression, nodes.Expression | None]] = []
-    for function, length in zip(functions, steps, strict=True):
-        since: nodes.Expression = nodes.Name("n") if not start else nodes.Binary("-", nodes.Name("n"), _number(start))
-        given = {"n": since, "base": nodes.Name("base")}
-        value: nodes.Expression = nodes.Name("base")
-        if function is not None:
-            value = nodes.Call(function.name, tuple(given[p] for p in function.parameters))
-        start += float(_value(length)) if length is not None else 0.0
-        pieces.append((value, None if length is None else nodes.Binary("<", nodes.Name("n"), _number(start))))
-    last, _ = pieces.pop()
-    statements: tuple[nodes.Statement, ...] = (nodes.Assign((nodes.Name("value"),), last),)
-    for value, before in reversed(pieces):
-        if before is not None:
-            statements = (nodes.If(before, (nodes.Assign((nodes.Name("value"),), value),), statements),)
-    yield from statements
-    yield nodes.Return(nodes.Name("value"))
-
-
-def _number(value: float) -> nodes.Number:
-    return nodes.Number(int(value) if value.is_integer() else value)
-
-
-def _value(node: nodes.Expression) -> float:
-    _, value = literal(node)
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    n, base, value = nodes.Name("n"), nodes.Name("base"), nodes.Name("value")
+    starts = [0, *accumulate(length for length in lengths if length is not None)]
+    lines: tuple[nodes.Statement, ...] = ()
+    for function, start, length in reversed([*zip(functions, starts, lengths, strict=True)]):
+        given: dict[str, nodes.Expression] = {"n": nodes.Binary("-", n, nodes.Number(start)) if start else n, "base": base}
+        result = base if function is None else nodes.Call(function.name, tuple(given[p] for p in function.parameters))
+        own = (nodes.Assign((value,), result),)
+        lines = own if length is None else (nodes.If(nodes.Binary("<", n, nodes.Number(start + length)), own, lines),)
+    return (*lines, nodes.Return(value))

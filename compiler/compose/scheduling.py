@@ -19,8 +19,8 @@ COUNTER = "steps_done"
 STAGE: nodes.Stage = "schedule"
 _WHOLE = nodes.Interval(nodes.Number(0), nodes.Name("inf"), True, False, True)
 _TEXT = "steps that the schedule has made"
-_MOMENTA = ("momentum", "beta1")
-"""What `momentum:` gives the value of: the first of these that the optimizer has."""
+_MOMENTA = ("beta1", "momentum")
+"""What `momentum:` gives the value of: the first of these that the optimizer has, as `runtime/scheduler.py` has them."""
 
 
 def function_of(value: nodes.Scheduled, name: str) -> nodes.Define:

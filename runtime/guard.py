@@ -1,7 +1,8 @@
 """Gradients that are inf or NaN: found before anything changes, and skipped or raised; with a loss scale of one's own.
 
 Where the optimizer bounds the norm of the whole gradient and counts on the host, the norm's own sum of squares tells, and the
-gradients are read no more often. Otherwise a pass over them looks.
+gradients are read no more often, unless the sum is not finite: that of large gradients is not, either. Otherwise a pass over
+them looks.
 """
 
 from __future__ import annotations
@@ -85,6 +86,22 @@ def gradients(groups: _Groups) -> Iterable[tuple[str, Tensor]]:
                 yield name, p.grad.detach()
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Looks, within a step, at the sum of the squares of the gradients of `groups`: the part `part` of a phase."""
+
+    part: str
+    groups: _Groups
+
+    def finds(self, total: Tensor) -> bool:
+        """Whether a gradient is inf or NaN; waits for the device. Where only the total overflows, none is."""
+        return not bool(total.isfinite()) and not all(_is_finite(g) for _, g in gradients(self.groups))
+
+
+def _is_finite(g: Tensor) -> bool:
+    return bool(torch.isfinite(g).all())
+
+
 def _found(grads: Sequence[Tensor], device: torch.device) -> Tensor:
     """1 where a number is inf or NaN, else 0; on `device`, where only that knows."""
     by_device: dict[torch.device, list[Tensor]] = {}
@@ -111,6 +128,6 @@ def _on_cpu(grads: Sequence[Tensor]) -> bool:
         wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
         norms = torch.stack(torch._foreach_norm(own, 2, wide))
         suspects = norms.isfinite().logical_not().nonzero().flatten().tolist()
-        if any(not bool(torch.isfinite(own[place]).all()) for place in suspects):
+        if not all(_is_finite(own[place]) for place in suspects):
             return True
     return False

@@ -28,7 +28,7 @@ from optc.runtime import (
     watched,
 )
 from optc.runtime import state as states
-from optc.runtime.guard import Guard
+from optc.runtime.guard import Guard, Watch
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.participants import Given, Participants
 from optc.runtime.release import Releasable
@@ -283,8 +283,9 @@ class Optimizer(Releasable):
             edits.undo()
             self._plans.clear()
             raise
-        told = self.schema.square_sum if name == "step" and self._guard is not None and scaling.found_inf is None else None
-        return Ready(self, procedure, present, updates, gathering, edits, before, None in places, scaling.found_inf, told)
+        part = self.schema.square_sum if name == "step" and self._guard is not None and scaling.found_inf is None else None
+        watch = None if part is None else Watch(part, self.param_groups)
+        return Ready(self, procedure, present, updates, gathering, edits, before, None in places, scaling.found_inf, watch)
 
     def _ran(self, name: str, edited: bool, found_inf: Tensor | None) -> None:
         """Counts the step, and drops plans that were for it alone, and others where the state has got new tensors."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from optc.runtime.batches import Launch
 from optc.runtime.capturable import DeviceBatch
 from optc.runtime.columns import Columns
+from optc.runtime.guard import Watch
 from optc.runtime.model import Gathering
 from optc.runtime.rows import Outcome
 from optc.runtime.schema import Procedure
@@ -71,10 +72,10 @@ class Update:
             row.commit(self.procedure, outcome)
 
 
-def run(procedure: Procedure, updates: Sequence[Update], gathering: Gathering | None, watched: str | None = None) -> bool:
+def run(procedure: Procedure, updates: Sequence[Update], gathering: Gathering | None, watch: Watch | None = None) -> bool:
     """Runs the updates of all groups side by side; between two phases what they have left is added up over the model.
 
-    Stops where the total of the part `watched` is not finite, before anything has changed; whether it went through.
+    Stops where the `watch` finds a gradient that is not finite, before anything has changed; whether it went through.
     """
     for update in updates:
         update.start()
@@ -87,7 +88,7 @@ def run(procedure: Procedure, updates: Sequence[Update], gathering: Gathering | 
             update.run(kernel, numbers)
         if gathering is not None and phase.kernel.parts:
             gathering.add(phase.kernel.parts, [part for update in updates for part in update.parts(kernel)])
-            if watched in phase.kernel.parts and not gathering.total(watched).isfinite().item():
+            if watch is not None and watch.part in phase.kernel.parts and watch.finds(gathering.total(watch.part)):
                 return False
         kernel += 1
     for update in updates:

@@ -101,6 +101,26 @@ def test_large_gradients_are_no_infinite_ones(dtype: torch.dtype) -> None:
     assert optimizer.last_step_skipped is True
 
 
+@pytest.mark.parametrize("policy", ["skip", "raise"])
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_a_norm_that_overflows_is_no_infinite_gradient(backend: str, policy: str) -> None:
+    """The sum of squares that tells is in float32 and overflows; all numbers are finite, so the step is the unguarded one."""
+    params = parameters(((70,), (3,)))
+    others = twins(params)
+    cls = clipping()
+    ours, plain = cls(params, lr=0.1, backend=backend, nonfinite=policy), cls(others, lr=0.1, backend=backend)
+    for t in range(3):
+        give_gradients(t, params, others)
+        if t == 1:
+            for p in (params[0], others[0]):
+                p.grad = torch.full((70,), 1e20)
+        ours.step()
+        plain.step()
+        assert ours.last_step_skipped is False
+        assert_equal(params, others)
+    assert ours.state[params[0]]["step"] == 3
+
+
 def test_the_norm_tells_without_reading_the_gradients_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted: passes over gradients that are not the kernels' own."""
     calls: list[int] = []

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from optc.compiler.compose.arguments import with_arguments
 from optc.compiler.compose.chains import schedule_of
-from optc.compiler.compose.library import library_of
+from optc.compiler.compose.library import library_around, library_of
 from optc.compiler.instant import schedule_class
 from optc.compiler.schedules import written_out
 from optc.dsl import nodes
-from optc.dsl.errors import Diagnostic, SpecError
+from optc.dsl.errors import Reports, SpecError
 from optc.dsl.parse import parse_file
 from optc.dsl.show import show
-from optc.dsl.source import Source, Span
+from optc.dsl.source import Source
 
 if TYPE_CHECKING:
     from optc.runtime.schedules import Schedule
@@ -127,20 +127,15 @@ def _end_of(chain: nodes.Chain, source: Source) -> tuple[int, type[Schedule]]:
     part = library.find(term.name)
     if part is None:
         raise RuntimeError("a chain that was checked names schedules that there are")
-    diagnostics: list[Diagnostic] = []
-
-    def report(code: str, message: str, span: Span, hint: str) -> None:
-        diagnostics.append(Diagnostic(code, message, span, hint))
-
-    around = library if part.source is source else library_of(part.source, parse_file(part.source))
     if isinstance(part.node, nodes.Chain):
         more, last = _end_of(part.node, part.source)
         return before + more, last
-    node = schedule_of(part, around, report)
+    report = Reports(source)
+    node = schedule_of(part, library_around(part, source, library), report)
     if node is not None:
         node = with_arguments(node, term, report)
-    if node is None or diagnostics:
-        raise SpecError(source, diagnostics)
+    if node is None or report.found:
+        raise SpecError(source, report.found)
     alone = Source("<last>", show(nodes.Composition(schedules=(node,)), mathematical=True))
     (one,) = written_out(alone)
     return before, schedule_class(one)

@@ -8,12 +8,11 @@ from optc.dsl.check_hypers import check_hypers
 from optc.dsl.check_states import StateChecker
 from optc.dsl.check_storing import check_one_bit, check_signs, check_storing, pair_of, with_dithers
 from optc.dsl.errors import SpecError
-from optc.dsl.implication import Implication, static_part
 from optc.dsl.infer import Inference
 from optc.dsl.names import PYTHON_KEYWORDS
 from optc.dsl.picking import not_with_rows
-from optc.dsl.program import Let, Procedure, Program, Require, Statement
-from optc.dsl.scope import DEFINE, ENTRY, FILE_DEFINE, REQUIRE, STEP, Context, Env, walk
+from optc.dsl.program import Let, Procedure, Program, Statement
+from optc.dsl.scope import DEFINE, ENTRY, FILE_DEFINE, STEP, Context, Env, walk
 from optc.dsl.source import Source, Span
 
 POINTS = ("m_hat", "v_hat", "u")
@@ -108,17 +107,15 @@ class _Checker:
         context.taken = _names(spec)
         context.declared = frozenset(n.name for n in walk(node.states) if isinstance(n, nodes.State))
         hypers = check_hypers(context, node.hypers)
-        context.implication = Implication({n: e.hyper for n, e in context.hypers.items() if e.hyper is not None})
         calls.declare(self._inference, spec.defines, FILE_DEFINE)
         calls.declare(self._inference, node.defines, DEFINE)
         calls.check_bodies(self._inference)
-        requires = self._requires()
-        context.required = tuple(static_part(r.condition) for r in requires)
+        requires = self._inference.requires(node.requires)
         states = StateChecker(self._inference).check(node.states)
         states = check_storing(context, spec, states)
         procedures = (with_dithers(self._inference, spec, states, self._step()), *self._entries())
         not_with_rows(context)
-        self._unused()
+        context.check_used()
         if node.name in PYTHON_KEYWORDS:
             context.error("python-keyword", f"`{node.name}` cannot be a name in Python", node.span, "choose another name")
         program = Program(
@@ -138,14 +135,6 @@ class _Checker:
         check_signs(context, spec, program)
         check_one_bit(context, spec, program)
         return program
-
-    def _requires(self) -> tuple[Require, ...]:
-        checked: list[Require] = []
-        for node in self._node.requires:
-            condition = self._inference.condition(node.condition, Env(REQUIRE))
-            if condition is not None:
-                checked.append(Require(condition, node.message, node.span))
-        return tuple(checked)
 
     def _step(self) -> Procedure:
         context = self._context
@@ -210,17 +199,3 @@ class _Checker:
             else:
                 inputs[item.name] = span
         return inputs
-
-    def _unused(self) -> None:
-        context = self._context
-        for name, hyper in context.hypers.items():
-            if name not in context.used:
-                context.error("unused-hyper", f"no line reads the hyper `{name}`", hyper.span, "take it out, or use it")
-        for name, state in context.states.items():
-            if name not in context.used:
-                does = "is written, but never read" if name in context.written else "is never used"
-                context.error("unused-state", f"the state `{name}` {does}", state.span, "take it out, or use it")
-        for name, define in context.defines.items():
-            if name not in context.called:
-                span = context.head(define.node, "define")
-                context.error("unused-define", f"nothing calls `{name}`", span, "take it out, or call it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from optc.dsl import nodes
-from optc.dsl.implication import within
+from optc.dsl.implication import Implication, within
 from optc.dsl.names import PYTHON_KEYWORDS
 from optc.dsl.program import Bounds, Hyper, HyperKind, Scalar
 from optc.dsl.scope import Context, HyperEntry
@@ -19,7 +19,7 @@ _TAKEN_ARGUMENTS = frozenset({"backend", "maximize", "capturable", "amp", "nonfi
 
 
 def check_hypers(context: Context, hypers: tuple[nodes.Hyper, ...]) -> tuple[Hyper, ...]:
-    """Declares all hypers; those with a mistake are entered without a value."""
+    """Declares all hypers, and what follows from their ranges; those with a mistake are entered without a value."""
     checked: list[Hyper] = []
     keys: dict[str, Span] = {}
     for node in hypers:
@@ -42,6 +42,7 @@ def check_hypers(context: Context, hypers: tuple[nodes.Hyper, ...]) -> tuple[Hyp
             check_outside(context, node, keys)
         if result is not None:
             checked.append(result)
+    context.implication = Implication({name: e.hyper for name, e in context.hypers.items() if e.hyper is not None})
     return tuple(checked)
 
 

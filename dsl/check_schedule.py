@@ -6,12 +6,11 @@ from optc.dsl import calls, nodes
 from optc.dsl.check_blocks import ProcedureChecker
 from optc.dsl.check_hypers import check_hypers
 from optc.dsl.errors import SpecError
-from optc.dsl.implication import Implication, static_part
 from optc.dsl.infer import Inference
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.names import PYTHON_KEYWORDS
-from optc.dsl.program import Read, Require, Role, Schedule, ScheduledValue, Symbol
-from optc.dsl.scope import REQUIRE, Context, Env, Local, Place, walk
+from optc.dsl.program import Read, Role, Schedule, ScheduledValue, Symbol
+from optc.dsl.scope import Context, Env, Local, Place, walk
 from optc.dsl.source import Source, Span
 
 KNOWN = ("n", "base")
@@ -46,25 +45,19 @@ class _Checker:
             if hyper.counts:
                 message = "a schedule counts no steps of its own"
                 context.error("counts", message, context.head(hyper), "leave `counts` out, and read `n`")
-        context.implication = Implication({n: e.hyper for n, e in context.hypers.items() if e.hyper is not None})
         calls.declare(self._inference, beside, _SCHEDULE)
         context.called |= {define.name for define in beside}  # others may need them
         calls.declare(self._inference, node.defines, _SCHEDULE)
         calls.check_bodies(self._inference)
-        requires = self._requires()
-        context.required = tuple(static_part(require.condition) for require in requires)
+        requires = self._inference.requires(node.requires)
         values = [self._value(value) for value in node.values]
-        self._unused()
+        context.check_used()
         if node.name in PYTHON_KEYWORDS:
             context.error("python-keyword", f"`{node.name}` cannot be a name in Python", node.span, "choose another name")
         if context.diagnostics:
             raise SpecError(context.source, context.diagnostics)
         right = tuple(value for value in values if value is not None)
         return Schedule(node.name, node.text, node.cites, node.notes, hypers, requires, right, context.source)
-
-    def _requires(self) -> tuple[Require, ...]:
-        found = [(node, self._inference.condition(node.condition, Env(REQUIRE))) for node in self._node.requires]
-        return tuple(Require(condition, node.message, node.span) for node, condition in found if condition is not None)
 
     def _value(self, node: nodes.Scheduled) -> ScheduledValue | None:
         context = self._context
@@ -77,13 +70,3 @@ class _Checker:
         if value is not None and value.type.sort is not Sort.REAL:
             context.error("expected-number", f"`{node.target}` is a number, and this is none", value.span, "return a number")
         return None if value is None else ScheduledValue(node.target, lines, value)
-
-    def _unused(self) -> None:
-        context = self._context
-        for name, hyper in context.hypers.items():
-            if name not in context.used:
-                context.error("unused-hyper", f"no line reads the hyper `{name}`", hyper.span, "take it out, or use it")
-        for name, define in context.defines.items():
-            if name not in context.called:
-                span = context.head(define.node, "define")
-                context.error("unused-define", f"nothing calls `{name}`", span, "take it out, or call it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optc.dsl.source import Source, Span
 
@@ -83,3 +83,19 @@ class SpecError(OptcError):
 
     def __reduce__(self) -> tuple[type[SpecError], tuple[Source, tuple[Diagnostic, ...]]]:
         return SpecError, (self.source, self.diagnostics)
+
+
+@dataclass(slots=True)
+class Reports:
+    """Called for every mistake in one source, so that they can be raised together."""
+
+    source: Source
+    found: list[Diagnostic] = field(default_factory=list)
+
+    def __call__(self, code: str, message: str, span: Span, hint: str) -> None:
+        self.found.append(Diagnostic(code, message, span, hint))
+
+    def check(self) -> None:
+        """Raises SpecError with every mistake, if there is one."""
+        if self.found:
+            raise SpecError(self.source, self.found)

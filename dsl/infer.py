@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from optc.dsl import calls, nodes, reducing
-from optc.dsl.implication import is_constant, negation
+from optc.dsl.implication import is_constant, negation, static_part
 from optc.dsl.kinds import Extent, Sort, Type
 from optc.dsl.names import RESERVED_NAMES
 from optc.dsl.picking import combine
@@ -20,10 +20,11 @@ from optc.dsl.program import (
     Expression,
     HyperKind,
     Read,
+    Require,
     Role,
     Symbol,
 )
-from optc.dsl.scope import MAX_DEPTH, MAX_NODES, Context, Env, Place, nearest, place_of
+from optc.dsl.scope import MAX_DEPTH, MAX_NODES, REQUIRE, Context, Env, Place, nearest, place_of
 from optc.dsl.source import Span
 from optc.dsl.typing_rules import constant, joined
 
@@ -71,6 +72,13 @@ class Inference:
     def condition(self, node: nodes.Expression, env: Env) -> Expression | None:
         """As `infer`, and it must be a condition."""
         return self._sorted(self.infer(node, env), Sort.BOOL)
+
+    def requires(self, written: tuple[nodes.Require, ...]) -> tuple[Require, ...]:
+        """The requirements that are right; what is checked from here on may count on them."""
+        found = [(node, self.condition(node.condition, Env(REQUIRE))) for node in written]
+        checked = tuple(Require(condition, node.message, node.span) for node, condition in found if condition is not None)
+        self.context.required = tuple(static_part(require.condition) for require in checked)
+        return checked
 
     def apply(self, operation: str, arguments: tuple[Expression, ...], kind: Type, span: Span) -> Expression | None:
         """An operation, if its arguments combine and it is not too large."""

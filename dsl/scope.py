@@ -221,6 +221,20 @@ class Context:
                 "too-deep", f"this nests deeper than {MAX_DEPTH} operations or blocks", span, "give names to parts of it"
             )
 
+    def check_used(self) -> None:
+        """Reports hypers and states that nothing reads, and functions that nothing calls."""
+        for name, hyper in self.hypers.items():
+            if name not in self.used:
+                self.error("unused-hyper", f"no line reads the hyper `{name}`", hyper.span, "take it out, or use it")
+        for name, state in self.states.items():
+            if name not in self.used:
+                does = "is written, but never read" if name in self.written else "is never used"
+                self.error("unused-state", f"the state `{name}` {does}", state.span, "take it out, or use it")
+        for name, define in self.defines.items():
+            if name not in self.called:
+                span = self.head(define.node, "define")
+                self.error("unused-define", f"nothing calls `{name}`", span, "take it out, or call it")
+
     def fresh(self, name: str) -> str:
         """A name that the text does not have, `name` if possible."""
         candidate, number = name, 2

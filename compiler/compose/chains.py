@@ -9,13 +9,12 @@ from typing import TypeAlias
 
 from optc.compiler.compose.arguments import with_arguments
 from optc.compiler.compose.fold import fixed
-from optc.compiler.compose.library import Library, Loaded, library_of
+from optc.compiler.compose.library import Library, Loaded, library_around
 from optc.compiler.compose.scheduling import function_of
 from optc.compiler.compose.stages import Report
 from optc.compiler.compose.tree import free_name, renamed_calls, self_contained
 from optc.dsl import nodes
 from optc.dsl.check_schedule import check_schedule
-from optc.dsl.parse import parse_file
 from optc.dsl.scope import nearest
 from optc.dsl.source import Span
 
@@ -49,8 +48,7 @@ def schedule_of(found: Loaded, library: Library, report: Report, path: tuple[str
             hint = f"did you mean `{near}`?" if near else "optc list shows the schedules"
             report("unknown-schedule", f"there is no schedule `{term.name}`", head, hint)
             return None
-        around = library if part.source is found.source else library_of(part.source, parse_file(part.source))
-        schedule = schedule_of(part, around, report, inside)
+        schedule = schedule_of(part, library_around(part, found.source, library), report, inside)
         return None if schedule is None else with_arguments(schedule, term, report)
 
     return joined(node, find)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from optc.compiler.compose.arguments import Parts, configured, with_arguments
 from optc.compiler.compose.chains import schedule_of
-from optc.compiler.compose.library import Library, library_of, parts_of, shipped_modifiers, shipped_parts
+from optc.compiler.compose.library import Library, library_around, library_of, parts_of, shipped_modifiers, shipped_parts
 from optc.compiler.compose.modifier import mistakes_of
 from optc.compiler.compose.places import check_storages
 from optc.compiler.compose.rounding import rounded
@@ -23,7 +23,7 @@ from optc.compiler.compose.unfold import unfolded
 from optc.dsl import nodes
 from optc.dsl.check import check
 from optc.dsl.check_storing import not_like_theta, second_storage
-from optc.dsl.errors import Diagnostic, OptcError, SpecError
+from optc.dsl.errors import Diagnostic, OptcError, Reports, SpecError
 from optc.dsl.parse import parse, parse_file
 from optc.dsl.scope import nearest, walk
 from optc.dsl.show import show
@@ -111,8 +111,7 @@ def with_modifiers(source: Source, modifiers: Sequence[str], storing: Sequence[s
     file = parse_file(derived_source)
     if not isinstance(file.optimizer, nodes.Derived):
         raise OptcError(f"{' '.join(modifiers)!r}: is no list of modifiers, such as `cautious,lookahead(k = 6)`")
-    around = library_of(source, parse_file(source))
-    return expand_derived(file.optimizer, derived_source, around)
+    return expand_derived(file.optimizer, derived_source, library_of(source, parse_file(source)))
 
 
 def _stored(clauses: Iterable[str]) -> Iterator[str]:
@@ -154,15 +153,10 @@ def check_others(file: nodes.File, source: Source) -> None:
 
 def schedules_of(source: Source, file: nodes.Composition) -> list[nodes.Schedule]:
     """The schedules that a file declares, chains as one. Raises SpecError where one is wrong by itself."""
-    diagnostics: list[Diagnostic] = []
-
-    def report(code: str, message: str, span: Span, hint: str) -> None:
-        diagnostics.append(Diagnostic(code, message, span, hint))
-
+    report = Reports(source)
     library = library_of(source, file)
     found = [schedule_of(library.given[schedule.name], library, report) for schedule in file.schedules]
-    if diagnostics:
-        raise SpecError(source, diagnostics)
+    report.check()
     return [schedule for schedule in found if schedule is not None]
 
 
@@ -178,13 +172,9 @@ def check_modifier(modifier: nodes.Modifier, source: Source) -> None:
 
 def _gather(derived: nodes.Derived, source: Source, library: Library, path: tuple[str, ...]) -> Parts:
     """The innermost base of a composition, with all that it, and what it stands on, adds."""
-    diagnostics: list[Diagnostic] = []
-
-    def report(code: str, message: str, span: Span, hint: str) -> None:
-        diagnostics.append(Diagnostic(code, message, span, hint))
-
+    report = Reports(source)
     found = None if derived.base.name in (derived.name, *path) else library.find(derived.base.name)
-    added = list(_modifiers(derived.modifiers, library, report))
+    added = list(_modifiers(derived.modifiers, source, library, report))
     if derived.base.name in (derived.name, *path):
         hint = "a composition starts with an optimizer that is written out, or with another composition"
         report("circular", f"`{derived.base.name}` is composed of itself", _head(derived.base), hint)
@@ -194,26 +184,23 @@ def _gather(derived: nodes.Derived, source: Source, library: Library, path: tupl
         what = "modifier" if isinstance(found.node, nodes.Modifier) else "schedule"
         hint = f"write `AdamW + {derived.base.name}`: a {what} has no modifiers of its own"
         report(f"{what}-as-base", f"`{derived.base.name}` is a {what}, not an optimizer", _head(derived.base), hint)
-    if diagnostics or found is None or not isinstance(found.node, (nodes.Optimizer, nodes.Derived)):
-        raise SpecError(source, diagnostics)
+    if report.found or found is None or not isinstance(found.node, (nodes.Optimizer, nodes.Derived)):
+        raise SpecError(source, report.found)
     if isinstance(found.node, nodes.Derived):
-        around = library_of(found.source, parse_file(found.source)) if found.source is not source else library
-        parts = _gather(found.node, found.source, around, (*path, derived.name))
+        parts = _gather(found.node, found.source, library_around(found, source, library), (*path, derived.name))
         parts = replace(parts, modifiers=tuple(_at(applied, derived.base) for applied in parts.modifiers))
     else:
         check(nodes.Spec(found.node, found.defines, _named(found.storages, found.node.storing)), found.source)
         parts = Parts(found.node, found.defines, storages=found.storages)
     parts = configured(parts, derived.base, report)
-    if diagnostics:
-        raise SpecError(source, diagnostics)
+    report.check()
     own = library.given[derived.name].storages if derived.name in library.given else ()
     storages = {storage.name: storage for storage in (*parts.storages, *own)}
     for storage in parts.storages:
         if storages[storage.name] != storage:
             message = f"`{derived.base.name}` has a storage `{storage.name}` of its own, which is another"
             report("duplicate-name", message, storages[storage.name].span, "choose another name")
-    if diagnostics:
-        raise SpecError(source, diagnostics)
+    report.check()
     base = replace(parts.base, storing=_overridden(parts.base.storing, derived.storing))
     return replace(parts, base=base, modifiers=(*parts.modifiers, *added), storages=tuple(storages.values()))
 
@@ -257,14 +244,9 @@ def _unfolded(
     optimizer: nodes.Optimizer, storages: tuple[nodes.Storage, ...], defines: tuple[nodes.Define, ...], source: Source
 ) -> nodes.Optimizer:
     """The optimizer with storages by other states written out. Raises SpecError where that cannot be done."""
-    diagnostics: list[Diagnostic] = []
-
-    def report(code: str, message: str, span: Span, hint: str) -> None:
-        diagnostics.append(Diagnostic(code, message, span, hint))
-
+    report = Reports(source)
     result = rounded(unfolded(optimizer, storages, defines, report), storages, report)
-    if diagnostics:
-        raise SpecError(source, diagnostics)
+    report.check()
     return result
 
 
@@ -273,13 +255,13 @@ def _at(applied: Applied, base: nodes.Term) -> Applied:
     return replace(applied, term=replace(applied.term, span=base.span))
 
 
-def _modifiers(terms: Iterable[nodes.Term], library: Library, report: Report) -> Iterator[Applied]:
+def _modifiers(terms: Iterable[nodes.Term], source: Source, library: Library, report: Report) -> Iterator[Applied]:
     for term in terms:
         found = library.find(term.name)
         if found is None:
             _unknown(term, "modifier", library, report)
         elif isinstance(found.node, (nodes.Schedule, nodes.Chain)):
-            schedule = schedule_of(found, library_of(found.source, parse_file(found.source)), report)
+            schedule = schedule_of(found, library_around(found, source, library), report)
             if schedule is not None:
                 yield Applied(term, as_modifier(with_arguments(schedule, term, report)))
         elif not isinstance(found.node, nodes.Modifier):

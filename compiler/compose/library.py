@@ -59,6 +59,13 @@ def library_of(source: Source, file: nodes.File) -> Library:
     return Library(_parts(source, file), folder)
 
 
+def library_around(found: Loaded, source: Source, library: Library) -> Library:
+    """Where the names in the file of a part are looked up, which `library` of `source` has found."""
+    from optc.dsl.parse import parse_file
+
+    return library if found.source is source else library_of(found.source, parse_file(found.source))
+
+
 def parts_of(source: Source) -> dict[str, Loaded]:
     """What a file declares. Raises SpecError where it does not parse."""
     from optc.dsl.parse import parse_file  # the names of what is shipped are known without a parser

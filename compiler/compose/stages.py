@@ -39,7 +39,7 @@ from optc.compiler.compose.tree import (
     transformed_items,
 )
 from optc.dsl import nodes
-from optc.dsl.errors import Diagnostic, SpecError
+from optc.dsl.errors import Reports
 from optc.dsl.scope import walk
 from optc.dsl.show import show_expression
 from optc.dsl.source import Source, Span
@@ -73,26 +73,21 @@ def compose(
 
     Raises SpecError with every reason why these cannot be combined.
     """
-    diagnostics: list[Diagnostic] = []
-
-    def report(code: str, message: str, span: Span, hint: str) -> None:
-        diagnostics.append(Diagnostic(code, message, span, hint))
-
+    report = Reports(source)
     modifiers = [replace(a, modifier=_for(base, a, report)) if is_schedule(a.modifier) else a for a in modifiers]
     _stages(modifiers, report)
     if modifiers and theta_line(base.step) is None:
         hint = "a base writes θ in one line, not inside an `if`"
         report("no-theta-write", f"`{base.name}` has no line that writes θ at the top level", modifiers[0].term.span, hint)
-    if not diagnostics:
+    if not report.found:
         _outside(base, modifiers, report)
         _shapes(base, modifiers, defines, report)
         _stops(base, modifiers, report)
     names = Names(base, defines)
-    renamed_modifiers = [replace(a, modifier=apart(a.modifier, names)) for a in modifiers] if not diagnostics else []
+    renamed_modifiers = [replace(a, modifier=apart(a.modifier, names)) for a in modifiers] if not report.found else []
     rewritten, origins = _rewritten(base, renamed_modifiers, report)
     hooks = list(_placed(base, rewritten, renamed_modifiers, report))
-    if diagnostics:
-        raise SpecError(source, diagnostics)
+    report.check()
     result = cleaned(rewritten, base) if rewritten is not base else base
     by_stage = sorted(hooks, key=lambda hook: ORDER.index(hook.stage))
     first = {hook.modifier: number for number, hook in reversed([*enumerate(by_stage)]) if hook.point == "g"}

@@ -172,7 +172,8 @@ def _signature(function: Any, request: Request, warp_size: int) -> tuple[dict[st
 
     from optc.runtime.triton_launch import LANES_PER_PROGRAM
     from optc.runtime.triton_matrices import DEPTH, LANES, PANEL, tile_rows
-    from optc.runtime.triton_passes import LEAF, PARTIALS_PER_TURN
+    from optc.runtime.triton_passes import PARTIALS_PER_TURN
+    from optc.runtime.triton_reductions import LEAF
 
     constexprs = set(function.constants)
     real = "*" + _SHORT[request.real]

@@ -18,6 +18,7 @@ from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Columns
 from optc.runtime.draws import first_element
 from optc.runtime.schema import Kernel, Stream
+from optc.runtime.sharding import Shard
 from optc.runtime.storage import on_device
 
 
@@ -30,7 +31,8 @@ class Residents:
     codes have their scales beside them, under the name of that stream. `gradient_dtype` is the dtype of all gradients of the
     batch (usually θ's). `variant` gives every static flag of the kernel its value. `shapes` are those of the parameters; where
     they are not given, those of the tensors per element. `elements` are the numbers of each parameter's first element; where
-    they are not given, those of an optimizer with these parameters.
+    they are not given, those of an optimizer with these parameters. `shards`: what this process has of parameters that are
+    divided, which are parameters `numbers` of the optimizer; `shapes` are then those of what lies here.
     """
 
     tensors: Mapping[str, Sequence[Tensor]]
@@ -38,6 +40,8 @@ class Residents:
     variant: Mapping[str, bool]
     shapes: Sequence[torch.Size] = ()
     elements: Sequence[int] = ()
+    shards: Sequence[Shard] = ()
+    numbers: Sequence[int] = ()
 
     def column(self, stream: Stream, count: int) -> Sequence[Tensor] | Sequence[int] | None:
         """What a table has of a stream that stays, for `count` parameters: tensors, numbers, or nothing if it is absent."""

@@ -14,6 +14,7 @@ from optc.runtime.columns import Columns, chosen
 from optc.runtime.devices import placed
 from optc.runtime.rows import Outcome, same_launch
 from optc.runtime.schema import Kernel, Procedure
+from optc.runtime.sharding import Shard
 from optc.runtime.survey import Written
 
 Prepare: TypeAlias = Callable[[Sequence[Kernel], Sequence[Residents], torch.device], tuple[Backend, list[Launcher]]]
@@ -25,7 +26,8 @@ class Members:
     """Parameters of one group with the same device, dtypes and variant.
 
     `positions` are their places in the plan; `tensors` has θ and the states that exist, by name, parallel to `positions`, and
-    `elements` the numbers of first elements (see `draws.py`).
+    `elements` the numbers of first elements (see `draws.py`). `shards`: what is here of parameters that are divided, `numbers`
+    those of the parameters in the optimizer.
     """
 
     positions: tuple[int, ...]
@@ -35,6 +37,8 @@ class Members:
     choices: Mapping[str, str]
     tensors: Mapping[str, Sequence[Tensor]]
     elements: Sequence[int] = ()
+    shards: Sequence[Shard] = ()
+    numbers: Sequence[int] = ()
 
     def residents(self, kernels: Sequence[Kernel]) -> list[Residents]:
         """What each kernel keeps of the members."""
@@ -43,7 +47,8 @@ class Members:
             names = [s.name for s in kernel.streams if s.role in ("theta", "rest", "state", "scale") and s.name in self.tensors]
             columns = {name: self.tensors[name] for name in names}
             shapes = [p.shape for p in self.tensors["theta"]]
-            found.append(Residents(columns, self.gradient_dtype, self.variant, shapes, self.elements))
+            more = self.elements, self.shards, self.numbers
+            found.append(Residents(columns, self.gradient_dtype, self.variant, shapes, *more))
         return found
 
 

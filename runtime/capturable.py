@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optc.runtime import state as states
-from optc.runtime.backend import Residents
+from optc.runtime.backend import BackendUnavailable, Residents
 from optc.runtime.batches import Members, residents_theta, writes_theta
 from optc.runtime.choose import Choice, prepare_capturable
 from optc.runtime.columns import Columns, chosen
@@ -94,6 +94,8 @@ def bind(
 
     `parameters` are those of the plan. Raises BackendUnavailable unless these are for the triton backend.
     """
+    if members.shards:
+        raise BackendUnavailable("capturable=True counts on one device, but other processes have parts of these parameters")
     prepare = prepare_capturable(choice, members.device)
     own = [parameters[i] for i in members.positions]
     counters = _gathered(edits, own, [states.STEP], torch.float32, members.device)[0]

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optc.runtime import layout
+from optc.runtime.sharding import is_divided, local, shard_of
 
 _FLOATS = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 PLAIN: frozenset[type[Any]] = frozenset({Tensor, torch.nn.Parameter})
@@ -25,8 +26,11 @@ def parameter(p: Tensor) -> None:
         return
     if p.dtype not in _FLOATS:
         raise ValueError(f"it has dtype {p.dtype}: only float64, float32, bfloat16 and float16 can be optimized")
+    if is_divided(p):
+        shard_of(p)
+        p = local(p)
     if is_traceable_wrapper_subclass(p):
-        raise TypeError(f"it is a {type(p).__name__}: what wraps other tensors (shards, codes) cannot be optimized")
+        raise TypeError(f"it is a {type(p).__name__}: what wraps other tensors (codes, nested ones) cannot be optimized")
     if p.layout != torch.strided:
         raise ValueError(f"it is sparse ({p.layout}): only dense parameters can be optimized")
     if p.is_neg():
@@ -36,7 +40,8 @@ def parameter(p: Tensor) -> None:
 
 
 def companion(p: Tensor, x: Tensor, what: str) -> None:
-    """Raises ValueError or TypeError if `x` (a gradient, an input) cannot go with `p`."""
+    """Raises ValueError or TypeError if `x` (a gradient, an input), as it is here, cannot go with `p`."""
+    p = local(p)
     if x.layout != torch.strided:
         raise ValueError(f"{what} is sparse ({x.layout}): use a dense one, e.g. nn.Embedding(sparse=False)")
     if is_traceable_wrapper_subclass(x):

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from optc.runtime.amp import Scaling
+from optc.runtime.exchange import any_of
 from optc.runtime.loss_scale import LossScale
+from optc.runtime.sharding import Shards
 
 Policy: TypeAlias = Literal["propagate", "skip", "raise"]
 POLICIES: tuple[Policy, ...] = ("propagate", "skip", "raise")
@@ -47,27 +49,33 @@ class Guard:
         scale.belong_to(owner)
         return Guard("skip", scale)
 
-    def before(self, groups: _Groups, told: bool) -> Scaling:
+    def before(self, groups: _Groups, told: bool, shards: Shards) -> Scaling:
         """The scaling of a step; `told`: the step itself will find out. Raises FloatingPointError where that is the policy."""
-        device = next((p.device for group in groups for p in group["params"]), torch.device("cpu"))
+        device = next((shards.here(p).device for group in groups for p in group["params"]), torch.device("cpu"))
         scale = None if self.scale is None else self.scale.on(device)
         if told:
             return Scaling(scale)
-        found = _found([g for _, g in gradients(groups)], device)
+        found = any_of(_found([g for _, g in gradients(groups, shards)], device), groups, shards).to(device)
         if self.policy == "raise" and found.item() > 0:
-            raise self.error(groups)
+            raise self.error(groups, shards)
         return Scaling(scale, found)
 
-    def after(self, skipped: bool | Tensor, groups: _Groups) -> None:
+    def after(self, skipped: bool | Tensor, groups: _Groups, shards: Shards) -> None:
         """Moves the loss scale. Raises FloatingPointError where a step that found out itself has to."""
         if self.policy == "raise" and skipped is True:
-            raise self.error(groups)
+            raise self.error(groups, shards)
         if self.scale is not None:
             self.scale.update(skipped)
 
-    def error(self, groups: _Groups) -> FloatingPointError:
-        """Names the parameters whose gradients are not finite."""
-        wrong = [(name, count, g.numel()) for name, g in gradients(groups) if (count := int((~torch.isfinite(g)).sum().item()))]
+    def error(self, groups: _Groups, shards: Shards) -> FloatingPointError:
+        """Names the parameters whose gradients are not finite, of those that are here."""
+        wrong = [
+            (name, count, g.numel())
+            for name, g in gradients(groups, shards)
+            if (count := int((~torch.isfinite(g)).sum().item()))
+        ]
+        if not wrong:
+            return FloatingPointError("a gradient is inf or NaN on another process, and nothing has changed")
         shown = ", ".join(f"{name} ({count} of {total})" for name, count, total in wrong[:_MOST_NAMED])
         more = f" and of {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         return FloatingPointError(
@@ -76,14 +84,15 @@ class Guard:
         )
 
 
-def gradients(groups: _Groups) -> Iterable[tuple[str, Tensor]]:
+def gradients(groups: _Groups, shards: Shards) -> Iterable[tuple[str, Tensor]]:
     """The gradients that a step would see, each with its parameter's name, or where it stands."""
     for number, group in enumerate(groups):
         names = group.get("param_names")
         for place, p in enumerate(group["params"]):
-            if p.grad is not None and p.grad.layout is torch.strided:
+            g = shards.gradient(p)
+            if g is not None and g.layout is torch.strided:
                 name = f"parameter {place} of group {number}" if names is None or place >= len(names) else str(names[place])
-                yield name, p.grad.detach()
+                yield name, g.detach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +101,14 @@ class Watch:
 
     part: str
     groups: _Groups
+    shards: Shards
 
     def finds(self, total: Tensor) -> bool:
         """Whether a gradient is inf or NaN; waits for the device. Where only the total overflows, none is."""
-        return not bool(total.isfinite()) and not all(_is_finite(g) for _, g in gradients(self.groups))
+        if bool(total.isfinite()):  # which all processes know
+            return False
+        wrong = not all(_is_finite(g) for _, g in gradients(self.groups, self.shards))
+        return bool(any_of(torch.tensor(float(wrong)), self.groups, self.shards) > 0)
 
 
 def _is_finite(g: Tensor) -> bool:

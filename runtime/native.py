@@ -20,6 +20,8 @@ from optc.runtime.schema import Kernel, Storage, Stream
 
 _NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
+ALL = -1
+"""Runs all passes and stages of a kernel."""
 SMALLEST_CHUNK = 4096
 MOST_CHUNKS = 8192
 """Chunks have 4096 elements, more in models of over 32 M elements: at most 8192 entries plus one per tensor."""
@@ -45,6 +47,13 @@ class ChunkTable:
     def nbytes(self) -> int:
         """Bytes of the four columns."""
         return sum(column.nbytes for column in (self.tensor, self.offset, self.begin, self.member_begin))
+
+
+def uncut(sizes: Sequence[int], members: Sequence[int]) -> ChunkTable:
+    """One chunk for each of some tensors with these numbers of elements."""
+    chosen = np.asarray(members, dtype=np.int64)
+    ones = np.ones(len(chosen), dtype=np.int64)
+    return _table(chosen, ones, ones - 1, np.array(sizes, dtype=np.int64)[chosen])
 
 
 def cut(sizes: Sequence[int], members: Sequence[int] | None = None, per_tensor: bool = False) -> ChunkTable:
@@ -78,15 +87,18 @@ def _table(
 
 
 @dataclass(frozen=True, slots=True)
-class _Shared:
+class Shared:
     """What the kernels of a procedure have in common: their arithmetic, and statistics, which are kept from one to the next.
 
-    `numbers` are float64, one row per tensor of the batch, `vectors` those that are more than numbers.
+    `numbers` are float64, one row per tensor of the batch, `vectors` those that are more than numbers. `whole`: no matrix is
+    cut, so that what a pass measures of its rows and columns is left in one place; `single`: every tensor is one chunk.
     """
 
     real: torch.dtype
     numbers: np.ndarray[Any, np.dtype[np.float64]]
     vectors: Vectors | None
+    whole: bool = False
+    single: bool = False
 
 
 class _Threads:
@@ -112,10 +124,10 @@ class _Threads:
 _THREADS = _Threads()
 
 
-class _NativeLauncher:
+class NativeLauncher:
     """One kernel, one batch. The rows of θ and states are filled once, those of gradients and inputs at every launch."""
 
-    def __init__(self, kernel: Kernel, residents: Residents, shared: _Shared) -> None:
+    def __init__(self, kernel: Kernel, residents: Residents, shared: Shared) -> None:
         tensors = [t for row in residents.tensors.values() for t in row]
         self._kernel = kernel
         self._residents = residents  # keeps the memory behind the pointers
@@ -140,13 +152,13 @@ class _NativeLauncher:
         self._shared = shared
         extents = dict(zip(kernel.statistics, kernel.extents, strict=bool(kernel.extents)))
         numbers = [[n for n, _ in p.measures if extents.get(n, "tensor") == "tensor"] for p in kernel.passes]
-        self._partials = np.zeros((0, max(map(len, numbers), default=0)))
+        self.partials = np.zeros((0, max(map(len, numbers), default=0)))
         self._scratch = np.zeros(0)
-        self._run, self._by_rows = self._load()
+        self._code, self._by_rows = self._load()
         self._waves = np.zeros(0, dtype=np.int64)
         books = [s.codebook(residents.variant) for s in kernel.streams if not s.beside]
         block = max((book.together for book in books if book is not None and book.bits > 1), default=1)
-        self._grids = grids(_shapes(residents), kernel, block) if self._by_rows else self._waves
+        self._grids = grids(_shapes(residents), kernel, block, shared.whole) if self._by_rows else self._waves
         self._cut(None)
 
     def _cut(self, members: Sequence[int] | None) -> None:
@@ -158,14 +170,16 @@ class _NativeLauncher:
             self._grids, self._waves = tiles.grids, tiles.waves
             if len(self._scratch) < tiles.scratch:
                 self._scratch = np.zeros(tiles.scratch)
+        elif self._shared.single:
+            chunks = uncut(self._sizes, range(len(self._sizes)) if members is None else members)
         else:
             chunks = cut(self._sizes, members, per_tensor=bool(self._kernel.passes))
-        self._chunks = chunks
-        if self._kernel.passes and len(self._partials) < len(chunks):
-            self._partials = np.zeros((len(chunks), self._partials.shape[1]))
+        self.chunks = chunks
+        if self._kernel.passes and len(self.partials) < len(chunks):
+            self.partials = np.zeros((len(chunks), self.partials.shape[1]))
         columns = (
             self._table, chunks.tensor, chunks.offset, chunks.begin, self._scalars, self._flags,
-            chunks.member_begin, self._partials, self._shared.numbers,
+            chunks.member_begin, self.partials, self._shared.numbers,
         )  # fmt: skip
         self._addresses = tuple(column.ctypes.data for column in columns)
         self._matrices: tuple[int, ...] = ()
@@ -174,7 +188,7 @@ class _NativeLauncher:
             places = tuple(column.ctypes.data if self._by_rows else 0 for column in present)
             self._matrices = (*places, len(self._waves))
 
-    def only(self, members: Sequence[int]) -> _NativeLauncher:
+    def only(self, members: Sequence[int]) -> NativeLauncher:
         """See `optc.runtime.backend.Launcher`."""
         fewer = copy(self)
         fewer._members = np.asarray(members, dtype=np.int64)
@@ -238,27 +252,37 @@ class _NativeLauncher:
         gradient_factor: float,
     ) -> None:
         """See `optc.runtime.backend.Launcher`."""
-        if not len(self._chunks):
+        self.arm(varying, scalars, flags)
+        self.run(gradient_factor)
+
+    def arm(self, varying: Columns, scalars: Sequence[float | Tensor], flags: Sequence[bool]) -> None:
+        """Fills the tables of a launch."""
+        if not len(self.chunks):
             return
         for name in self._inputs:
             if varying[name][0].dtype != self._input_dtype:
                 self._input_dtype = varying[name][0].dtype
-                self._run, _ = self._load()
+                self._code, _ = self._load()
         for name, row in self._varying:
             row[self._members] = self._as_many(addresses(varying[name]), self._count)
         self._scalars[:] = self._as_many([float(value) for value in scalars], len(self._scalars))
         self._flags[:] = self._as_many(flags, len(self._flags))
+
+    def run(self, gradient_factor: float, only: int = ALL) -> None:
+        """Runs a kernel that is armed, or one part of it: see `ALL` in passes.hpp."""
+        if not len(self.chunks):
+            return
         table, tensor, offset, begin, scalar_values, flag_values, member_begin, partials, statistics = self._addresses
         if self._kernel.passes:
-            self._run(
-                table, self._table.shape[1], tensor, offset, begin, len(self._chunks), member_begin, self._count,
+            self._code(
+                table, self._table.shape[1], tensor, offset, begin, len(self.chunks), member_begin, self._count,
                 scalar_values, flag_values, gradient_factor,
-                partials, self._partials.shape[1], statistics, self._shared.numbers.shape[1], _THREADS.count(),
-                *self._matrices,
+                partials, self.partials.shape[1], statistics, self._shared.numbers.shape[1],
+                only, _THREADS.count(), *self._matrices,
             )  # fmt: skip
         else:
-            self._run(
-                table, self._table.shape[1], tensor, offset, begin, len(self._chunks),
+            self._code(
+                table, self._table.shape[1], tensor, offset, begin, len(self.chunks),
                 scalar_values, flag_values, gradient_factor, _THREADS.count(),
             )  # fmt: skip
 
@@ -280,11 +304,19 @@ class _Native:
         """
         count = max((len(r.sizes(k)) for k, r in zip(kernels, residents, strict=True)), default=0)
         numbers = np.zeros((count, max((len(k.statistics) for k in kernels), default=0)))
-        knowing = [k for k in kernels if knows_matrices(k)]
         real = _real(kernels, residents)
-        vectors = Vectors(knowing, _shapes(residents[0]), real) if knowing else None
-        shared = _Shared(real, numbers, vectors)
-        return [_NativeLauncher(k, r, shared) for k, r in zip(kernels, residents, strict=True)]
+        if any(r.shards for r in residents) and any(k.passes for k in kernels):
+            from optc.runtime.native_divided import divided
+
+            return divided(kernels, residents, real, numbers)
+        shared = Shared(real, numbers, vectors_of(kernels, _shapes(residents[0]), real))
+        return [NativeLauncher(k, r, shared) for k, r in zip(kernels, residents, strict=True)]
+
+
+def vectors_of(kernels: Sequence[Kernel], shapes: Sequence[torch.Size], real: torch.dtype) -> Vectors | None:
+    """Memory for statistics that are more than numbers, if the kernels of a procedure have any."""
+    knowing = [k for k in kernels if knows_matrices(k)]
+    return Vectors(knowing, shapes, real) if knowing else None
 
 
 def _shapes(residents: Residents) -> Sequence[torch.Size]:

@@ -53,7 +53,7 @@ _ARGUMENTS = (
 _PASSES_ARGUMENTS = (
     ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
     ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
-    ctypes.c_int64, ctypes.c_int32,
+    ctypes.c_int64, ctypes.c_int32, ctypes.c_int32,
 )  # fmt: skip
 _MATRICES_ARGUMENTS = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
 from optc.runtime.schema import Kernel
-from optc.runtime.shapes import keeps_rows, matrices
-
-Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+from optc.runtime.shapes import Integers, keeps_rows, matrices
 
 SMALLEST_TILE = 1 << 16
 MOST_CUTS = 16
@@ -34,10 +32,11 @@ def knows_matrices(kernel: Kernel) -> bool:
     return bool(kernel.passes) and keeps_rows(kernel)
 
 
-def grids(shapes: Sequence[torch.Size], kernel: Kernel, block: int = 1) -> Integers:
+def grids(shapes: Sequence[torch.Size], kernel: Kernel, block: int = 1, whole: bool = False) -> Integers:
     """A row for each tensor, as the kernel sees it: its shape and its cuts, which depend on the shape alone.
 
     `block`: elements that are encoded together. Where they are more than one, all tiles are whole rows and begin with a block.
+    `whole`: nothing is cut; a tensor is one tile.
     """
     found = np.zeros((len(shapes), 8), dtype=np.int64)
     for row, shape in zip(found, shapes, strict=True):
@@ -46,6 +45,10 @@ def grids(shapes: Sequence[torch.Size], kernel: Kernel, block: int = 1) -> Integ
     elements = rows * columns
     of_rows, of_columns = kernel.most_measured("row"), kernel.most_measured("col")
     found[:, _ROW_CUTS] = found[:, _COLUMN_CUTS] = 1
+    found[:, _ROW_MEASURES] = of_rows
+    if whole:
+        found[:, _PER_TILE] = np.maximum(count, 1)
+        return found
     cuts = 2
     while cuts <= MOST_CUTS:
         # whole rows are read fastest; parts of rows leave less where there are many columns
@@ -66,7 +69,6 @@ def grids(shapes: Sequence[torch.Size], kernel: Kernel, block: int = 1) -> Integ
     per_tile = np.minimum(-(-per_tile // together) * together, np.maximum(count, 1))
     found[:, _PER_TILE] = np.where(whole, per_tile, 1)
     found[elements * count == 0, _PER_TILE] = np.maximum(count[elements * count == 0], 1)
-    found[:, _ROW_MEASURES] = of_rows
     return found
 
 
@@ -138,7 +140,7 @@ class Vectors:
             "col": shape[:, _MATRICES] * shape[:, _COLUMNS],
             "matrix": shape[:, _MATRICES],
         }
-        self._memory: list[np.ndarray[Any, Any]] = []
+        self._places: dict[int, tuple[np.ndarray[Any, Any], Integers, Integers]] = {}
         self.table = np.zeros((2 * len(first.statistics), len(shapes)), dtype=np.int64)
         for slot, (name, extent) in enumerate(zip(first.statistics, first.extents, strict=True)):
             if extent in lengths:
@@ -151,5 +153,18 @@ class Vectors:
         width = 64 // np.dtype(kind).itemsize
         padded = -(-lengths // width) * width
         memory = np.zeros(int(padded.sum()), dtype=kind)
-        self._memory.append(memory)
-        self.table[row] = memory.ctypes.data + (np.cumsum(padded) - padded) * memory.itemsize
+        starts = np.cumsum(padded) - padded
+        self._places[row] = memory, starts, starts + lengths
+        self.table[row] = memory.ctypes.data + starts * memory.itemsize
+
+    def exact(self, slot: int, tensor: int) -> np.ndarray[Any, Any]:
+        """The values of a statistic for one tensor, in float64."""
+        return self._values(2 * slot, tensor)
+
+    def rounded(self, slot: int, tensor: int) -> np.ndarray[Any, Any]:
+        """As passes read them."""
+        return self._values(2 * slot + 1, tensor)
+
+    def _values(self, row: int, tensor: int) -> np.ndarray[Any, Any]:
+        memory, starts, ends = self._places[row]
+        return memory[starts[tensor] : ends[tensor]]

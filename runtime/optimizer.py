@@ -13,9 +13,9 @@ from torch import Tensor
 from optc.runtime import (
     amp,
     checkpoint,
-    checks,
     choose,
     counter,
+    exchange,
     hypers,
     locality,
     loss,
@@ -28,11 +28,13 @@ from optc.runtime import (
     watched,
 )
 from optc.runtime import state as states
+from optc.runtime.exchange import Exchange
 from optc.runtime.guard import Guard, Watch
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.participants import Given, Participants
 from optc.runtime.release import Releasable
 from optc.runtime.schema import Hyper, Procedure, Schema
+from optc.runtime.sharding import PLACEMENTS, Shards
 from optc.runtime.steps import Ready
 from optc.runtime.watched import State
 
@@ -61,7 +63,9 @@ class Optimizer(Releasable):
     _numbers: Sequence[int] | None = None
     """What errors call the groups, and the next one, where they are some of another optimizer's."""
 
+    _shards: Shards = PLACEMENTS
     _plans: dict[int, dict[str, plans.Plan]]
+    _exchanges: dict[str, Exchange | None]
     _readers: list[hypers.Reader]
     _settled: tuple[State | None, int]
     _skipped: bool | Tensor
@@ -119,8 +123,7 @@ class Optimizer(Releasable):
             hypers.validate_group(self.schema, self.defaults, param_group, label)
         super().add_param_group(param_group)
         try:
-            checks.no_duplicates(param_group["params"])
-            participants.check(param_group["params"], {}, param_group, label)
+            participants.admit(self.schema, param_group, label, self._shards)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -184,10 +187,10 @@ class Optimizer(Releasable):
         guard = self._guard if name == "step" else None
         scaling = amp.read(self) if self._scales else amp.Scaling()
         if guard is not None:
-            scaling = guard.before(self.param_groups, self._told())
+            scaling = guard.before(self.param_groups, self._told(), self._shards)
         steps.together([self], lambda optimizer: optimizer._ready(name, inputs, given, scaling))
         if guard is not None:
-            guard.after(self._skipped, self.param_groups)
+            guard.after(self._skipped, self.param_groups, self._shards)
 
     def _told(self) -> bool:
         """Whether the step itself finds out that a gradient is not finite, before it has changed anything."""
@@ -246,7 +249,8 @@ class Optimizer(Releasable):
     ) -> Ready:
         """`present` are the groups' plans from earlier steps, as far as there are any."""
         name = procedure.name
-        finders = self._finders(procedure, inputs)
+        labels = [self._label(index) for index in range(len(self.param_groups))]
+        finders = participants.finders(procedure, self.param_groups, labels, inputs, self._shards)
         taking: list[Participants] = []
         places: list[Sequence[int] | None] = []
         for group, plan, read, counting, find in zip(self.param_groups, present, values, on_device, finders, strict=True):
@@ -278,14 +282,17 @@ class Optimizer(Releasable):
                 where = places[index]
                 now = plan.turn.places if where is None else where
                 updates.append(plan.ready(taking[index], now, edits, factor, scaling.found_inf, self._readers[index].tensors))
+            if None in places:
+                self._exchanges[name] = exchange.of(self.schema, procedure, self.param_groups, values, self._shards)
             gathering = steps.gathering(self, values, updates, given) if gathers else None
         except BaseException:
             edits.undo()
             self._plans.clear()
             raise
         part = self.schema.square_sum if name == "step" and self._guard is not None and scaling.found_inf is None else None
-        watch = None if part is None else Watch(part, self.param_groups)
-        return Ready(self, procedure, present, updates, gathering, edits, before, None in places, scaling.found_inf, watch)
+        watch = None if part is None else Watch(part, self.param_groups, self._shards)
+        finding = None in places, scaling.found_inf, watch, self._exchanges[name]
+        return Ready(self, procedure, present, updates, gathering, edits, before, *finding)
 
     def _ran(self, name: str, edited: bool, found_inf: Tensor | None) -> None:
         """Counts the step, and drops plans that were for it alone, and others where the state has got new tensors."""
@@ -296,14 +303,6 @@ class Optimizer(Releasable):
                 del built[name]
         if edited:
             self._plans = {index: {name: built[name]} for index, built in self._plans.items() if name in built}
-
-    def _finders(self, procedure: Procedure, inputs: Mapping[str, Given] | None) -> list[Callable[[], Participants]]:
-        """For each group a function that looks who takes part."""
-        groups = [(group, self._label(index)) for index, group in enumerate(self.param_groups)]
-        if inputs is None:
-            return [functools.partial(participants.of_step, group, label) for group, label in groups]
-        given = {name: participants.by_parameter(name, tensors, self.param_groups) for name, tensors in inputs.items()}
-        return [functools.partial(participants.of_entry, procedure, group, given, label) for group, label in groups]
 
     def _present(self, name: str) -> list[plans.Plan | None]:
         return [self._plans.get(index, {}).get(name) for index in range(len(self.param_groups))]
@@ -323,7 +322,7 @@ class Optimizer(Releasable):
         prepare = functools.partial(choose.prepare, self.backend)
         counting = self.backend if on_device else None
         before = sum(len(earlier["params"]) for earlier in self.param_groups[:index])
-        request = plans.Request(self.schema, procedure, group, taking, factor, values, prepare, counting, before)
+        request = plans.Request(self.schema, procedure, group, taking, factor, values, prepare, counting, before, self._shards)
         plan = plans.build(request, edits)
         self._plans.setdefault(index, {})[procedure.name] = plan
 
@@ -331,7 +330,9 @@ class Optimizer(Releasable):
         capturable = bool(group.get("capturable", False))
         if not capturable and not self._scales and self._guard is None:
             return False
-        return capturable or all(choose.can_count_on(self.backend, device) for device in {p.device for p in group["params"]})
+        here = {self._shards.here(p).device for p in group["params"]}
+        whole = not any(map(self._shards.divides, group["params"]))
+        return capturable or (whole and all(choose.can_count_on(self.backend, device) for device in here))
 
     # --- state ---------------------------------------------------------------------------------------------------------------
 
@@ -345,8 +346,9 @@ class Optimizer(Releasable):
             participants.check(group["params"], {}, group, self._label(index))
             for p in group["params"]:
                 if p.requires_grad:
-                    states.initialise(states.Edits(self.state), self.schema, values, p, -1.0 if group["maximize"] else 1.0)
-        first = next((p for group in self.param_groups for p in group["params"] if p.requires_grad), None)
+                    sign = -1.0 if group["maximize"] else 1.0
+                    states.initialise(states.Edits(self.state), self.schema, values, p, sign, self._shards)
+        first = next((self._shards.here(p) for group in self.param_groups for p in group["params"] if p.requires_grad), None)
         if first is not None:
             model.settle(self.schema, hypers.validate(self.schema, self.param_groups[0]), self.param_groups, first.device)
 
@@ -382,7 +384,7 @@ class Optimizer(Releasable):
 
     def _forget(self) -> None:
         """Drops what is derived from groups and state."""
-        self._plans = {}
+        self._plans, self._exchanges = {}, {}
         self._readers = []
         self._settled = None, -1
         self._skipped = False

@@ -55,6 +55,10 @@ using Pass = void (*)(const Part& chunk, const double* scalars, const uint8_t* f
 // Code per tensor between two passes, or after the last: changes its statistics and numbers.
 using Stage = void (*)(const Tensor& tensor, const double* scalars, const uint8_t* flags, double* statistics);
 
+// All passes and stages. Where other processes have parts of the tensors, only one of them at a time: stage k, before pass k, is
+// number 2k, pass k is number 2k + 1.
+constexpr int32_t ALL = -1;
+
 // One thread's part of some members. Chunk `c` is as `optc_run` says; member `m` is the tensor of the chunks from
 // `member_begin[m]` to before `member_begin[m + 1]`.
 struct Share {
@@ -70,9 +74,11 @@ struct Share {
     double* statistics;
     int64_t columns;
     AllMatrices matrices;
+    int32_t only;
     int64_t first_member, end_member, share, shares;
 
-    void run(Pass pass) const {
+    void pass(int32_t k, Pass code) const {
+        if (only != ALL && only != 2 * k + 1) return;
         const int64_t first = member_begin[first_member], chunks = member_begin[end_member] - first;
         const int64_t end = first + first_chunk(begin + first, chunks, share + 1, shares);
         for (int64_t c = first + first_chunk(begin + first, chunks, share, shares); c < end; ++c) {
@@ -82,10 +88,11 @@ struct Share {
 #else
             const Part& part = chunk;
 #endif
-            pass(part, scalars, flags, factor, statistics + chunk.tensor * columns, partials + c * measures);
+            code(part, scalars, flags, factor, statistics + chunk.tensor * columns, partials + c * measures);
         }
     }
-    void run(Stage stage) const {
+    void stage(int32_t k, Stage code) const {
+        if (only != ALL && only != 2 * k) return;
         const int64_t members = end_member - first_member, end = first_member + members * (share + 1) / shares;
         for (int64_t m = first_member + members * share / shares; m < end; ++m) {
             const int64_t first = member_begin[m], chunks = member_begin[m + 1] - first, tensor = chunk_tensor[first];
@@ -96,7 +103,7 @@ struct Share {
 #else
             const Tensor one = {table, tensors, tensor, numel, partials + first * measures, chunks, measures};
 #endif
-            stage(one, scalars, flags, statistics + tensor * columns);
+            code(one, scalars, flags, statistics + tensor * columns);
         }
     }
     // Until all threads of the share are here.
@@ -137,11 +144,11 @@ static void run_share(const Share& all, const int64_t* waves, int64_t wave_count
 // Runs the kernel once over the members (see `Share`). A tensor without elements has one chunk, of size 0. `partials` has
 // `measures` places per chunk, `statistics` `columns` per tensor; neither is read before it is written. Kernels that know rows
 // and columns are also given the tensors' grids (null in variants without rows), two vectors per statistic and tensor, scratch,
-// and the first members of waves.
+// and the first members of waves. `only`: see `ALL`.
 OPTC_EXPORT void optc_run_passes(
     void* const* table, int64_t tensors, const int32_t* chunk_tensor, const int64_t* chunk_offset, const int64_t* begin,
     int64_t chunks, const int64_t* member_begin, int64_t members, const double* scalars, const uint8_t* flags, double factor,
-    double* partials, int64_t measures, double* statistics, int64_t columns, int32_t threads
+    double* partials, int64_t measures, double* statistics, int64_t columns, int32_t only, int32_t threads
 #ifdef OPTC_MATRICES
     , const optc::Grid* grids, void* const* vectors, double* scratch, const int64_t* waves, int64_t wave_count
 #endif
@@ -155,7 +162,7 @@ OPTC_EXPORT void optc_run_passes(
 #endif
     const auto work = [=](int64_t share, int64_t shares) {
         optc::run_share({table, tensors, chunk_tensor, chunk_offset, begin, member_begin, scalars, flags, factor,
-                         partials, measures, statistics, columns, matrices, 0, members, share, shares}, waves, wave_count);
+                         partials, measures, statistics, columns, matrices, only, 0, members, share, shares}, waves, wave_count);
     };
 #ifdef _OPENMP
     // No region at all for one thread, as in `optc_run`.

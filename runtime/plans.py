@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from optc.runtime import checks, layout, rows, shapes
+from optc.runtime import checks, divisible, layout, rows, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.batches import Binding, Members, Prepare
@@ -23,6 +23,7 @@ from optc.runtime.hypers import Facts, Values, holds
 from optc.runtime.pairs import REST
 from optc.runtime.participants import Participants
 from optc.runtime.schema import Condition, Procedure, Schema, State
+from optc.runtime.sharding import PLACEMENTS, Shards, local
 from optc.runtime.survey import Survey
 from optc.runtime.turns import Cast, Turn
 from optc.runtime.updates import Update
@@ -50,19 +51,19 @@ class Guards:
     memories: list[int]
 
     @staticmethod
-    def of(roster: Sequence[Tensor], taking: Participants, residents: Sequence[Tensor]) -> Guards:
-        """The present ones; gradients that are not there are expected in their parameter's dtype."""
-        forms = {_THETA: list(map(_form_of, roster))}
+    def of(here: Sequence[Tensor], roster: Sequence[Tensor], taking: Participants, residents: Sequence[Tensor]) -> Guards:
+        """The present ones; gradients that are not there are expected in their parameter's dtype. `here`: see `Cast`."""
+        forms = {_THETA: list(map(_form_of, here))}
         for name, column in taking.varying.items():
             found = dict(zip(map(id, taking.parameters), map(_form_of, column), strict=True))
             forms[name] = [found.get(id(p), form) for p, form in zip(roster, forms[_THETA], strict=True)]
-        strides = None if layout.all_contiguous(roster) else list(map(_strides_of, roster))
-        return Guards(list(map(_address, roster)), strides, forms, list(residents), list(map(_address, residents)))
+        strides = None if layout.all_contiguous(here) else list(map(_strides_of, here))
+        return Guards(list(map(_address, here)), strides, forms, list(residents), list(map(_address, residents)))
 
-    def hold(self, taking: Participants, places: Sequence[int]) -> bool:
+    def hold(self, taking: Participants, here: Sequence[Tensor], places: Sequence[int]) -> bool:
         """Whether memories, dtypes and shapes are the ones the plan was built for."""
         return (
-            self.stay(taking.parameters, places)
+            self.stay(here, places)
             and list(map(_address, self.residents)) == self.memories
             and all(self._forms_hold(name, column, places) for name, column in taking.varying.items())
         )
@@ -88,7 +89,8 @@ class Guards:
 class Request:
     """What a plan is built from: a group, and those of its parameters that take part.
 
-    `counting`: the backend's name where counts are kept on the device. `before`: parameters of earlier groups.
+    `counting`: the backend's name where counts are kept on the device. `before`: parameters of earlier groups. `shards` says
+    what of them this process has.
     """
 
     schema: Schema
@@ -100,6 +102,7 @@ class Request:
     prepare: Prepare
     counting: Choice | None
     before: int = 0
+    shards: Shards = PLACEMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,7 @@ class Plan:
     guards: Guards
     survey: Survey | None
     turn: Turn
+    shards: Shards
     _seen: bytes = b""
     _present: bytes = b""
     _misses: int = 0
@@ -184,7 +188,7 @@ class Plan:
         self._present = b""
         taking = find()
         found = self._places(taking.parameters) if fits else None
-        if found is None or not self.guards.hold(taking, found):
+        if found is None or not self.guards.hold(taking, list(map(self.shards.here, taking.parameters)), found):
             return taking, None
         self._survey_anew(group)
         return taking, found
@@ -268,18 +272,21 @@ def build(request: Request, edits: states.Edits) -> Plan:
     roster = _roster(request, wanted, takes_part, edits, fits)
     thetas: list[Tensor] = []
     copied, created = set(), {}
-    for place, p in enumerate(roster):
-        theta = p.detach()
-        if not fits(p):
-            theta = torch.empty_like(p, memory_format=torch.contiguous_format, requires_grad=False).copy_(p)
+    here = [request.shards.here(p) for p in roster]
+    for place, (p, mine) in enumerate(zip(roster, here, strict=True)):
+        divisible.require(schema, values, p, request.shards)
+        theta = mine.detach()
+        if not fits(mine):
+            theta = torch.empty_like(mine, memory_format=torch.contiguous_format, requires_grad=False).copy_(mine)
             copied.add(place)
         thetas.append(theta)
-        gradient = _Gradient(p.grad, arithmetic_dtype(theta.dtype), request.factor)
-        created[place] = states.prepare(edits, schema, wanted, values, p, theta, gradient)
+        gradient = _Gradient(request.shards.gradient(p), arithmetic_dtype(theta.dtype), request.factor)
+        home = states.Home(p, theta, request.shards)
+        created[place] = states.prepare(edits, schema, wanted, values, home, gradient)
     once = any(created.values()) and bool(rows.news_read(schema, procedure))
     statics = Statics.of_schema(schema, roster)
     members = _members(request, roster, thetas, edits.states)
-    cast = Cast(roster, thetas, frozenset(copied))
+    cast = Cast(roster, here, thetas, frozenset(copied))
     on_device = request.counting is not None and not once
     bindings = [] if on_device else [Binding.of(procedure, m, request.prepare) for m in members]
     device_batches = []
@@ -287,7 +294,7 @@ def build(request: Request, edits: states.Edits) -> Plan:
         device_batches = [bind(request.counting, schema, procedure, m, roster, edits) for m in members]
     places = [place for place, p in enumerate(roster) if id(p) in takes_part]
     residents = [x for m in members for name, column in m.tensors.items() if name != _THETA for x in column]
-    surveyable = procedure.name == "step" and not once and not copied
+    surveyable = procedure.name == "step" and not once and not copied and not any(map(request.shards.divides, roster))
     place_of = {id(p): place for place, p in enumerate(roster)}
     return Plan(
         schema=schema,
@@ -302,9 +309,10 @@ def build(request: Request, edits: states.Edits) -> Plan:
         static=statics.of(values),
         once=once,
         values=values,
-        guards=Guards.of(roster, taking, residents),
+        guards=Guards.of(here, roster, taking, residents),
         survey=Survey.of(request.group, [id(p) in place_of for p in request.group], residents) if surveyable else None,
         turn=cast.turn(places, schema, procedure, bindings, edits, created),
+        shards=request.shards,
     )
 
 
@@ -314,18 +322,24 @@ def _roster(
     """Who is bound: those that take part, and those that did before, so that they can come back without a new plan."""
     if request.counting is not None or request.procedure.name != "step":
         return list(request.taking.parameters)
-    return [p for p in request.group if id(p) in takes_part or (_has_state(request, p, wanted, edits.states) and fits(p))]
+    return [
+        p
+        for p in request.group
+        if id(p) in takes_part or (_has_state(request, p, wanted, edits.states) and fits(request.shards.here(p)))
+    ]
 
 
 def _has_state(request: Request, p: Tensor, wanted: Sequence[State], slots: states.States) -> bool:
     """Whether a parameter without a gradient could have one at once, with the state that it has."""
     slot, schema = slots.get(p), request.schema
-    if slot is None or states.STEP not in slot or type(p) not in checks.PLAIN:
+    home = states.Home(p, request.shards.here(p), request.shards)
+    if slot is None or states.STEP not in slot or type(home.theta) not in checks.PLAIN:
         return False
     present = (state for state in wanted if states.exists(state, request.values, p))
-    if schema.pair is not None and states.rest_of(schema.pair, slot.get(REST), p.detach()) is not slot.get(REST):
+    rest = local(slot[REST]) if REST in slot else None
+    if schema.pair is not None and states.rest_of(schema.pair, rest, home.theta.detach()) is not rest:
         return False
-    return all(states.fits(slot, schema, state, p, request.values) for state in present)
+    return all(states.fits(slot, schema, state, home, request.values) for state in present)
 
 
 @dataclass(slots=True)
@@ -350,12 +364,14 @@ def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor
     sorted_: dict[tuple[object, ...], tuple[dict[str, bool], list[int]]] = {}
     reads_g = "g" in request.taking.varying
     dtypes = [p.grad.dtype if reads_g and p.grad is not None else theta.dtype for p, theta in zip(roster, thetas, strict=True)]
+    shards = [request.shards.shard(p) for p in roster]
     for index, theta in enumerate(thetas):
-        facts = Facts.of(theta)
+        facts = Facts.of(roster[index])
         if facts not in variants:
             variants[facts] = {name: holds(condition, request.values, facts) for name, condition in flags}
         present = tuple(s.key in slots[roster[index]] for s in request.schema.states)
-        key = (theta.device, theta.dtype, dtypes[index], *variants[facts].values(), present)
+        divided = shards[index] is not None
+        key = (theta.device, theta.dtype, dtypes[index], *variants[facts].values(), present, divided)
         sorted_.setdefault(key, (variants[facts], []))[1].append(index)
     names = [name for hyper in request.schema.hypers if hyper.kind == "choice" for name in hyper.names]
     choices = {name: value for name in names if isinstance(value := request.values[name], str)}
@@ -366,12 +382,16 @@ def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor
         tensors = {"theta": [thetas[i] for i in positions]}
         for state in request.schema.states:
             entries = [slots[roster[i]].get(state.key) for i in positions]
-            if not state.host and states.exists(state, request.values, thetas[first]) and entries[0] is not None:
-                tensors[state.name] = [entry for entry in entries if entry is not None]
-                if state.codebook(thetas[first].numel()) is not None:
+            if not state.host and states.exists(state, request.values, roster[first]) and entries[0] is not None:
+                tensors[state.name] = [local(entry) for entry in entries if entry is not None]
+                if state.codebook(roster[first].numel()) is not None:
                     tensors[state.scales] = [slots[roster[i]][state.scale_key] for i in positions]
         if REST in slots[roster[first]]:
-            tensors[REST] = [slots[roster[i]][REST] for i in positions]
-        elements = [first_element(numbers[id(roster[i])]) for i in positions]
-        found.append(Members(tuple(positions), thetas[first].device, dtypes[first], variant, choices, tensors, elements))
+            tensors[REST] = [local(slots[roster[i]][REST]) for i in positions]
+        places = [numbers[id(roster[i])] for i in positions]
+        mine = [shard for i in positions if (shard := shards[i]) is not None]
+        starts = [shard.first or 0 for shard in mine] or [0] * len(positions)
+        elements = [first_element(place) + start for place, start in zip(places, starts, strict=True)]
+        of_group = dtypes[first], variant, choices, tensors, elements, mine, places
+        found.append(Members(tuple(positions), thetas[first].device, *of_group))
     return found

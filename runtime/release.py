@@ -288,7 +288,7 @@ class Release:
         schema, procedure, label = optimizer.schema, at.procedure, at.label
         known = self._plans.get(id(p))
         plan = known.plan if known is not None and known.schema is schema and known.place == place else None
-        find = functools.partial(participants.of_one, p, at.group, label)
+        find = functools.partial(participants.of_one, p, at.group, label, optimizer._shards)
         edits = states.Edits(_Alone(optimizer.state, p))
         try:
             taking, where = (find(), None) if plan is None else plan.look([p], at.values, find)

@@ -17,6 +17,7 @@ from optc.runtime.guard import Guard
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.optimizer import Optimizer
 from optc.runtime.release import Releasable
+from optc.runtime.sharding import PLACEMENTS
 from optc.runtime.watched import State
 
 TYPE = "type"
@@ -206,11 +207,11 @@ class Routed(Releasable):
         parts = self._share()
         scaling = amp.read(self) if self._common["amp"] else amp.Scaling()
         if self._guard is not None:
-            scaling = self._guard.before(self.param_groups, told=False)
+            scaling = self._guard.before(self.param_groups, told=False, shards=PLACEMENTS)
         losses = dict(zip(map(id, parts), given, strict=True))
         steps.together(parts, lambda part: part._ready("step", None, losses[id(part)], scaling))
         if self._guard is not None:
-            self._guard.after(self.last_step_skipped, self.param_groups)
+            self._guard.after(self.last_step_skipped, self.param_groups, PLACEMENTS)
 
     @property
     def last_step_skipped(self) -> bool | Tensor:

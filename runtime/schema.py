@@ -16,6 +16,8 @@ Extent: TypeAlias = Literal["elem", "row", "col", "matrix", "pick", "tensor", "m
 """Where a value varies; "pick": over every p-th element of the flattened parameter, p being the hyper `Schema.pick`."""
 Storage: TypeAlias = Codebook | Literal["float64", "float32", "bfloat16", "float16"]
 """How a state per element is kept, where that is not in the dtype of the arithmetic."""
+SCALE = ".scale"
+"""What the name of the stream of a state's scales ends with."""
 PER_ELEMENT: tuple[Extent, ...] = ("elem", "pick")
 """Extents of what lies in memory as elements do."""
 
@@ -93,7 +95,7 @@ class State:
     @property
     def scales(self) -> str:
         """The name of the stream of scales; no state is called so."""
-        return f"{self.name}.scale"
+        return f"{self.name}{SCALE}"
 
     def codebook(self, numel: int) -> Codebook | None:
         """What the codes of a parameter of this size mean; None where it has none."""

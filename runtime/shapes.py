@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from optc.runtime.hypers import Values
 from optc.runtime.schema import Extent, Kernel, Schema, Seen, State
+
+Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 IN_MATRICES: dict[Extent, tuple[bool, bool]] = {"matrix": (False, False), "row": (True, False), "col": (False, True)}
 """Whether a value varies along the last two dimensions: rows lie along the last."""
@@ -60,3 +65,29 @@ def needs_order(schema: Schema) -> bool:
 def keeps_rows(kernel: Kernel) -> bool:
     """Whether a kernel, or another of its procedure, has values per row, column or matrix."""
     return any(extent in IN_MATRICES for extent in (*kernel.extents, *(stream.extent for stream in kernel.streams)))
+
+
+def lines_of(shape: Sequence[int], offset: Sequence[int], size: Sequence[int], seen: Seen | None) -> dict[str, Integers]:
+    """Which rows, columns and matrices of a parameter are in a box of it, by their numbers, in the order of the box.
+
+    The last two dimensions are rows and columns or, with "matrix", the first and all others.
+    """
+    box = [np.arange(at, at + length) for at, length in zip(offset, size, strict=True)]
+    if len(shape) < 2:
+        one = np.zeros(1, dtype=np.int64)
+        return {"matrix": one, "row": one, "col": box[0] if box else one}
+    at = 0 if seen == "matrix" else len(shape) - 2
+    stack, rows, columns = (_numbers(shape[span], box[span]) for span in (slice(at), slice(at, at + 1), slice(at + 1, None)))
+    return {
+        "matrix": stack,
+        "row": (stack[:, None] * shape[at] + rows).reshape(-1),
+        "col": (stack[:, None] * math.prod(shape[at + 1 :]) + columns).reshape(-1),
+    }
+
+
+def _numbers(shape: Sequence[int], box: Sequence[Integers]) -> Integers:
+    """The places of a box in memory of this shape, in order."""
+    found = np.zeros(1, dtype=np.int64)
+    for length, places in zip(shape, box, strict=True):
+        found = (found[:, None] * length + places).reshape(-1)
+    return found

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from optc.runtime import layout, shapes
 from optc.runtime.backend import arithmetic_dtype
+from optc.runtime.codebook import Codebook
 from optc.runtime.hypers import Facts, Values, holds
 from optc.runtime.pairs import REST, Pair, first_rest, rest_dtype
 from optc.runtime.schema import PER_ELEMENT, Procedure, Schema, State
+from optc.runtime.sharding import PLACEMENTS, Shards, local
 from optc.runtime.storage import are_codes, kept_as_codes, kept_dtype
 
 STEP = "step"
@@ -92,51 +94,82 @@ class Edits:
 _ABSENT = object()
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A parameter whose state is looked at: p, and in memory what this process has of it, `theta`, or a dense copy of that."""
+
+    p: Tensor
+    theta: Tensor
+    shards: Shards = PLACEMENTS
+
+    def shape(self, state: State, schema: Schema, values: Values) -> tuple[int, ...]:
+        """That of a state here: what belongs to elements is where they are, all else is the same on all processes."""
+        return shapes.of_state(state, schema, self.theta.shape if state.extent in PER_ELEMENT else self.p.shape, values)
+
+    def codebook(self, state: State) -> Codebook | None:
+        """What codes mean, which the whole parameter decides."""
+        return state.codebook(self.p.numel())
+
+    def kept(self, entry: Tensor) -> Tensor:
+        """An entry as the state has it."""
+        return self.shards.kept(self.p, entry) if entry.shape == self.theta.shape else entry
+
+
 def prepare(
     edits: Edits,
     schema: Schema,
     states: Iterable[State],
     values: Values,
-    p: Tensor,
-    theta: Tensor,
+    home: Home,
     gradient: Callable[[], Tensor | None],
 ) -> frozenset[str]:
-    """Creates the missing entries of `p` and brings the others into the dtype, device and memory order of `theta`.
+    """Creates the missing entries of a parameter and brings the others into the dtype, device and memory order of θ here.
 
-    `theta` is p, or a dense copy of it. `gradient` gives g in the arithmetic dtype with sign and scale applied, or None where
-    there is none. Returns the names of the states created here. Raises ValueError where a state has another shape than `p`.
+    `gradient` gives g in the arithmetic dtype with sign and scale applied, or None where there is none. Returns the names of
+    the states created here. Raises ValueError where a state has another shape than the parameter.
     """
     created = set()
+    p, theta = home.p, home.theta
     dtype = arithmetic_dtype(theta.dtype)
     slot = edits.states.get(p, {})
+
+    def put(state: State, entry: Tensor) -> None:
+        """What is there already stays the same object."""
+        before = slot.get(state.key)
+        same = isinstance(before, Tensor) and entry is local(before)
+        edits.put(p, state.key, before if same else home.kept(entry) if state.extent in PER_ELEMENT else entry)
+
     if STEP not in slot:
         edits.put(p, STEP, counter(0.0))
     for state in states:
-        entry = slot.get(state.key)
+        entry, book = local(slot.get(state.key)), home.codebook(state)
+        if entry is None and not exists(state, values, p):
+            continue
         if entry is None:
-            if exists(state, values, p):
-                created.add(state.name)
-                value = _initial(schema, state, values, theta, dtype, gradient)
-                book = state.codebook(theta.numel())
-                kept = {state.key: value} if book is None else kept_as_codes(state, book, value, None, theta)
-                for key, part in kept.items():
-                    edits.put(p, key, part)
+            created.add(state.name)
+            entry = _initial(schema, state, values, home, dtype, gradient)
         elif state.number:
-            edits.put(p, state.key, _as_number(entry, state, theta))
-        elif (book := state.codebook(theta.numel())) is not None:
-            for key, part in kept_as_codes(state, book, entry, slot.get(state.scale_key), theta).items():
-                edits.put(p, key, part)
-        elif not state.host:
-            shape = shapes.of_state(state, schema, p.shape, values)
+            entry = _as_number(entry, state, theta)
+        if book is not None:
+            kept = kept_as_codes(state, book, entry, slot.get(state.scale_key), theta)
+            put(state, kept[state.key])
+            edits.put(p, state.scale_key, kept[state.scale_key])
+        elif state.number or state.host:
+            edits.put(p, state.key, entry)
+        else:
+            shape = home.shape(state, schema, values)
             if entry.shape != shape:
                 picked = f" (every {shapes.period(schema, values)}-th element)" if state.extent == "pick" else ""
                 raise ValueError(
                     f"state {state.key!r} has shape {tuple(entry.shape)}, for its parameter {tuple(p.shape)} it must have "
                     f"{tuple(shape)}{picked}: after changing a parameter's shape, delete its entry in `state`"
                 )
-            edits.put(p, state.key, layout.arranged(entry, _like(state, shape, theta), kept_dtype(state, dtype)))
-    if schema.pair is not None and (rest := rest_of(schema.pair, slot.get(REST), theta)) is not None:
-        edits.put(p, REST, rest)
+            put(state, layout.arranged(entry, _like(state, shape, theta), kept_dtype(state, dtype)))
+    if schema.pair is not None:
+        before = slot.get(REST)
+        rest = rest_of(schema.pair, local(before), theta)
+        if rest is not None:
+            edits.put(p, REST, before if rest is local(before) else home.kept(rest))
     return frozenset(created)
 
 
@@ -160,21 +193,21 @@ def _like(state: State, shape: tuple[int, ...], theta: Tensor) -> Tensor:
     return theta if state.extent == "elem" else theta.new_empty(shape)
 
 
-def fits(slot: Slot, schema: Schema, state: State, p: Tensor, values: Values) -> bool:
+def fits(slot: Slot, schema: Schema, state: State, home: Home, values: Values) -> bool:
     """Whether kernels can take what a dense parameter has of a state as it is."""
-    entry = slot.get(state.key)
+    entry, p = local(slot.get(state.key)), home.theta
     if not isinstance(entry, Tensor):
         return False
     dtype = kept_dtype(state, arithmetic_dtype(p.dtype))
     if state.host:
         return True
-    if (book := state.codebook(p.numel())) is not None:
+    if (book := home.codebook(state)) is not None:
         return are_codes(state, book, entry, slot.get(state.scale_key), p)
     if state.number:
         return _is_number(entry, p)
     if state.extent == "elem":
         return entry.shape == p.shape and layout.arranged(entry, p, dtype) is entry
-    fitting = entry.shape == shapes.of_state(state, schema, p.shape, values) and entry.is_contiguous()
+    fitting = entry.shape == home.shape(state, schema, values) and entry.is_contiguous()
     return fitting and entry.dtype == dtype and entry.device == p.device
 
 
@@ -197,15 +230,15 @@ def _initial(
     schema: Schema,
     state: State,
     values: Values,
-    theta: Tensor,
+    home: Home,
     dtype: torch.dtype,
     gradient: Callable[[], Tensor | None],
 ) -> Tensor:
     """The first value of a state, in memory of its own."""
-    hypers = [values[name] for name in state.arguments]
+    hypers, theta = [values[name] for name in state.arguments], home.theta
     if state.host or state.number:
         return scalar(float(state.initial(None, None, *hypers)), theta.device if state.number else None)
-    shape = shapes.of_state(state, schema, theta.shape, values)
+    shape = home.shape(state, schema, values)
     if state.extent not in PER_ELEMENT:
         return torch.full(shape, float(state.initial(None, None, *hypers)), dtype=dtype, device=theta.device)
     tensor = torch.empty_like(_like(state, shape, theta), dtype=kept_dtype(state, dtype), requires_grad=False)
@@ -219,8 +252,11 @@ def _initial(
     return tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
 
 
-def initialise(edits: Edits, schema: Schema, values: Values, p: Tensor, sign: float) -> None:
+def initialise(edits: Edits, schema: Schema, values: Values, p: Tensor, sign: float, shards: Shards = PLACEMENTS) -> None:
     """Creates all states of `p`; those that start from the gradient start from zeros where there is none."""
-    theta = p.detach() if layout.is_dense(p) else p.detach().contiguous()
-    g = torch.zeros_like(theta) if p.grad is None else p.grad.detach()
-    prepare(edits, schema, schema.of_parameters, values, p, theta, lambda: g.to(arithmetic_dtype(p.dtype)) * sign)
+    here = shards.here(p).detach()
+    theta = here if layout.is_dense(here) else here.contiguous()
+    found = shards.gradient(p)
+    g = torch.zeros_like(theta) if found is None else found.detach()
+    home = Home(p, theta, shards)
+    prepare(edits, schema, schema.of_parameters, values, home, lambda: g.to(arithmetic_dtype(p.dtype)) * sign)

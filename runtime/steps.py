@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from optc.runtime import loss, model, updates
+from optc.runtime.exchange import Exchange
 from optc.runtime.guard import Watch
 from optc.runtime.hypers import Values
 from optc.runtime.model import Gathering
@@ -27,6 +28,7 @@ class Ready:
 
     `before` are the numbers of the model that the groups had, if there are any. `built`: plans were built for it. `found_inf`:
     a number on the device that says, where it is not 0, that the step does nothing; `watch` finds out during the step.
+    `exchange`: what processes tell each other.
     """
 
     optimizer: Optimizer
@@ -39,12 +41,13 @@ class Ready:
     built: bool = False
     found_inf: Tensor | None = None
     watch: Watch | None = None
+    exchange: Exchange | None = None
 
     def run(self) -> None:
         """Updates the parameters; leaves everything as it was where the step finds out that a gradient is not finite."""
         if self.updates is None:
             return
-        through = updates.run(self.procedure, self.updates, self.gathering, self.watch)
+        through = updates.run(self.procedure, self.updates, self.gathering, self.watch, self.exchange)
         if self.gathering is not None and self.optimizer.schema.square_sum is not None and self.procedure.name == "step":
             self.optimizer._square_sum = self.gathering.total(self.optimizer.schema.square_sum)
         if through:

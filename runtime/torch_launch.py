@@ -14,7 +14,7 @@ from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Columns
 from optc.runtime.draws import Elements, uniforms
 from optc.runtime.pairs import REST, joined, split_into
-from optc.runtime.schema import Kernel, Stream
+from optc.runtime.schema import SCALE, Kernel, Stream
 from optc.runtime.storage import PIECE, put, taken
 
 
@@ -51,7 +51,7 @@ class TorchLauncher:
         static = [variant[name] for name in kernel.static_flags]
         tensors = self.residents.tensors
         columns = [tensors.get(s.name) if s.stays else varying[s.name] for s in streams]
-        scales = [tensors.get(REST if s.pair else f"{s.name}.scale") for s in streams]
+        scales = [tensors.get(REST if s.pair else f"{s.name}{SCALE}") for s in streams]
         dtypes = self._dtypes(columns)
         told = all(s.role == "state" or s.beside for s in kernel.streams)
         sizes = self.residents.sizes(kernel) if told or any(s.codebook(variant) for s in streams) else None
@@ -214,6 +214,10 @@ class TorchBackend:
         statistics: list[dict[str, Tensor]] = [{} for _ in range(count)]
         every = (column[0] for r in residents for column in r.tensors.values() if len(column))
         device = next((tensor.device for tensor in every), torch.device("cpu"))
+        if any(r.shards for r in residents) and any(k.passes for k in kernels):
+            from optc.runtime.torch_divided import divided
+
+            return divided(kernels, residents, device, statistics)
         return [TorchLauncher(k, r, device, statistics) for k, r in zip(kernels, residents, strict=True)]
 
 

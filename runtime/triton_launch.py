@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optc.runtime.backend import BackendUnavailable, Residents, arithmetic_dtype
+from optc.runtime.backend import BackendUnavailable, Launcher, Residents, arithmetic_dtype
 from optc.runtime.columns import Columns
 from optc.runtime.schema import Kernel, Procedure
 from optc.runtime.triton_device import (
@@ -26,6 +26,7 @@ from optc.runtime.triton_device import (
     triton_dtype,
     warp_size,
 )
+from optc.runtime.triton_divided import divided
 from optc.runtime.triton_kernel import LazyKernel
 from optc.runtime.triton_passes import ReducingLauncher, prepare_reducing
 from optc.runtime.triton_tables import Chunks, VaryingTable, capturing, in_memory, on_host, resident_table, upload
@@ -213,19 +214,34 @@ class TritonBackend:
 
     name = "triton"
 
-    def prepare(self, kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[TritonLauncher | ReducingLauncher]:
+    def prepare(self, kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[Launcher]:
         """Binds the kernels of a procedure to a batch.
 
         Raises BackendUnavailable without Triton, for CPU tensors without its interpreter, and for rows too long for panels.
         """
-        kept = [column for r in residents for column in r.tensors.values() if len(column)]
-        device = kept[0][0].device if kept else torch.device("cpu")
-        elements = [_first(k, r) for k, r in zip(kernels, residents, strict=True)]
-        dtypes = [*(column[0].dtype for column in elements if column), *(r.gradient_dtype for r in residents)]
+        if not any(r.shards for r in residents):
+            return [*_bound(kernels, residents)]
         pairs = [(k, r) for k, r in zip(kernels, residents, strict=True) if k.passes]
-        real = arithmetic_dtype(dtypes[0]) if dtypes else torch.float32
-        reducing = iter(prepare_reducing([k for k, _ in pairs], [r for _, r in pairs], real, device))
+        real, device = _arithmetic(kernels, residents)
+        reducing = iter(divided([k for k, _ in pairs], [r for _, r in pairs], real, device))
         return [next(reducing) if k.passes else _elementwise(k, r, device) for k, r in zip(kernels, residents, strict=True)]
+
+
+def _bound(kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[TritonLauncher | ReducingLauncher]:
+    """See `TritonBackend.prepare`; of tensors that no other process has parts of."""
+    pairs = [(k, r) for k, r in zip(kernels, residents, strict=True) if k.passes]
+    real, device = _arithmetic(kernels, residents)
+    reducing = iter(prepare_reducing([k for k, _ in pairs], [r for _, r in pairs], real, device))
+    return [next(reducing) if k.passes else _elementwise(k, r, device) for k, r in zip(kernels, residents, strict=True)]
+
+
+def _arithmetic(kernels: Sequence[Kernel], residents: Sequence[Residents]) -> tuple[torch.dtype, torch.device]:
+    """In which dtype, and where, the kernels of a batch compute."""
+    kept = [column for r in residents for column in r.tensors.values() if len(column)]
+    elements = [_first(k, r) for k, r in zip(kernels, residents, strict=True)]
+    dtypes = [*(column[0].dtype for column in elements if column), *(r.gradient_dtype for r in residents)]
+    device = kept[0][0].device if kept else torch.device("cpu")
+    return arithmetic_dtype(dtypes[0]) if dtypes else torch.float32, device
 
 
 def _first(kernel: Kernel, residents: Residents) -> Sequence[Tensor]:
@@ -283,7 +299,7 @@ def prepare_capturable(
         raise BackendUnavailable(
             f"{procedure.name} decides on the host what its numbers of the model are: leave capturable off"
         )
-    launchers = tuple(TRITON.prepare(procedure.kernels, [_only(kernel, residents) for kernel in procedure.kernels]))
+    launchers = tuple(_bound(procedure.kernels, [_only(kernel, residents) for kernel in procedure.kernels]))
     device, n = launchers[0].device, counters.numel()
     function = require_triton(procedure.triton_scalars, device)
     every = residents.shapes or [p.shape for p in next(iter(residents.tensors.values()))]

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,12 +31,11 @@ from optc.runtime.triton_device import (
     warp_size,
 )
 from optc.runtime.triton_kernel import LazyKernel
-from optc.runtime.triton_matrices import DEPTH, LANES, PANEL, Matrices, in_matrices, tile_rows
-from optc.runtime.triton_memory import left_for_partials, levels, most_measured, most_programs
-from optc.runtime.triton_tables import Chunks, VaryingTable, choose_chunk, in_memory, on_host, resident_table, upload
+from optc.runtime.triton_matrices import DEPTH, LANES, PANEL, Matrices, tile_rows
+from optc.runtime.triton_memory import levels
+from optc.runtime.triton_reductions import LEAF, Reductions
+from optc.runtime.triton_tables import VaryingTable, in_memory, on_host, resident_table, upload
 
-LEAF = 8192
-"""Elements of a leaf: a multiple of every block. It is part of what a sum means to the last bit."""
 LONGEST_STRIDE = 1 << 62
 """Stands for all longer ones: products with the number of a picked element fit into 64 bits."""
 PARTIALS_PER_TURN = 256
@@ -45,46 +43,17 @@ PARTIALS_PER_TURN = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Reductions:
-    """What passes leave, kept for all tensors of a batch and all kernels of a procedure; passes and steps overwrite it.
-
-    `chunks`: what programs take of tensors that are no matrices. `partials`: float64 [most measures of a pass][each]; tensor i
-    has those from `first[i]` to `first[i + 1]`. `none` is such a table in which no tensor has any. `statistics`: float64
-    [tensors][statistics]. `matrices`: what there is for each row, column and matrix, where the tensors are seen as such.
+class Given:
+    """What a launch is given: where gradients are, g's factor, scalars in `memory` and, where passes get them so, as
+    `arguments`.
     """
 
-    chunks: Chunks
-    partials: Tensor
-    each: int
-    first: Tensor
-    none: Tensor
-    statistics: Tensor
-    matrices: Matrices | None
-
-    @staticmethod
-    def of(
-        kernels: Sequence[Kernel], shapes: Sequence[torch.Size], sizes: Sequence[int], real: torch.dtype, device: torch.device
-    ) -> Reductions:
-        """For tensors of these shapes."""
-        seen, memory = in_matrices(kernels, shapes), left_for_partials(kernels, len(sizes))
-        memory = memory // 2 if seen else memory
-        matrices = Matrices.of(kernels, shapes, real, device, memory) if seen else None
-        length = choose_chunk(sizes, LEAF, most_programs(kernels, len(sizes), memory))
-        first = np.zeros(len(sizes) + 1, dtype=np.int32)
-        np.cumsum([-(-size // length) for size in sizes], out=first[1:])
-        each, rows = int(first[-1]), most_measured(kernels)
-        most = max(each, matrices.panel_count if matrices is not None else 0)
-        partials = torch.empty(max(1, rows * most), dtype=torch.float64, device=device)
-        width = max(len(k.statistics) for k in kernels)
-        statistics = torch.empty(len(sizes), max(1, width), dtype=torch.float64, device=device)
-        table = upload(torch.from_numpy(first), device)
-        chunks = Chunks.of_length(sizes, length, device)
-        return Reductions(chunks, partials, each, table, torch.zeros_like(table), statistics, matrices)
-
-    def only(self, members: Sequence[int]) -> Reductions:
-        """For launches on some of the tensors; what is kept stays where it is."""
-        matrices = None if self.matrices is None else self.matrices.only(members)
-        return replace(self, chunks=self.chunks.only(members), matrices=matrices)
+    table: Tensor
+    factor: float | Tensor
+    found_inf: Tensor | None
+    memory: Tensor | None
+    rows: int
+    arguments: tuple[Sequence[float], Sequence[bool]] | None
 
 
 @dataclass(slots=True)
@@ -118,15 +87,20 @@ class ReducingLauncher:
     def launch(
         self, varying: Columns, scalars: Sequence[float | Tensor], flags: Sequence[bool], gradient_factor: float
     ) -> None:
-        """See `optc.runtime.backend.Launcher`. Stages read scalars as float64 from memory.
+        """See `optc.runtime.backend.Launcher`."""
+        self._run(self.given(varying, scalars, flags, gradient_factor))
+
+    def given(
+        self, varying: Columns, scalars: Sequence[float | Tensor], flags: Sequence[bool], gradient_factor: float
+    ) -> Given:
+        """What a launch is given. Stages read scalars as float64 from memory.
 
         Passes do, too, if they are float64 or a scalar is on the device.
         """
         memory, known = in_memory(scalars, flags, gradient_factor, self.device), on_host(scalars)
         if self.real == torch.float64 or known is None:
-            self._run(varying, memory[-1:], None, memory, 1, None)
-        else:
-            self._run(varying, gradient_factor, None, memory, 1, (known, flags))
+            return Given(self._table(varying), memory[-1:], None, memory, 1, None)
+        return Given(self._table(varying), gradient_factor, None, memory, 1, (known, flags))
 
     def run(
         self,
@@ -139,31 +113,44 @@ class ReducingLauncher:
         flags: Sequence[bool],
     ) -> None:
         """One step with scalars, flags and g's factor in `memory` (float64 [rows][scalars + flags])."""
-        self._run(varying, gradient_factor, found_inf, memory, rows, None)
+        self._run(Given(self._table(varying), gradient_factor, found_inf, memory, rows, None))
 
-    def _run(
-        self,
-        varying: Columns,
-        factor: float | Tensor,
-        found_inf: Tensor | None,
-        memory: Tensor | None,
-        rows: int,
-        given: tuple[Sequence[float], Sequence[bool]] | None,
-    ) -> None:
-        """`given`: scalars and flags that passes get as arguments."""
+    def _table(self, varying: Columns) -> Tensor:
+        """Where gradients and inputs are."""
         moving = [s.name for s in self.kernel.streams if not s.stays]
         columns = [varying[name] for name in moving]
         if self.members.numel():
             self.dtypes |= {name: column[0].dtype for name, column in zip(moving, columns, strict=True)}
         with on_device(self.device):
-            table = self.varying.of(columns)
-            measured = True
-            for one, shape in zip(self.kernel.passes, self.geometries, strict=True):
-                self._stage(one.stage, measured, found_inf, memory, rows)
-                measured = one.runs(self.variant)
-                if measured and (one.streams or one.measures):
-                    self._pass(one, shape, table, factor, found_inf, memory, rows, given)
-            self._stage(self.kernel.finish, measured, found_inf, memory, rows)
+            return self.varying.of(columns)
+
+    def _run(self, given: Given) -> None:
+        for k in range(len(self.kernel.passes)):
+            self.stage(k, given)
+            self.sweep(k, given)
+        self.stage(len(self.kernel.passes), given)
+
+    def runs(self, k: int) -> bool:
+        """Whether pass k has something to do; what is before the first has."""
+        return k < 0 or self.kernel.passes[k].runs(self.variant)
+
+    def stage_before(self, k: int) -> LazyKernel | None:
+        """The stage before pass k, or after the last."""
+        passes = self.kernel.passes
+        found: LazyKernel | None = passes[k].stage if k < len(passes) else self.kernel.finish
+        return found
+
+    def stage(self, k: int, given: Given, steps: slice = slice(None)) -> None:
+        """Runs the stage before pass k, or after the last; of one that is several launches, some `steps`."""
+        with on_device(self.device):
+            self._stage(self.stage_before(k), self.runs(k - 1), given, steps)
+
+    def sweep(self, k: int, given: Given) -> None:
+        """Runs pass k."""
+        one = self.kernel.passes[k]
+        if self.runs(k) and (one.streams or one.measures):
+            with on_device(self.device):
+                self._pass(one, self.geometries[k], given)
 
     def _in_panels(self, one: Pass) -> Matrices | None:
         """The panels that a pass runs over, if it does."""
@@ -173,28 +160,24 @@ class ReducingLauncher:
         self,
         one: Pass,
         shape: Geometry,
-        table: Tensor,
-        factor: float | Tensor,
-        found_inf: Tensor | None,
-        memory: Tensor | None,
-        rows: int,
-        given: tuple[Sequence[float], Sequence[bool]] | None,
+        found: Given,
     ) -> None:
         kernel, kept, matrices = self.kernel, self.reductions, self._in_panels(one)
         chunks = kept.chunks if matrices is None else matrices.launched(kernel, one)
         if not chunks.count:
             return
+        given, found_inf = found.arguments, found.found_inf
         scalars, flags = given or ([0.0] * len(kernel.scalars), [False] * len(kernel.host_flags))
         first = (
             self.table,
-            table,
+            found.table,
             chunks.tensors,
             chunks.first,
             chunks.length,
-            factor,
+            found.factor,
             found_inf,
-            None if given else memory,
-            rows,
+            None if given else found.memory,
+            found.rows,
             *scalars,
         )
         constants = (*stream_dtypes(one.streams, self.dtypes), *self._static_flags(), *flags, triton_dtype(self.real))
@@ -244,9 +227,8 @@ class ReducingLauncher:
         self,
         function: LazyKernel | None,
         measured: bool,
-        found_inf: Tensor | None,
-        memory: Tensor | None,
-        rows: int,
+        given: Given,
+        steps: slice,
     ) -> None:
         """`measured`: the pass before has left partials; otherwise it measured no elements."""
         if function is None or not self.members.numel():
@@ -260,26 +242,24 @@ class ReducingLauncher:
                 kept.partials,
                 kept.each,
                 kept.statistics,
-                found_inf,
-                memory,
-                rows,
+                given.found_inf,
+                given.memory,
+                given.rows,
                 *self._static_flags(),
                 PARTIALS_PER_TURN,
-                found_inf is not None,
+                given.found_inf is not None,
                 num_warps=WARPS,
             )
             return
-        for step in function.steps:
-            self._step(step, kept.matrices, measured, found_inf, memory, rows)
+        for step in function.steps[steps]:
+            self._step(step, kept.matrices, measured, given)
 
     def _step(
         self,
         step: LazyKernel,
         matrices: Matrices,
         measured: bool,
-        found_inf: Tensor | None,
-        memory: Tensor | None,
-        rows: int,
+        given: Given,
     ) -> None:
         """One launch of a stage."""
         extent = step.over
@@ -301,14 +281,14 @@ class ReducingLauncher:
             self.reductions.statistics,
             *(matrices.values[name] for name in ("row", "col", "matrix")),
             matrices.reduced,
-            found_inf,
-            memory,
-            rows,
+            given.found_inf,
+            given.memory,
+            given.rows,
             *self._static_flags(),
             triton_dtype(self.real),
             LANES[extent],
             DEPTH[extent],
-            found_inf is not None,
+            given.found_inf is not None,
             num_warps=WARPS,
         )
 

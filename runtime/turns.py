@@ -47,9 +47,13 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """All parameters of a plan, with dense forms of themselves: the same memory, or copies where that is not dense."""
+    """All parameters of a plan, and what this process has `here` of them: themselves, where no other has a part.
+
+    `thetas` are dense forms of that: the same memory, or copies where it is not dense.
+    """
 
     parameters: Sequence[Tensor]
+    here: Sequence[Tensor]
     thetas: Sequence[Tensor]
     copied: frozenset[int]
 
@@ -81,5 +85,5 @@ class Cast:
             if parts:
                 batches.append(Batch(binding, parts, column))
         single = [index for index, theta in enumerate(thetas) if theta.numel() == 1]
-        staged = [(self.parameters[place], self.thetas[place]) for place in places if place in self.copied]
+        staged = [(self.here[place], self.thetas[place]) for place in places if place in self.copied]
         return Turn(places, parameters, thetas, single, staged, sorted_, batches)

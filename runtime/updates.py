@@ -10,6 +10,7 @@ from torch import Tensor
 from optc.runtime.batches import Launch
 from optc.runtime.capturable import DeviceBatch
 from optc.runtime.columns import Columns
+from optc.runtime.exchange import Divided, Exchange
 from optc.runtime.guard import Watch
 from optc.runtime.model import Gathering
 from optc.runtime.rows import Outcome
@@ -48,6 +49,11 @@ class Update:
         for batch in self.device_batches:
             batch.run(kernel, self.varying, numbers, self.factor, self.found_inf)
 
+    def divided(self, kernel: int) -> list[Divided]:
+        """The launchers of one of the kernels that go on when all processes do."""
+        launchers = [launch.binding.launchers[kernel] for launch, _ in self.launches]
+        return [launcher for launcher in launchers if isinstance(launcher, Divided)]
+
     def parts(self, kernel: int) -> list[Tensor]:
         """What that kernel has left for totals."""
         found = [launch.binding.launchers[kernel].parts() for launch, _ in self.launches]
@@ -72,8 +78,16 @@ class Update:
             row.commit(self.procedure, outcome)
 
 
-def run(procedure: Procedure, updates: Sequence[Update], gathering: Gathering | None, watch: Watch | None = None) -> bool:
+def run(
+    procedure: Procedure,
+    updates: Sequence[Update],
+    gathering: Gathering | None,
+    watch: Watch | None = None,
+    exchange: Exchange | None = None,
+) -> bool:
     """Runs the updates of all groups side by side; between two phases what they have left is added up over the model.
+
+    Where other processes have parts of the parameters, an `exchange` joins what passes measure.
 
     Stops where the `watch` finds a gradient that is not finite, before anything has changed; whether it went through.
     """
@@ -86,6 +100,8 @@ def run(procedure: Procedure, updates: Sequence[Update], gathering: Gathering | 
             continue
         for update in updates:
             update.run(kernel, numbers)
+        if exchange is not None:
+            exchange.run(kernel, phase.kernel, [launcher for update in updates for launcher in update.divided(kernel)])
         if gathering is not None and phase.kernel.parts:
             gathering.add(phase.kernel.parts, [part for update in updates for part in update.parts(kernel)])
             if watch is not None and watch.part in phase.kernel.parts and watch.finds(gathering.total(watch.part)):

@@ -270,8 +270,8 @@ def test_the_text_reads_like_the_spec() -> None:
         "    const double lr_q = lr*q;  // 21\n",
         "    const math_t lr_q = math_t(statistics[2]);\n",
         "        theta = theta - lr_q*u;  // 21\n",
-        "    share.run(pass_0);\n    share.wait();\n    share.run(per_tensor::stage_1);\n"
-        "    share.wait();\n    share.run(pass_1);\n",
+        "    share.pass(0, pass_0);\n    share.wait();\n    share.stage(1, per_tensor::stage_1);\n"
+        "    share.wait();\n    share.pass(1, pass_1);\n",
     ):
         assert part in text, part
     assert text.count("#pragma omp simd") == 2

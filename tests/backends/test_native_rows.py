@@ -263,7 +263,7 @@ def test_bytes_that_a_step_asks_for(shape: tuple[int, ...], monkeypatch: pytest.
         whole = text.replace("static_cast<double*>(__builtin_malloc(", "static_cast<double*>(optc_ask(")
         return whole.replace("__builtin_free(at)", "optc_return(at)")
 
-    class Launcher(native._NativeLauncher):
+    class Launcher(native.NativeLauncher):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             launchers.append(self)
@@ -274,7 +274,7 @@ def test_bytes_that_a_step_asks_for(shape: tuple[int, ...], monkeypatch: pytest.
 
     monkeypatch.setattr(native_build, "_part", counted)
     monkeypatch.setattr(native_build, "load_library", loaded)
-    monkeypatch.setattr(native, "_NativeLauncher", Launcher)
+    monkeypatch.setattr(native, "NativeLauncher", Launcher)
     run(FACTORED, [torch.ones(shape)], [[torch.ones(shape)]])  # loads the library, which counts from now on
     most = ctypes.c_int64.in_dll(libraries[0], "optc_most")
     most.value = 0
@@ -286,19 +286,19 @@ def test_bytes_that_a_step_asks_for(shape: tuple[int, ...], monkeypatch: pytest.
     needed = {name for one in kernel.passes for name in one.needs}
     kept = {name: extent for name, extent in zip(kernel.statistics, kernel.extents, strict=True) if extent in lengths}
     vectors = sum(-(-lengths[e] // 8) * 64 + (name in needed) * (-(-lengths[e] // 16) * 64) for name, e in kept.items())
-    assert sum(memory.nbytes for memory in launcher._shared.vectors._memory) == vectors
+    assert sum(memory.nbytes for memory, _, _ in launcher._shared.vectors._places.values()) == vectors
     assert ctypes.c_int64.in_dll(libraries[0], "optc_asked").value == 0
     assert most.value == 8 * (rows + columns + matrices)  # R, C and the mean of R, while a stage runs
     others = (
         launcher._scratch,
-        launcher._partials,
+        launcher.partials,
         launcher._waves,
         launcher._grids,
         launcher._table,
         launcher._shared.numbers,
     )
     assert launcher._scratch.nbytes <= 8 * native_matrices.SCRATCH
-    assert launcher._chunks.nbytes + sum(array.nbytes for array in others) < 1 << 20
+    assert launcher.chunks.nbytes + sum(array.nbytes for array in others) < 1 << 20
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak of memory can be reset on Linux only")

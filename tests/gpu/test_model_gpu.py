@@ -70,13 +70,13 @@ def test_launches_do_not_grow_and_nothing_waits(name: str, capturable: bool) -> 
 
 def test_how_much_a_program_takes_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trees built by many programs and by few."""
-    from optc.runtime import triton_passes
+    from optc.runtime import triton_reductions
 
     shapes: list[tuple[int, ...]] = [(3000, 1300), (100_000,), (5, 5)]
     for name in ("LAMB", "CAME"):
         found = []
         for memory in (1 << 20, 1 << 10):
-            monkeypatch.setattr(triton_passes, "left_for_partials", lambda *_, memory=memory: memory)
+            monkeypatch.setattr(triton_reductions, "left_for_partials", lambda *_, memory=memory: memory)
             mine = parameters(torch.float32, shapes)
             ours = made(name, mine)
             for seed in range(2):

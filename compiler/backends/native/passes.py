@@ -25,7 +25,7 @@ from optc.dsl.program import TRUE, Expression, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
 _REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor AllMatrices Part Pass Stage Share per_tensor
-Four FourBits four chosen total_of Lanes LANES TERMS BLOCK run_all run_share optc_run_passes share
+Four FourBits four chosen total_of Lanes LANES TERMS BLOCK ALL run_all run_share optc_run_passes share
 statistics partials tensor first end
 first_pick stride_of stride block block_end picked_first picked_end"""
 REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
@@ -46,10 +46,10 @@ def emit_passes(kernel: Kernel, source: Source, taken: frozenset[str], kind: typ
     for k in range(count + 1):
         if emitter.has_stage(k):
             parts.append(emitter.stage(k))
-            order.append(f"share.run(per_tensor::stage_{k});")
+            order.append(f"share.stage({k}, per_tensor::stage_{k});")
         if k < count and kernel.passes[k].exists != FALSE:
             parts.append(emitter.pass_over_elements(k))
-            order.append(f"{emitter.guard(k)}share.run({parts[-1]['chosen']});")
+            order.append(f"{emitter.guard(k)}share.pass({k}, {parts[-1]['chosen']});")
     sweeps = sum(one.exists != FALSE for one in kernel.passes)
     return {
         "passes_in_words": _COUNTS[sweeps] if sweeps < len(_COUNTS) else f"{sweeps} passes",

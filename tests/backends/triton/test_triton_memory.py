@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from optc.runtime import gpu, triton_matrices, triton_passes
+from optc.runtime import gpu, triton_matrices, triton_passes, triton_reductions
 from optc.runtime.schema import Kernel, Procedure
 from optc.runtime.shapes import keeps_rows, matrices
 from optc.runtime.triton_kernel import triton_kernel
 from optc.runtime.triton_matrices import Matrices
 from optc.runtime.triton_memory import levels
-from optc.runtime.triton_passes import LEAF, Reductions
+from optc.runtime.triton_reductions import LEAF, Reductions
 from optc.runtime.triton_tables import Chunks
 from tests.backends.matrices import SPECS as OF_ROWS
 from tests.backends.triton.test_triton_reductions import SPECS as REDUCING
@@ -155,10 +155,11 @@ def test_rows_and_columns_need_vectors_and_less_than_a_mebibyte(name: str) -> No
 def test_how_much_a_program_takes_changes_no_bit(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trees of 7 leaves, smaller ones than usual, built by 7 programs, 4, 2 and 1."""
     monkeypatch.setattr(triton_passes, "LEAF", 512)
+    monkeypatch.setattr(triton_reductions, "LEAF", 512)
     shapes = [(6 * 512 + 77,), (3,), (0,)]
     found = []
     for most in (16384, 4, 2, 1):
-        monkeypatch.setattr(triton_passes, "most_programs", lambda *_, most=most: most)
+        monkeypatch.setattr(triton_reductions, "most_programs", lambda *_, most=most: most)
         found.append(after_a_step(REDUCING[name], shapes, dtype))
     assert all(same(found[0], other) for other in found[1:])
 
@@ -179,7 +180,7 @@ def test_how_tall_a_program_is_changes_no_bit(name: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Matrices, "of", staticmethod(noted))
     for memory in (1 << 20, -(1 << 20)):
-        monkeypatch.setattr(triton_passes, "left_for_partials", lambda *_, memory=memory: memory)
+        monkeypatch.setattr(triton_reductions, "left_for_partials", lambda *_, memory=memory: memory)
         found.append(after_a_step(OF_ROWS[name], shapes, torch.float32))
     assert tall == [triton_matrices.PANEL, 4 * triton_matrices.PANEL] and all(same(found[0], other) for other in found[1:])
 

@@ -13,7 +13,8 @@ from optc.compiler.interpret import Oracle
 from optc.runtime.backend import Residents
 from optc.runtime.schema import Kernel
 from optc.runtime.triton_launch import TRITON
-from optc.runtime.triton_passes import LEAF, ReducingLauncher
+from optc.runtime.triton_passes import ReducingLauncher
+from optc.runtime.triton_reductions import LEAF
 from tests.backends.matrices import FACTORED
 from tests.backends.reducing import class_of, kernel_of, program_of, spec
 from tests.backends.triton.test_triton_matrices import launches

@@ -15,7 +15,7 @@ from torch import Tensor
 from optc.compiler.interpret import Oracle
 from optc.dsl.kinds import Extent
 from optc.runtime.schema import Kernel
-from optc.runtime.triton_passes import LEAF
+from optc.runtime.triton_reductions import LEAF
 from tests.backends.reducing import CAUTIOUS, LAMB, class_of, kernel_of, program_of, spec
 
 pytestmark = [

@@ -1,0 +1,72 @@
+"""Whether an optimizer can update a parameter of which other processes have parts; if not, which of its terms forbids it.
+
+Elements are independent of one another, and what is measured over rows, columns, matrices, tensors and the model is joined over
+the processes. What is left are terms that need elements in the order of the whole parameter: blocks of codes, random numbers by
+element, every p-th element. And values per row of a matrix into which a parameter is folded, whose rows no process has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from optc.runtime import draws, shapes
+from optc.runtime.hypers import Values
+from optc.runtime.schema import Schema
+from optc.runtime.sharding import Shard, Shards
+
+
+def require(schema: Schema, values: Values, p: Tensor, shards: Shards) -> None:
+    """Raises ValueError with the term where a parameter cannot be updated in the parts that processes have of it."""
+    shard = shards.shard(p)
+    reason = None if shard is None else refusal(schema, values, shard)
+    if reason is not None:
+        raise ValueError(
+            f"{schema.name} cannot update it in the parts that processes have of it (shape {tuple(p.shape)}): {reason}"
+        )
+
+
+def require_all(schema: Schema, values: Values, group: Mapping[str, Any], shards: Shards) -> None:
+    """The same for all parameters of a group; names the one."""
+    names = group.get("param_names")
+    for place, p in enumerate(group["params"]):
+        try:
+            require(schema, values, p, shards)
+        except ValueError as error:
+            raise ValueError(f"parameter {place if names is None else repr(names[place])}: {error}") from None
+
+
+def refusal(schema: Schema, values: Values, shard: Shard) -> str | None:
+    """The term that forbids it, and what to do; None where nothing does. All processes come to the same."""
+    numel = shard.shape.numel()
+    kept = [(state, book) for state in schema.states if (book := state.codebook(numel)) is not None]
+    folded = schema.seen == "square" and len(shard.shape) >= 2 and shapes.needs_order(schema)
+    if folded:
+        return "it folds parameters into matrices as square as can be, whose rows and columns are on no single process"
+    period = shapes.period(schema, values)
+    if shard.cuts is None:
+        why = "its parts do not follow one another in memory: shard it along the first dimension"
+        if kept:
+            return f"its state {kept[0][0].key!r} is kept as codes ({kept[0][1].name}) in blocks of elements, and {why}"
+        if any(map(draws.draws, schema.procedures)):
+            return f"it draws a random number for each element, and {why}"
+        return f"it looks at every p-th element, and {why}" if schema.pick is not None else None
+    for state, book in kept:
+        cut = _unfit(shard.cuts, book.together)
+        if cut is not None:
+            return (
+                f"its state {state.key!r} is kept as codes ({book.name}) in blocks of {book.together} elements, and a part "
+                f"begins at element {cut}, inside of one: give its first dimension a size that divides evenly, or store the "
+                "state otherwise"
+            )
+    cut = _unfit(shard.cuts, period)
+    if cut is not None:
+        return f"it looks at every {period}-th element, and a part begins at element {cut}: let {schema.pick} divide the parts"
+    return None
+
+
+def _unfit(cuts: Sequence[int], block: int) -> int | None:
+    """The first cut that is not a multiple."""
+    return next((cut for cut in cuts if cut % block), None)

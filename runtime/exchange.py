@@ -1,0 +1,277 @@
+"""What processes tell each other during a step: the measures of a pass, of all parameters together, in one collective.
+
+A kernel that reduces measures, in each pass, sums over what lies here of its parameters. Between two passes these are joined
+over the processes, which then all have the same numbers, and go on alike. What is sent depends on the parameters of the
+optimizer and its hypers alone, not on who has a gradient: so no process waits for another's message in vain, and it is
+noticed that a gradient is missing on some of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from optc.runtime.hypers import Facts, Values, holds
+from optc.runtime.schema import Kernel, Procedure, Schema
+from optc.runtime.shapes import IN_MATRICES, matrices
+from optc.runtime.sharding import Group, Shard, Shards
+
+Lines: TypeAlias = tuple[Tensor, Tensor]
+"""Values of some rows, columns or matrices of a parameter, and their numbers; not looked at where a parameter is no matrix."""
+
+_NOTHING = {"sum": 0.0, "largest": -math.inf}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a pass measures of some parameters, in float64: `numbers` [parameters, measures], all else measure by measure."""
+
+    numbers: Tensor
+    vectors: Sequence[Sequence[Lines]]
+
+
+@runtime_checkable
+class Divided(Protocol):
+    """A launcher of a kernel that reduces over parameters of which other processes have parts. `launch` starts nothing.
+
+    `places`: the numbers of the parameters in the optimizer.
+    """
+
+    @property
+    def places(self) -> Sequence[int]: ...
+
+    def advance(self, k: int) -> None:
+        """Runs stage k, for the whole tensors, then pass k, over what lies here, if there is such a pass."""
+
+    def measured(self, k: int) -> Measured | None:
+        """What pass k has measured here; None where the launcher finds out in another way."""
+
+    def take(self, k: int, numbers: Tensor, vectors: Sequence[Sequence[Tensor]]) -> None:
+        """What pass k has measured everywhere: as in `Measured`, of all rows, columns and matrices (none of what has none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A parameter that is divided: its number in the optimizer, what errors call it, and what its conditions read."""
+
+    number: int
+    label: str
+    shard: Shard
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one set of processes joins after one pass, of `members`: for the operations "sum" and "largest" a buffer each.
+
+    `numbers`: the places of measures that are numbers among all such, by operation, `signs` -1 where the least is wanted.
+    `vectors`: all others, each with the place of every member's values in its buffer. `presence`: who takes part is told first.
+    """
+
+    members: Sequence[Member]
+    numbers: Mapping[str, Sequence[int]]
+    signs: Sequence[int]
+    vectors: Sequence[tuple[str, int, Sequence[tuple[int, int]]]]
+    sizes: Mapping[str, int]
+    groups: Sequence[Group]
+    device: str
+    presence: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its messages."""
+        return 8 * sum(self.messages)
+
+    @property
+    def messages(self) -> list[int]:
+        """The lengths of its messages: float64."""
+        wide = self.sizes["sum"] + self.sizes["largest"]
+        return [size for size in (wide, self.sizes["largest"]) if size] * len(self.groups)
+
+    @staticmethod
+    def of(kernel: Kernel, k: int, schema: Schema, members: Sequence[Member], presence: bool) -> Round:
+        """Of parameters that are divided among the same processes."""
+        extents = dict(zip(kernel.statistics, kernel.extents, strict=bool(kernel.extents)))
+        measures = kernel.passes[k].measures
+        numbers: dict[str, list[int]] = {"sum": [], "largest": []}
+        operations = [operation for name, operation in measures if extents.get(name, "tensor") not in IN_MATRICES]
+        for at, operation in enumerate(operations):
+            numbers[_joined(operation)].append(at)
+        sizes = {name: len(members) * len(found) for name, found in numbers.items()}
+        sizes["sum"] += len(members) * presence
+        vectors = []
+        for name, operation in measures:
+            extent = extents.get(name, "tensor")
+            if extent in IN_MATRICES:
+                places = []
+                for member in members:
+                    length = length_of(extent, member.shard.shape, schema)
+                    places.append((sizes[_joined(operation)], length))
+                    sizes[_joined(operation)] += length
+                vectors.append((_joined(operation), -1 if operation == "smallest" else 1, places))
+        signs = [-1 if operation == "smallest" else 1 for operation in operations]
+        first = members[0].shard
+        return Round(members, numbers, signs, vectors, sizes, first.groups, first.device, presence)
+
+
+def _joined(operation: str) -> str:
+    """How a measure is joined: sums are added up, of the largest the largest is taken, of the smallest the one below all."""
+    return "sum" if operation in ("sum", "mean") else "largest"
+
+
+def length_of(extent: str, shape: Sequence[int], schema: Schema) -> int:
+    """How many values of an extent a whole parameter has; none where it is no matrix."""
+    if len(shape) < 2:
+        return 0
+    count, rows, columns = matrices(shape, schema.seen)
+    return {"row": count * rows, "col": count * columns, "matrix": count}[extent]
+
+
+class Exchange:
+    """All rounds of a procedure, for parameters and hypers as they are."""
+
+    def __init__(self, schema: Schema, procedure: Procedure, members: Sequence[tuple[Member, Values]]) -> None:
+        self.rounds: dict[tuple[int, int], list[Round]] = {}
+        presence = True
+        for at, kernel in enumerate(procedure.kernels):
+            for k, one in enumerate(kernel.passes):
+                domains: dict[tuple[Group, ...], list[Member]] = {}
+                for member, values in members:
+                    variant = {name: holds(condition, values, member.facts) for name, condition in schema.flags}
+                    if one.measures and one.runs(variant):
+                        domains.setdefault(member.shard.groups, []).append(member)
+                if domains:
+                    self.rounds[at, k] = [Round.of(kernel, k, schema, found, presence) for found in domains.values()]
+                    presence = False
+
+    def __iter__(self) -> Iterator[Round]:
+        return (one for rounds in self.rounds.values() for one in rounds)
+
+    def run(self, at: int, kernel: Kernel, launches: Sequence[Divided]) -> None:
+        """Runs the kernel with this number. Raises RuntimeError where a gradient is missing on some processes only."""
+        for k in range(len(kernel.passes) + 1):
+            for launch in launches:
+                launch.advance(k)
+            for one in self.rounds.get((at, k), ()):
+                _join(one, k, launches)
+
+
+def of(
+    schema: Schema, procedure: Procedure, groups: Sequence[Mapping[str, Any]], values: Sequence[Values], shards: Shards
+) -> Exchange | None:
+    """What processes tell each other in a procedure; None where they need not, or have no parts of one parameter."""
+    found = [(member, read) for group, read in zip(members_of(groups, shards), values, strict=True) for member in group]
+    exchange = Exchange(schema, procedure, found) if found else None
+    return exchange if exchange is not None and any(kernel.passes for kernel in procedure.kernels) else None
+
+
+def members_of(groups: Sequence[Mapping[str, Any]], shards: Shards) -> list[list[Member]]:
+    """The parameters of each group that are divided."""
+    found: list[list[Member]] = []
+    before = 0
+    for number, group in enumerate(groups):
+        names, own = group.get("param_names"), []
+        for place, p in enumerate(group["params"]):
+            shard = shards.shard(p)
+            if shard is not None:
+                label = f"parameter {place} of group {number}" if names is None else f"parameter {names[place]!r}"
+                own.append(Member(before + place, label, shard, Facts.of(p)))
+        before += len(group["params"])
+        found.append(own)
+    return found
+
+
+def any_of(found: Tensor, groups: Sequence[Mapping[str, Any]], shards: Shards) -> Tensor:
+    """1 where it is above 0 on any of the processes that have parts of these parameters."""
+    members = [member.shard for group in members_of(groups, shards) for member in group]
+    there = {group: shard.device for shard in members for group in shard.groups}
+    for group, device in there.items():
+        found = found.to(device)
+        _all_reduce(found, "largest", group)
+    return found
+
+
+def _join(one: Round, k: int, launches: Sequence[Divided]) -> None:
+    """Fills the buffers of a round, joins them with those of the other processes, and hands out what they are then."""
+    row = {member.number: at for at, member in enumerate(one.members)}
+    wide = torch.zeros(one.sizes["sum"] + one.sizes["largest"], dtype=torch.float64)
+    high = torch.full((one.sizes["largest"],), -math.inf, dtype=torch.float64)
+    buffers = {"sum": wide[: one.sizes["sum"]], "largest": high}
+    here, count = wide[: len(one.members)], len(one.members)
+    blocks = {
+        name: buffers[name][count * (one.presence and name == "sum") :][: count * len(places)].view(count, len(places))
+        for name, places in one.numbers.items()
+    }
+    mine = [(launch, rows) for launch in launches if (rows := [row[n] for n in launch.places if n in row])]
+    for launch, rows in mine:
+        found = launch.measured(k)
+        if one.presence:
+            here[rows] = 1.0
+        if found is None:
+            continue
+        numbers = found.numbers.cpu() * torch.tensor(one.signs, dtype=torch.float64)
+        for name, places in one.numbers.items():
+            blocks[name][rows] = numbers[:, list(places)]
+        for (name, sign, at), column in zip(one.vectors, found.vectors, strict=True):
+            for index, (values, lines) in zip(rows, column, strict=True):
+                start, length = at[index]
+                if length:
+                    buffers[name][start : start + length][lines] = (values * sign).to(wide.device)
+    # collectives need not pass NaN through a maximum: it travels beside, in what is added up
+    odd = wide[one.sizes["sum"] :]
+    odd.copy_(torch.where(high.isnan(), high, 0.0))
+    high.nan_to_num_(-math.inf, math.inf, -math.inf)
+    over_groups(wide, "sum", one.groups, one.device)
+    over_groups(high, "largest", one.groups, one.device)
+    high += odd
+    if one.presence:
+        _agree(one, here)
+    for launch, rows in mine:
+        numbers = torch.empty(len(rows), len(one.signs), dtype=torch.float64)
+        for name, places in one.numbers.items():
+            numbers[:, list(places)] = blocks[name][rows]
+        numbers *= torch.tensor(one.signs, dtype=torch.float64)
+        vectors = [[buffers[name][at[index][0] : sum(at[index])] * sign for index in rows] for name, sign, at in one.vectors]
+        launch.take(k, numbers, vectors)
+
+
+def _agree(one: Round, here: Tensor) -> None:
+    """Raises RuntimeError unless each parameter takes part everywhere or nowhere."""
+    everywhere = math.prod(processes(group) for group in one.groups)
+    torn = ((here != 0) & (here != everywhere)).nonzero().flatten().tolist()
+    if torn:
+        place = torn[0]
+        raise RuntimeError(
+            f"{one.members[place].label} takes part in this step on {int(here[place])} of {everywhere} processes"
+            f"{f', and so do {len(torn) - 1} others' if len(torn) > 1 else ''}: all must have its gradient, or none. Processes "
+            "may have updated their states differently: go on from a checkpoint"
+        )
+
+
+def processes(group: Group) -> int:
+    """How many processes a group has."""
+    import torch.distributed as dist
+
+    return dist.get_world_size(group)
+
+
+def _all_reduce(tensor: Tensor, operation: str, group: Group) -> None:
+    import torch.distributed as dist
+
+    dist.all_reduce(tensor, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX, group=group)
+
+
+def over_groups(tensor: Tensor, operation: str, groups: Sequence[Group], device: str) -> None:
+    """Joins a tensor over the processes of all groups, in place; they talk through memory of `device`."""
+    if not tensor.numel():
+        return
+    there = tensor.to(device)
+    for group in groups:
+        _all_reduce(there, operation, group)
+    if there is not tensor:
+        tensor.copy_(there)

@@ -1,0 +1,161 @@
+"""Parameters that are divided among processes: what one process has of each, and of the tensors that belong to it.
+
+FSDP2 and tensor parallelism divide parameters as DTensors. Kernels work on what lies here; what is measured over a parameter is
+joined by `exchange.py`. States per element are divided as their parameter is. States per row, column, matrix or tensor, which
+are small, are the same on all processes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+Group: TypeAlias = Any
+"""A process group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What this process has of a parameter of shape `shape`: a box of `size` elements from `offset` on, in each dimension.
+
+    `groups`: the elements are divided among the processes of each of these groups, one after the other, which talk through
+    memory of `device`. `cuts`: the numbers of the elements at which some process's part begins, if the elements of all parts
+    follow one another in the parameter; else None.
+    """
+
+    shape: torch.Size
+    offset: tuple[int, ...]
+    size: tuple[int, ...]
+    groups: tuple[Group, ...]
+    device: str
+    cuts: tuple[int, ...] | None
+
+    @property
+    def first(self) -> int | None:
+        """The number of its first element in the parameter, if its elements follow one another there; else None."""
+        if self.cuts is None:
+            return None
+        first = 0
+        for place, length in zip(self.offset, self.shape, strict=True):
+            first = first * length + place
+        return first
+
+    @property
+    def numel(self) -> int:
+        """How many elements are here."""
+        return math.prod(self.size)
+
+    def box(self) -> tuple[slice, ...]:
+        """Where its elements are in a tensor of the parameter's shape."""
+        return tuple(slice(at, at + length) for at, length in zip(self.offset, self.size, strict=True))
+
+
+def is_divided(x: Any) -> bool:
+    """Whether it is a DTensor; asks nothing of torch.distributed where that has not been imported."""
+    return type(x).__name__ == "DTensor" and hasattr(x, "device_mesh") and hasattr(x, "placements")
+
+
+def local(x: Any) -> Any:
+    """What of a tensor lies here: itself, unless it is a DTensor, and what is no tensor, too."""
+    if not is_divided(x):
+        return x
+    with torch.no_grad():
+        return x.to_local()
+
+
+def shard_of(p: Tensor) -> Shard | None:
+    """What this process has of a parameter; None where that is all. Raises ValueError for a sum that has not been made yet."""
+    return _shard(p.shape, p.device_mesh, p.placements) if is_divided(p) else None  # type: ignore[attr-defined]
+
+
+@cache
+def _shard(shape: torch.Size, mesh: Any, placements: tuple[Any, ...]) -> Shard | None:
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    if any(placement.is_partial() for placement in placements):
+        raise ValueError(f"it is a sum that has not been made yet ({placements}): redistribute it")
+    # not `is_shard()`: what is divided twice along one dimension says no
+    dims = [d for d, placement in enumerate(placements) if not placement.is_replicate() and mesh.size(d) > 1]
+    if not dims:
+        return None
+    size, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
+    groups = tuple(mesh.get_group(d) for d in dims)
+    ways = [(placements[d].dim, mesh.size(d), not placements[d].is_shard()) for d in dims]
+    return Shard(shape, tuple(offset), tuple(size), groups, mesh.device_type, _cuts(shape, ways))
+
+
+def _cuts(shape: torch.Size, ways: list[tuple[int, int, bool]]) -> tuple[int, ...] | None:
+    """Where parts begin, by the numbers of elements; None where parts are not in one piece.
+
+    `ways`: a dimension, the number of parts, and whether other cuts along that dimension come first: those of later ways.
+    """
+    along = {dim for dim, _, _ in ways}
+    dim = max(along)
+    if math.prod(shape[:dim]) != 1:
+        return None
+    spans = [(0, shape[dim])]
+    own = [way for way in ways if way[0] == dim]
+    for _, parts, _ in [*(way for way in own if not way[2]), *reversed([way for way in own if way[2]])]:
+        spans = [part for span in spans for part in _chunks(*span, parts)]
+    inner = math.prod(shape[dim + 1 :])
+    return tuple(sorted({start * inner for start, end in spans if end > start}))
+
+
+def _chunks(start: int, end: int, parts: int) -> list[tuple[int, int]]:
+    """As torch.chunk cuts."""
+    each = -(-(end - start) // parts)
+    return [(min(start + i * each, end), min(start + (i + 1) * each, end)) for i in range(parts)]
+
+
+class Shards:
+    """What this process has of an optimizer's parameters: of DTensors what lies here, of all others everything."""
+
+    everywhere = False
+    """Whether ordinary tensors may be divided, too."""
+
+    def divides(self, p: Tensor) -> bool:
+        """Whether what is here is another tensor than the parameter."""
+        return is_divided(p)
+
+    def shard(self, p: Tensor) -> Shard | None:
+        """What is here of a parameter that other processes have parts of; None of others."""
+        return shard_of(p)
+
+    def here(self, p: Tensor) -> Tensor:
+        """What is here of a parameter."""
+        found: Tensor = local(p)
+        return found
+
+    def gradient(self, p: Tensor) -> Tensor | None:
+        """What is here of its gradient."""
+        return None if p.grad is None else self.companion(p, p.grad)
+
+    def companion(self, p: Tensor, x: Tensor) -> Tensor:
+        """What is here of a tensor that has p's shape and is divided as p is. Raises ValueError where it is not."""
+        if is_divided(x) and (not is_divided(p) or x.placements != p.placements):  # type: ignore[attr-defined]
+            there = p.placements if is_divided(p) else "no placements"  # type: ignore[attr-defined]
+            raise ValueError(f"a tensor for it is placed by {x.placements}, the parameter by {there}: redistribute it")  # type: ignore[attr-defined]
+        found: Tensor = local(x)
+        return found
+
+    def kept(self, p: Tensor, entry: Tensor) -> Tensor:
+        """What the state of a parameter has of a tensor per element."""
+        return like(p, entry) if is_divided(p) else entry
+
+
+PLACEMENTS = Shards()
+
+
+def like(p: Tensor, here: Tensor) -> Tensor:
+    """A tensor in p's shape of which every process has `here`, divided as p is: a DTensor where p is one."""
+    if not is_divided(p):
+        return here
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
+    return DTensor.from_local(here, mesh, placements, run_check=False, shape=p.shape, stride=p.stride())

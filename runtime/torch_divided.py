@@ -1,0 +1,143 @@
+"""PyTorch code that reduces, over tensors of which other processes have parts.
+
+It is one function per kernel, which cannot stop between two passes. So it runs on the whole parameter: each is gathered in
+turn, with all that it has per element, updated alike on all processes, and every process keeps its part. That is correct for
+every program, and the price of the fallback: as much is sent as the parameter has elements, times what is kept of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from optc.runtime.backend import Launcher, Residents
+from optc.runtime.columns import Columns
+from optc.runtime.draws import first_element
+from optc.runtime.exchange import over_groups
+from optc.runtime.schema import SCALE, Kernel
+from optc.runtime.sharding import Shard
+from optc.runtime.storage import codes_shape
+from optc.runtime.torch_launch import TorchLauncher
+
+Place: TypeAlias = tuple[tuple[int, ...], tuple[slice, ...]]
+"""The shape of a whole tensor, and where in it something is."""
+
+
+@dataclass(slots=True)
+class DividedTorch:
+    """One kernel, one batch: see `optc.runtime.exchange.Divided`. Everything happens when the last pass would have run."""
+
+    kernel: Kernel
+    residents: Residents
+    device: torch.device
+    statistics: Sequence[dict[str, Tensor]]
+    members: Sequence[int]
+    _given: tuple[Columns, Sequence[float | Tensor], Sequence[bool], float] = field(default=({}, (), (), 1.0))
+
+    @property
+    def places(self) -> Sequence[int]:
+        """See `Divided.places`."""
+        return [self.residents.numbers[member] for member in self.members]
+
+    def only(self, members: Sequence[int]) -> DividedTorch:
+        """See `optc.runtime.backend.Launcher`."""
+        return replace(self, members=list(members))
+
+    def launch(
+        self, varying: Columns, scalars: Sequence[float | Tensor], flags: Sequence[bool], gradient_factor: float
+    ) -> None:
+        """Keeps what it is given."""
+        self._given = varying, scalars, flags, gradient_factor
+
+    def parts(self) -> Tensor:
+        """See `optc.runtime.backend.Launcher`."""
+        chosen = [self.statistics[member] for member in self.members]
+        return TorchLauncher(self.kernel, self.residents, self.device, chosen).parts()
+
+    def measured(self, k: int) -> None:
+        """Nothing: only who takes part is told."""
+
+    def take(self, k: int, numbers: Tensor, vectors: Sequence[Sequence[Tensor]]) -> None:
+        """Nothing has been measured."""
+
+    def advance(self, k: int) -> None:
+        """Runs everything when nothing is to be waited for any more."""
+        if k < len(self.kernel.passes):
+            return
+        varying, scalars, flags, factor = self._given
+        for at, member in enumerate(self.members):
+            self._update(member, {name: column[at] for name, column in varying.items()}, scalars, flags, factor)
+
+    def _update(
+        self,
+        member: int,
+        varying: dict[str, Tensor],
+        scalars: Sequence[float | Tensor],
+        flags: Sequence[bool],
+        factor: float,
+    ) -> None:
+        """One parameter, the whole of it."""
+        residents, shard = self.residents, self.residents.shards[member]
+        columns = {name: column[member] for name, column in residents.tensors.items()}
+        places = {name: self._place(name, shard, here) for name, here in columns.items()}
+        whole = {name: _gathered(here, places[name], shard) for name, here in columns.items()}
+        of_step = {name: _gathered(x, (tuple(shard.shape), shard.box()), shard) for name, x in varying.items()}
+        kept = replace(
+            residents,
+            tensors={name: [tensor] for name, tensor in whole.items()},
+            shapes=[shard.shape],
+            elements=[first_element(residents.numbers[member])],
+            shards=(),
+        )
+        launcher = TorchLauncher(self.kernel, kept, self.device, [self.statistics[member]])
+        launcher.launch({name: [tensor] for name, tensor in of_step.items()}, scalars, flags, factor)
+        for name, here in columns.items():
+            place = places[name]
+            if place is not None:
+                here.copy_(whole[name][place[1]])
+
+    def _place(self, name: str, shard: Shard, here: Tensor) -> Place | None:
+        """Where what lies here of a column is; None where that is all."""
+        numel = shard.shape.numel()
+        stream = next(s for s in self.kernel.streams if s.name == name.removesuffix(SCALE))
+        book = stream.codebook(self.residents.variant)
+        if name.endswith(SCALE) and book is not None:
+            return _interval(book.blocks_of(numel), shard, book.block, here)
+        if stream.extent == "pick":
+            p = int(self._period())
+            return _interval(-(-numel // p), shard, p, here)
+        if book is not None and book.per_byte > 1:
+            return _interval(codes_shape(book, shard.shape)[0], shard, book.per_byte, here)
+        return (tuple(shard.shape), shard.box()) if stream.extent == "elem" else None
+
+    def _period(self) -> float:
+        scalars = self._given[1]
+        return 1.0 if self.kernel.pick is None else float(scalars[self.kernel.scalars.index(self.kernel.pick)])
+
+
+def _interval(length: int, shard: Shard, each: int, here: Tensor) -> Place:
+    """Of what has one value for `each` elements."""
+    start = (shard.first or 0) // each
+    return (length,), (slice(start, start + here.numel()),)
+
+
+def _gathered(here: Tensor, place: Place | None, shard: Shard) -> Tensor:
+    """The whole of a tensor: all processes add the bytes that they have to zeros."""
+    if place is None:
+        return here
+    whole = torch.zeros(place[0], dtype=here.dtype, device=here.device)
+    whole[place[1]] = here
+    over_groups(whole.view(-1).view(torch.uint8), "sum", shard.groups, shard.device)
+    return whole
+
+
+def divided(
+    kernels: Sequence[Kernel], residents: Sequence[Residents], device: torch.device, statistics: Sequence[dict[str, Tensor]]
+) -> list[Launcher]:
+    """Binds the kernels of a procedure that reduces to a batch of tensors that are divided."""
+    members = range(len(statistics))
+    return [DividedTorch(k, r, device, statistics, members) for k, r in zip(kernels, residents, strict=True)]

@@ -1,0 +1,202 @@
+"""Triton kernels that reduce, over tensors of which other processes have parts: as `native_divided.py`, on a device.
+
+One launcher has the local elements, the other the shapes, rows and columns of the whole parameters; statistics that are numbers
+of a tensor lie in one table for both. What a pass leaves of rows, columns and matrices is first added up here, by the launches
+that begin the stage after it; that stage then runs without them, on what all processes have together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from optc.runtime.backend import Residents
+from optc.runtime.columns import Columns
+from optc.runtime.exchange import Lines, Measured
+from optc.runtime.schema import Extent, Kernel
+from optc.runtime.shapes import IN_MATRICES, Integers, lines_of, matrices
+from optc.runtime.sharding import Shard
+from optc.runtime.triton_matrices import Matrices
+from optc.runtime.triton_passes import Given, ReducingLauncher, prepare_reducing
+
+
+@dataclass(slots=True)
+class DividedTriton:
+    """One kernel, one batch: see `optc.runtime.exchange.Divided`."""
+
+    part: ReducingLauncher
+    whole: ReducingLauncher
+    shards: Sequence[Shard]
+    numbers: Sequence[int]
+    lines: Sequence[dict[str, Integers]]
+    members: Sequence[int]
+    _given: tuple[Given, Given] | None = None
+
+    @property
+    def places(self) -> Sequence[int]:
+        """See `Divided.places`."""
+        return [self.numbers[member] for member in self.members]
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel."""
+        return self.part.kernel
+
+    def only(self, members: Sequence[int]) -> DividedTriton:
+        """See `optc.runtime.backend.Launcher`."""
+        return replace(self, part=self.part.only(members), whole=self.whole.only(members), members=list(members))
+
+    def launch(
+        self, varying: Columns, scalars: Sequence[float | Tensor], flags: Sequence[bool], gradient_factor: float
+    ) -> None:
+        """Makes everything ready; `advance` runs it."""
+        arguments = varying, scalars, flags, gradient_factor
+        self._given = self.part.given(*arguments), self.whole.given(*arguments)
+
+    def parts(self) -> Tensor:
+        """See `optc.runtime.backend.Launcher`."""
+        return self.whole.parts()
+
+    def advance(self, k: int) -> None:
+        """See `Divided.advance`."""
+        if self._given is None:
+            return
+        joined = self.whole.runs(k - 1)
+        self.whole.stage(k, self._given[1], slice(self._joins(k) if joined else 0, None))
+        if k < len(self.kernel.passes):
+            for name in self.kernel.passes[k].needs:
+                if self._extent(name) in IN_MATRICES and self.part.reductions.matrices is not None:
+                    for member in self.members:
+                        self._values(self.part, name, member).copy_(
+                            self._values(self.whole, name, member)[self._at(name, member)]
+                        )
+            self.part.sweep(k, self._given[0])
+
+    def _joins(self, k: int) -> int:
+        """How many launches of the stage before pass k join partials: one for each extent that has some."""
+        return len({self._extent(name) for name, _ in self.kernel.passes[k - 1].measures}) if k else 0
+
+    def measured(self, k: int) -> Measured:
+        """See `Divided.measured`."""
+        function = self.part.stage_before(k + 1)
+        in_steps = self.part.reductions.matrices is not None and function is not None and bool(function.steps)
+        if in_steps and self._given is not None:
+            self.part.stage(k + 1, self._given[0], slice(0, self._joins(k + 1)))
+        columns = [self._number(name, operation, at, in_steps) for at, (name, operation) in enumerate(self._numbers_of(k))]
+        found = torch.stack(columns, 1) if columns else torch.zeros(len(self.members), 0, dtype=torch.float64)
+        return Measured(found, [list(self._vector(name, operation)) for name, operation in self._vectors_of(k)])
+
+    def take(self, k: int, numbers: Tensor, vectors: Sequence[Sequence[Tensor]]) -> None:
+        """See `Divided.take`."""
+        function = self.whole.stage_before(k + 1)
+        kept = self.whole.reductions
+        in_steps = kept.matrices is not None and function is not None and bool(function.steps)
+        members = torch.tensor(self.members, device=kept.statistics.device)
+        for at, (name, operation) in enumerate(self._numbers_of(k)):
+            values = numbers[:, at].to(kept.statistics.device)
+            if not in_steps:
+                kept.partials.view(-1)[at * kept.each + members] = values
+                continue
+            if operation == "mean":
+                sizes = [self.shards[member].shape.numel() for member in self.members]
+                values = values / torch.tensor(sizes, dtype=torch.float64, device=values.device)
+            kept.statistics[members, self.kernel.statistics.index(name)] = values
+        for (name, operation), column in zip(self._vectors_of(k) if in_steps else (), vectors, strict=in_steps):
+            for member, line in zip(self.members, column, strict=True):
+                shape = self.shards[member].shape
+                of_each = self._entries(name, shape) if operation == "mean" else 1
+                self._values(self.whole, name, member).copy_(line / of_each)
+
+    # --- what passes measure --------------------------------------------------------------------------------------------------
+
+    def _numbers_of(self, k: int) -> list[tuple[str, str]]:
+        return [(name, o) for name, o in self.kernel.passes[k].measures if self._extent(name) not in IN_MATRICES]
+
+    def _vectors_of(self, k: int) -> list[tuple[str, str]]:
+        return [(name, o) for name, o in self.kernel.passes[k].measures if self._extent(name) in IN_MATRICES]
+
+    def _number(self, name: str, operation: str, at: int, in_steps: bool) -> Tensor:
+        """What is measured of each tensor: where stages are one launch, its partials are there still."""
+        kept = self.part.reductions
+        if in_steps:
+            found = kept.statistics[self.members, self.kernel.statistics.index(name)]
+            sizes = torch.tensor([self.shards[m].numel for m in self.members], dtype=torch.float64, device=found.device)
+            return torch.where(sizes > 0, found * sizes, 0.0) if operation == "mean" else found
+        first = kept.first.tolist()
+        spans = [kept.partials[at * kept.each + first[m] : at * kept.each + first[m + 1]] for m in self.members]
+        return torch.stack([_joined(span, operation) for span in spans])
+
+    def _vector(self, name: str, operation: str) -> Iterator[Lines]:
+        """What is measured of the rows or columns that are here."""
+        for member in self.members:
+            if self.part.reductions.matrices is None:
+                yield torch.empty(0), torch.empty(0)
+                continue
+            values = self._values(self.part, name, member)
+            entries = self._entries(name, torch.Size(self.shards[member].size))
+            if operation == "mean":
+                values = values * entries if entries else torch.zeros_like(values)
+            yield values, torch.from_numpy(self._at(name, member))
+
+    def _entries(self, name: str, shape: torch.Size) -> int:
+        """The elements of a row, a column or a matrix."""
+        _, height, width = matrices(shape, self.kernel.seen)
+        return {"row": width, "col": height, "matrix": height * width}[self._extent(name)]
+
+    # --- where values are -----------------------------------------------------------------------------------------------------
+
+    def _extent(self, name: str) -> Extent:
+        return dict(zip(self.kernel.statistics, self.kernel.extents, strict=bool(self.kernel.extents))).get(name, "tensor")
+
+    def _at(self, name: str, member: int) -> Integers:
+        return self.lines[member][self._extent(name)]
+
+    def _values(self, launcher: ReducingLauncher, name: str, member: int) -> Tensor:
+        """The values of a statistic per row, column or matrix for one tensor: as `places.value_place` says."""
+        kept, extent = launcher.reductions.matrices, self._extent(name)
+        assert isinstance(kept, Matrices)
+        every = [n for n in self.kernel.statistics if self._extent(n) == extent]
+        shapes = [shard.shape if launcher is self.whole else torch.Size(shard.size) for shard in self.shards]
+        lengths = [_length(extent, shape, self.kernel) for shape in shapes]
+        start = sum(lengths[:member]) * len(every) + every.index(name) * lengths[member]
+        return kept.values[extent][start : start + lengths[member]]
+
+
+def _length(extent: Extent, shape: torch.Size, kernel: Kernel) -> int:
+    count, height, width = matrices(shape, kernel.seen)
+    return {"row": count * height, "col": count * width, "matrix": count}[extent]
+
+
+def _joined(span: Tensor, operation: str) -> Tensor:
+    """What the programs of a pass have left of a tensor, together."""
+    if operation in ("sum", "mean"):
+        return span.sum()
+    least = span.new_full((1,), -torch.inf if operation == "largest" else torch.inf)
+    every = torch.cat([span, least])
+    return every.amax() if operation == "largest" else every.amin()
+
+
+def divided(
+    kernels: Sequence[Kernel], residents: Sequence[Residents], real: torch.dtype, device: torch.device
+) -> list[DividedTriton]:
+    """Binds the kernels of a procedure that reduce to a batch of tensors that are divided."""
+    if not kernels:
+        return []
+    shards, numbers = residents[0].shards, residents[0].numbers
+    parts = prepare_reducing(kernels, [replace(r, shards=()) for r in residents], real, device)
+    whole_shapes = [shard.shape for shard in shards]
+    wholes = prepare_reducing(kernels, [replace(r, shards=(), shapes=whole_shapes) for r in residents], real, device)
+    for part, whole in zip(parts, wholes, strict=True):
+        one_each = torch.arange(len(shards) + 1, dtype=torch.int32, device=device)
+        most = max(len(one.measures) for k in kernels for one in k.passes)
+        partials = torch.zeros(max(1, most * len(shards)), dtype=torch.float64, device=device)
+        if whole.reductions.matrices is None:
+            whole.reductions = replace(whole.reductions, first=one_each, each=len(shards), partials=partials)
+        whole.reductions = replace(whole.reductions, statistics=part.reductions.statistics)
+    in_matrices = parts[0].reductions.matrices is not None
+    lines = [lines_of(s.shape, s.offset, s.size, kernels[0].seen) if in_matrices else {} for s in shards]
+    members = range(len(shards))
+    return [DividedTriton(p, w, shards, numbers, lines, members) for p, w in zip(parts, wholes, strict=True)]

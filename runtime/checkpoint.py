@@ -25,10 +25,13 @@ from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.callers import stacklevel
 from optc.runtime.checkpoint_codes import STORING, Kept, told
+from optc.runtime.checkpoint_parts import entries_here, home_of, in_parts, settled
 from optc.runtime.foreign import Foreign
 from optc.runtime.hypers import Values
 from optc.runtime.pairs import REST, rest_dtype
 from optc.runtime.schema import Schema, State
+from optc.runtime.sharding import PLACEMENTS, Shards
+from optc.runtime.state import Home
 from optc.runtime.storage import kept_dtype, readable
 
 _MOST_SHOWN = 10
@@ -36,6 +39,14 @@ _MOST_SHOWN = 10
 
 Parts: TypeAlias = Sequence[tuple[Schema, Sequence[int]]]
 """The schemas of an optimizer, and which groups, by their numbers, each of them has."""
+
+
+def saved(parts: Parts, packed: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], shards: Shards) -> dict[str, Any]:
+    """A state dict as it is given out, of an optimizer with these groups: what is in it belongs to nobody else."""
+    found = unshared(parts, packed)
+    for schema, numbers in parts:
+        found = in_parts(schema, numbers, groups, shards, found)
+    return found
 
 
 def unshared(parts: Parts, packed: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,6 +72,7 @@ class _Found:
     """What a file has for an optimizer; `problems`: what does not fit, `changes`: what is kept otherwise here."""
 
     groups: list[dict[str, Any]]
+    shards: Shards
     slots: defaultdict[Tensor, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
     problems: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
@@ -73,6 +85,7 @@ def load(
     parts: Parts,
     state_dict: Mapping[str, Any],
     fits: Callable[[Sequence[Mapping[str, Any]]], None] = lambda groups: None,
+    shards: Shards = PLACEMENTS,
 ) -> None:
     """Puts a state dict into an optimizer, called `name`. Raises ValueError with all that does not fit.
 
@@ -88,7 +101,7 @@ def load(
     have, want = [len(g["params"]) for g in saved], [len(g["params"]) for g in present]
     if have != want:
         raise ValueError(f"the loaded state dict has groups of {have} parameters, this {name} of {want}")
-    found = _Found(list(present))
+    found = _Found(list(present), shards)
     for schema, numbers in parts:
         _read(schema, numbers, present, saved, packed["state"], found)
     problems = found.problems
@@ -139,10 +152,17 @@ def _read(
             if entries is not None and not isinstance(entries, Mapping):
                 problems.append(f"{label}: must have a table of states, not {_shown(entries)}")
             elif entries:
+                try:
+                    home, whole = home_of(p, found.shards, entries)
+                except ValueError as error:
+                    problems.append(f"{label}: {error}")
+                    continue
+                entries = entries_here(entries)
                 file = Kept.of(other, entries, label, problems) if foreign is None else foreign.kept(entries, p, label)
-                loaded = _slot(schema, values, p, file, problems, found.changes) if file is not None else {}
-                if loaded:
-                    found.slots[p] = loaded
+                before = len(problems)
+                loaded = _slot(schema, values, home, file, problems, found.changes) if file is not None else {}
+                if loaded and len(problems) == before:
+                    found.slots[p] = settled(schema, values, home, loaded, whole)
 
 
 def _well_formed(name: str, packed: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -191,9 +211,9 @@ def _is_scalar(entry: Any) -> bool:
     return isinstance(entry, Tensor) and entry.numel() == 1 and not entry.is_complex()
 
 
-def _slot(schema: Schema, values: Values, p: Tensor, file: Kept, problems: list[str], changes: list[str]) -> dict[str, Any]:
+def _slot(schema: Schema, values: Values, home: Home, file: Kept, problems: list[str], changes: list[str]) -> dict[str, Any]:
     """One parameter's state, converted; appends to `problems` what does not fit, to `changes` what is kept otherwise here."""
-    own = schema.of_parameters
+    own, p = schema.of_parameters, home.theta
     by_key = {state.key: state for state in own}
     found, label = file.entries, file.label
     slot: dict[str, Any] = {}
@@ -220,12 +240,12 @@ def _slot(schema: Schema, values: Values, p: Tensor, file: Kept, problems: list[
             near = difflib.get_close_matches(str(key), by_key, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(map(repr, [states.STEP, *by_key]))}"
             problems.append(f"{label}: unknown state {key!r}{hint}")
-        elif state.extent == "elem" and (state.codebook(p.numel()) is not None or key in file.scales):
-            slot |= file.converted(state, p, problems, changes)
+        elif state.extent == "elem" and (home.codebook(state) is not None or key in file.scales):
+            slot |= file.converted(state, home, problems, changes)
         else:
-            tensor = _tensor(schema, values, state, p, entry)
+            tensor = _tensor(schema, values, state, home, entry)
             if tensor is None:
-                shape = shapes.of_state(state, schema, p.shape, values)
+                shape = home.shape(state, schema, values)
                 picked = f" (every {shapes.period(schema, values)}-th element)" if state.extent == "pick" else ""
                 problems.append(f"{label}: {key!r} must be a tensor of shape {shape}{picked}, not {_shown(entry)}")
             else:
@@ -236,17 +256,17 @@ def _slot(schema: Schema, values: Values, p: Tensor, file: Kept, problems: list[
         slot.setdefault(states.STEP, states.counter(0.0))
     started = states.STEP not in found or _number(found[states.STEP]) != 0
     for state in own if started else ():
-        if state.key not in found and states.exists(state, values, p):
+        if state.key not in found and states.exists(state, values, home.p):
             problems.append(f"{label}: {state.key!r} is missing")
     return slot
 
 
-def _tensor(schema: Schema, values: Values, state: State, p: Tensor, entry: Any) -> Tensor | None:
+def _tensor(schema: Schema, values: Values, state: State, home: Home, entry: Any) -> Tensor | None:
     """A copy of a state as it is kept here; None where it does not fit.
 
     Rows and columns may lack dimensions of length 1; where every element is picked, these may be in the parameter's shape.
     """
-    shape = shapes.of_state(state, schema, p.shape, values)
+    shape, p = home.shape(state, schema, values), home.theta
     if not isinstance(entry, Tensor):
         return None
     if state.extent == "elem":

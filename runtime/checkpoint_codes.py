@@ -17,6 +17,7 @@ from torch import Tensor
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.codebook import BLOCKS, Codebook
 from optc.runtime.schema import Schema, State
+from optc.runtime.state import Home
 from optc.runtime.storage import PIECE, codes_shape, encoded, kept_dtype, readable, taken
 
 STORING = "storing"
@@ -60,9 +61,9 @@ class Kept:
         of_scales = {f"{key}_scale" for key in scales}
         return Kept({k: v for k, v in entries.items() if k not in of_scales}, scales, books, label)
 
-    def converted(self, state: State, p: Tensor, problems: list[str], changes: list[str]) -> dict[str, Tensor]:
+    def converted(self, state: State, home: Home, problems: list[str], changes: list[str]) -> dict[str, Tensor]:
         """The entries of a state as they are kept here, in memory of their own."""
-        key, own = state.key, state.codebook(p.numel())
+        key, own, p = state.key, home.codebook(state), home.theta
         entry, scales, book = self.entries[key], self.scales.get(key), self.books.get(key)
         if scales is None:
             if not readable(entry) or not entry.is_floating_point() or entry.shape != p.shape:

@@ -17,6 +17,9 @@ from optc.runtime.hypers import Values
 from optc.runtime.schema import Schema
 from optc.runtime.sharding import Shard, Shards
 
+_BITS = 32
+"""Codes of one bit that share a word."""
+
 
 def require(schema: Schema, values: Values, p: Tensor, shards: Shards) -> None:
     """Raises ValueError with the term where a parameter cannot be updated in the parts that processes have of it."""
@@ -54,10 +57,11 @@ def refusal(schema: Schema, values: Values, shard: Shard) -> str | None:
             return f"it draws a random number for each element, and {why}"
         return f"it looks at every p-th element, and {why}" if schema.pick is not None else None
     for state, book in kept:
-        cut = _unfit(shard.cuts, book.together)
+        block = book.together if book.bits > 1 else max(book.together, _BITS)
+        cut = _unfit(shard.cuts, block)
         if cut is not None:
             return (
-                f"its state {state.key!r} is kept as codes ({book.name}) in blocks of {book.together} elements, and a part "
+                f"its state {state.key!r} is kept as codes ({book.name}) in blocks of {block} elements, and a part "
                 f"begins at element {cut}, inside of one: give its first dimension a size that divides evenly, or store the "
                 "state otherwise"
             )

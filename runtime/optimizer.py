@@ -33,6 +33,7 @@ from optc.runtime.guard import Guard, Watch
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.participants import Given, Participants
 from optc.runtime.release import Releasable
+from optc.runtime.revive import bare
 from optc.runtime.schema import Hyper, Procedure, Schema
 from optc.runtime.sharding import PLACEMENTS, Shards
 from optc.runtime.steps import Ready
@@ -354,7 +355,8 @@ class Optimizer(Releasable):
 
     def state_dict(self) -> dict[str, Any]:
         """In torch's layout; step counts and host states are copies of their own."""
-        return checkpoint.unshared([(self.schema, range(len(self.param_groups)))], super().state_dict())
+        parts = [(self.schema, range(len(self.param_groups)))]
+        return checkpoint.saved(parts, super().state_dict(), self.param_groups, self._shards)
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -364,10 +366,11 @@ class Optimizer(Releasable):
 
         Raises ValueError with everything that does not fit; then nothing has changed.
         """
-        checkpoint.load(self, self.schema.name, [(self.schema, range(len(self.param_groups)))], state_dict)
+        parts = [(self.schema, range(len(self.param_groups)))]
+        checkpoint.load(self, self.schema.name, parts, state_dict, shards=self._shards)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_bare, (type(self) if self.spec_text is None else self.spec_text,), self.__getstate__())
+        return (bare, (type(self) if self.spec_text is None else self.spec_text,), self.__getstate__())
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {"backend": self.backend, "_scales": self._scales, "_guard": self._guard}
@@ -389,12 +392,3 @@ class Optimizer(Releasable):
         self._settled = None, -1
         self._skipped = False
         self._square_sum = None
-
-
-def _bare(origin: type[Optimizer] | str) -> Optimizer:
-    """An instance for unpickling, of a class or of the class that a spec's text compiles to."""
-    if not isinstance(origin, str):
-        return origin.__new__(origin)
-    from optc.compiler.instant import compile_class
-
-    return _bare(compile_class(origin))

@@ -232,7 +232,7 @@ class Routed(Releasable):
     def state_dict(self) -> dict[str, Any]:
         """In torch's layout, every group with its `type`; step counts and host states are copies of their own."""
         self._share()
-        return checkpoint.unshared(self._schemas(), super().state_dict())
+        return checkpoint.saved(self._schemas(), super().state_dict(), self.param_groups, PLACEMENTS)
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -50,10 +50,6 @@ class Shard:
         """How many elements are here."""
         return math.prod(self.size)
 
-    def box(self) -> tuple[slice, ...]:
-        """Where its elements are in a tensor of the parameter's shape."""
-        return tuple(slice(at, at + length) for at, length in zip(self.offset, self.size, strict=True))
-
 
 def is_divided(x: Any) -> bool:
     """Whether it is a DTensor; asks nothing of torch.distributed where that has not been imported."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,13 +17,10 @@ from optc.runtime.backend import Launcher, Residents
 from optc.runtime.columns import Columns
 from optc.runtime.draws import first_element
 from optc.runtime.exchange import over_groups
+from optc.runtime.parts import Place, place_of
 from optc.runtime.schema import SCALE, Kernel
 from optc.runtime.sharding import Shard
-from optc.runtime.storage import codes_shape
 from optc.runtime.torch_launch import TorchLauncher
-
-Place: TypeAlias = tuple[tuple[int, ...], tuple[slice, ...]]
-"""The shape of a whole tensor, and where in it something is."""
 
 
 @dataclass(slots=True)
@@ -83,9 +79,11 @@ class DividedTorch:
         """One parameter, the whole of it."""
         residents, shard = self.residents, self.residents.shards[member]
         columns = {name: column[member] for name, column in residents.tensors.items()}
-        places = {name: self._place(name, shard, here) for name, here in columns.items()}
+        places = {name: self._place(name, shard) for name in columns}
         whole = {name: _gathered(here, places[name], shard) for name, here in columns.items()}
-        of_step = {name: _gathered(x, (tuple(shard.shape), shard.box()), shard) for name, x in varying.items()}
+        of_step = {
+            name: _gathered(x, Place(tuple(shard.shape), shard.offset, shard.size), shard) for name, x in varying.items()
+        }
         kept = replace(
             residents,
             tensors={name: [tensor] for name, tensor in whole.items()},
@@ -98,39 +96,25 @@ class DividedTorch:
         for name, here in columns.items():
             place = places[name]
             if place is not None:
-                here.copy_(whole[name][place[1]])
+                here.copy_(whole[name][place.box])
 
-    def _place(self, name: str, shard: Shard, here: Tensor) -> Place | None:
+    def _place(self, name: str, shard: Shard) -> Place | None:
         """Where what lies here of a column is; None where that is all."""
-        numel = shard.shape.numel()
         stream = next(s for s in self.kernel.streams if s.name == name.removesuffix(SCALE))
-        book = stream.codebook(self.residents.variant)
-        if name.endswith(SCALE) and book is not None:
-            return _interval(book.blocks_of(numel), shard, book.block, here)
-        if stream.extent == "pick":
-            p = int(self._period())
-            return _interval(-(-numel // p), shard, p, here)
-        if book is not None and book.per_byte > 1:
-            return _interval(codes_shape(book, shard.shape)[0], shard, book.per_byte, here)
-        return (tuple(shard.shape), shard.box()) if stream.extent == "elem" else None
+        is_scale = name.endswith(SCALE)
+        return place_of(stream.extent, stream.codebook(self.residents.variant), is_scale, self._period(), shard)
 
-    def _period(self) -> float:
+    def _period(self) -> int:
         scalars = self._given[1]
-        return 1.0 if self.kernel.pick is None else float(scalars[self.kernel.scalars.index(self.kernel.pick)])
-
-
-def _interval(length: int, shard: Shard, each: int, here: Tensor) -> Place:
-    """Of what has one value for `each` elements."""
-    start = (shard.first or 0) // each
-    return (length,), (slice(start, start + here.numel()),)
+        return 1 if self.kernel.pick is None else int(float(scalars[self.kernel.scalars.index(self.kernel.pick)]))
 
 
 def _gathered(here: Tensor, place: Place | None, shard: Shard) -> Tensor:
     """The whole of a tensor: all processes add the bytes that they have to zeros."""
     if place is None:
         return here
-    whole = torch.zeros(place[0], dtype=here.dtype, device=here.device)
-    whole[place[1]] = here
+    whole = torch.zeros(place.shape, dtype=here.dtype, device=here.device)
+    whole[place.box] = here
     over_groups(whole.view(-1).view(torch.uint8), "sum", shard.groups, shard.device)
     return whole
 

@@ -1,0 +1,93 @@
+"""State dicts of parameters that are divided among processes: what is saved are parts, what is loaded parts, or the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from optc.runtime import hypers, shapes
+from optc.runtime.hypers import Values
+from optc.runtime.pairs import REST
+from optc.runtime.parts import Part, Place, place_of
+from optc.runtime.schema import Schema
+from optc.runtime.sharding import Shard, Shards, is_divided, local
+from optc.runtime.state import Home
+
+
+def places_of(schema: Schema, values: Values, shard: Shard) -> dict[str, Place]:
+    """Where what is here of a parameter's state is in the whole, by key; without what all processes have alike."""
+    found: dict[str, Place | None] = {REST: Place(tuple(shard.shape), shard.offset, shard.size)}
+    period = shapes.period(schema, values)
+    for state in schema.of_parameters:
+        book = state.codebook(shard.shape.numel())
+        found[state.key] = place_of(state.extent, book, False, period, shard)
+        if book is not None:
+            found[state.scale_key] = place_of(state.extent, book, True, period, shard)
+    return {key: place for key, place in found.items() if place is not None}
+
+
+def in_parts(
+    schema: Schema, numbers: Sequence[int], groups: Sequence[Mapping[str, Any]], shards: Shards, packed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A state dict whose tensors say where they are in the whole, for the groups with these numbers."""
+    slots = dict(packed["state"])
+    for number in numbers:
+        values = None
+        for index, p in zip(packed["param_groups"][number]["params"], groups[number]["params"], strict=True):
+            shard = shards.shard(p) if index in slots else None
+            if shard is None:
+                continue
+            values = hypers.validate(schema, groups[number]) if values is None else values
+            places = places_of(schema, values, shard)
+            own = tuple(shard.shape)
+            slots[index] = {
+                key: Part.of(entry, places[key], p.shape if places[key].shape == own else None)
+                if key in places and not is_divided(entry)
+                else entry
+                for key, entry in slots[index].items()
+            }
+    return {**packed, "state": slots}
+
+
+def is_part(entry: Any) -> bool:
+    """Whether it is what one process has of a tensor."""
+    return isinstance(entry, Part) or is_divided(entry)
+
+
+def home_of(p: Tensor, shards: Shards, entries: Mapping[str, Any]) -> tuple[Home, bool]:
+    """A parameter as a file has it, and whether that is the whole, which takes no memory here, of one that is divided.
+
+    Raises ValueError where a file has parts of a parameter that is here as a whole.
+    """
+    in_parts = any(map(is_part, entries.values()))
+    here = shards.here(p)
+    if shards.shard(p) is None:
+        if in_parts and not shards.divides(p):
+            raise ValueError("the state dict has a part of it, and here it is whole: load what optc.dist.full_state_dict gives")
+        return Home(p, here, shards), False
+    return Home(p, here if in_parts else here.new_empty(()).expand(p.shape), shards), not in_parts
+
+
+def entries_here(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """What is here of the entries of a file."""
+    return {key: entry.here if isinstance(entry, Part) else local(entry) for key, entry in entries.items()}
+
+
+def settled(schema: Schema, values: Values, home: Home, slot: Mapping[str, Any], whole: bool) -> dict[str, Any]:
+    """A parameter's entries, read from a file, as its state has them: of the `whole` only what belongs here."""
+    p, shards = home.p, home.shards
+    shard, here = shards.shard(p), shards.here(p)
+    places = places_of(schema, values, shard) if whole and shard is not None else {}
+    found = {}
+    for key, entry in slot.items():
+        if key in places:
+            entry = entry.reshape(places[key].shape)[places[key].box].clone()
+        found[key] = shards.kept(p, entry) if _per_element(schema, key, entry, here) else entry
+    return found
+
+
+def _per_element(schema: Schema, key: str, entry: Any, here: Tensor) -> bool:
+    elements = {REST, *(state.key for state in schema.of_parameters if state.extent == "elem")}
+    return key in elements and isinstance(entry, Tensor) and entry.shape == here.shape

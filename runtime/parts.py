@@ -1,0 +1,153 @@
+"""Parts of tensors that belong to divided parameters: where they are in the whole, and a form that torch.distributed.checkpoint
+saves and loads, whatever the number of processes then is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optc.runtime.codebook import Codebook
+from optc.runtime.schema import PER_ELEMENT, Extent
+from optc.runtime.sharding import Shard
+from optc.runtime.storage import codes_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a part is in a whole of this shape."""
+
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    size: tuple[int, ...]
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """The part's elements."""
+        return tuple(slice(at, at + length) for at, length in zip(self.offset, self.size, strict=True))
+
+
+def place_of(extent: Extent, book: Codebook | None, is_scale: bool, period: int, shard: Shard) -> Place | None:
+    """Where what lies here of a state is; None where that is all, as of rows, columns and numbers.
+
+    `book`: what its codes mean; with `is_scale` the place is that of their scales. Every `period`-th element is picked.
+    """
+    if extent not in PER_ELEMENT:
+        return None
+    if is_scale and book is not None:
+        return _interval(shard, book.block, book.blocks_of)
+    if extent == "pick":
+        return _interval(shard, period, lambda numel: -(-numel // period))
+    if book is not None and book.per_byte > 1:
+        return _interval(shard, book.per_byte, lambda numel: codes_shape(book, (numel,))[0])
+    return Place(tuple(shard.shape), shard.offset, shard.size)
+
+
+def _interval(shard: Shard, each: int, length: Any) -> Place:
+    """Of what has one value for `each` elements; `length` says how many values so many elements have."""
+    return Place((length(shard.shape.numel()),), ((shard.first or 0) // each,), (length(shard.numel),))
+
+
+def boxes(shape: Sequence[int], start: int, end: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(offset, size) of boxes that are, one after the other, the elements from `start` to before `end` of a shape.
+
+    At most 2n - 1 of them in n dimensions: the rest of a row, whole rows, the beginning of a row, and so on within these.
+    """
+    if not shape:
+        return [((), ())] if end > start else []
+    inner = math.prod(shape[1:])
+    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    while start < end:
+        row, within = divmod(start, inner)
+        rows = (end - start) // inner if within == 0 else 0
+        if rows:
+            found.append(((row, *[0] * (len(shape) - 1)), (rows, *shape[1:])))
+            start += rows * inner
+            continue
+        stop = min(end, (row + 1) * inner)
+        of_row = boxes(shape[1:], within, within + stop - start)
+        found += [((row, *offset), (1, *size)) for offset, size in of_row]
+        start = stop
+    return found
+
+
+class Part(Tensor):
+    """What one process has of a tensor of shape `whole`: `pieces` at their offsets, which follow one another in its memory.
+
+    As with a DTensor, its shape is that of the whole; to operations it is the tensor that is here. It has the protocol by which
+    torch.distributed.checkpoint finds the pieces of all processes.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    whole: torch.Size
+    pieces: list[tuple[tuple[int, ...], tuple[int, ...]]]
+
+    @staticmethod
+    def of(here: Tensor, place: Place, shape: Sequence[int] | None = None) -> Part:
+        """A part that is at a place; `shape`: that of the whole, if the place is one in all its elements, in order."""
+        part = Tensor._make_subclass(Part, here.detach().contiguous())
+        part.whole = torch.Size(place.shape if shape is None else shape)
+        if shape is None or tuple(shape) == place.shape:
+            part.pieces = [(place.offset, place.size)] if math.prod(place.size) else []
+        else:
+            part.pieces = boxes(shape, place.offset[0], place.offset[0] + place.size[0])
+        return part
+
+    @property
+    def here(self) -> Tensor:
+        """What is here, as an ordinary tensor."""
+        return self.as_subclass(Tensor)
+
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        """That of the whole."""
+        return self.whole
+
+    def size(self, dim: Any = None) -> Any:
+        """That of the whole."""
+        return self.whole if dim is None else self.whole[dim]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "this state dict has what one process has of an optimizer that is divided among several: save it with "
+            "optc.dist.save or torch.distributed.checkpoint, or make a whole one with optc.dist.full_state_dict"
+        )
+
+    def _views(self) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        flat, at = self.here.view(-1), 0
+        for offset, size in self.pieces:
+            length = math.prod(size)
+            yield offset, flat[at : at + length].view(size)
+            at += length
+
+    # --- as torch.distributed.checkpoint asks ---------------------------------------------------------------------------------
+
+    def __create_write_items__(self, fqn: str, part: Any) -> list[Any]:
+        from torch.distributed.checkpoint.metadata import MetadataIndex, TensorProperties
+        from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+        properties = TensorProperties.create_from_tensor(self.here)
+        return [
+            WriteItem(
+                index=MetadataIndex(fqn, chunk.offsets),
+                type=WriteItemType.SHARD,
+                tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=self.whole),
+            )
+            for chunk in self.__create_chunk_list__()
+        ]
+
+    def __create_chunk_list__(self) -> list[Any]:
+        from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
+
+        return [ChunkStorageMetadata(offsets=torch.Size(offset), sizes=torch.Size(size)) for offset, size in self.pieces]
+
+    def __get_tensor_shard__(self, index: Any) -> Tensor:
+        for offset, piece in self._views():
+            if index.offset is not None and tuple(index.offset) == offset:
+                return piece
+        raise ValueError(f"no part of {index.fqn} begins at {index.offset}")

@@ -77,15 +77,19 @@ def entries_here(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 def settled(schema: Schema, values: Values, home: Home, slot: Mapping[str, Any], whole: bool) -> dict[str, Any]:
     """A parameter's entries, read from a file, as its state has them: of the `whole` only what belongs here."""
-    p, shards = home.p, home.shards
-    shard, here = shards.shard(p), shards.here(p)
-    places = places_of(schema, values, shard) if whole and shard is not None else {}
-    found = {}
-    for key, entry in slot.items():
-        if key in places:
-            entry = entry.reshape(places[key].shape)[places[key].box].clone()
-        found[key] = shards.kept(p, entry) if _per_element(schema, key, entry, here) else entry
-    return found
+    p, shards, here = home.p, home.shards, home.shards.here(home.p)
+    found = cut_entries(schema, values, p, shards, slot) if whole else slot
+    return {key: shards.kept(p, entry) if _per_element(schema, key, entry, here) else entry for key, entry in found.items()}
+
+
+def cut_entries(schema: Schema, values: Values, p: Tensor, shards: Shards, slot: Mapping[str, Any]) -> dict[str, Any]:
+    """What belongs here of the entries of a whole parameter, in memory of its own."""
+    shard = shards.shard(p)
+    places = {} if shard is None else places_of(schema, values, shard)
+    return {
+        key: entry.reshape(places[key].shape)[places[key].box].clone() if key in places and isinstance(entry, Tensor) else entry
+        for key, entry in slot.items()
+    }
 
 
 def _per_element(schema: Schema, key: str, entry: Any, here: Tensor) -> bool:

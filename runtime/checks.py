@@ -40,8 +40,7 @@ def parameter(p: Tensor) -> None:
 
 
 def companion(p: Tensor, x: Tensor, what: str) -> None:
-    """Raises ValueError or TypeError if `x` (a gradient, an input), as it is here, cannot go with `p`."""
-    p = local(p)
+    """Raises ValueError or TypeError if `x` (a gradient, an input) cannot go with `p`."""
     if x.layout != torch.strided:
         raise ValueError(f"{what} is sparse ({x.layout}): use a dense one, e.g. nn.Embedding(sparse=False)")
     if is_traceable_wrapper_subclass(x):

@@ -261,7 +261,7 @@ class Optimizer(Releasable):
             places.append(where)
         for index, group in enumerate(self.param_groups):
             if places[index] is None:
-                participants.check(taking[index].parameters, taking[index].varying, group, self._label(index))
+                participants.check(taking[index].parameters, taking[index].varying, group, self._label(index), self._shards)
         self._skipped = False
         edits = states.Edits(self.state)
         gathers = model.gathers(procedure)
@@ -344,7 +344,7 @@ class Optimizer(Releasable):
         """
         for index, group in enumerate(self.param_groups):
             values = hypers.validate(self.schema, group)
-            participants.check(group["params"], {}, group, self._label(index))
+            participants.check(group["params"], {}, group, self._label(index), self._shards)
             for p in group["params"]:
                 if p.requires_grad:
                     sign = -1.0 if group["maximize"] else 1.0

@@ -123,25 +123,26 @@ def _checked(
         unusual = any(type(x) not in _USUAL for column in varying.values() for x in column)
     contiguous = all(map(layout.all_contiguous, varying.values()))
     if unusual or not contiguous or not all(all(map(Tensor.data_ptr, column)) for column in varying.values()):
-        check(parameters, varying, group, label)
+        check(parameters, varying, group, label, shards)
     return Participants(parameters, varying, contiguous)
 
 
 def admit(schema: Schema, group: Mapping[str, Any], label: str, shards: Shards) -> None:
     """Looks at the parameters of a new group. Raises ValueError or TypeError that names the one that cannot be optimized."""
     checks.no_duplicates(group["params"])
-    check(group["params"], {}, group, label)
+    check(group["params"], {}, group, label, shards)
+    shards.cut(group)
     if any(map(shards.divides, group["params"])):
         divisible.require_all(schema, hypers.validate(schema, group), group, shards)
 
 
-def check(parameters: Sequence[Tensor], varying: Columns, group: Mapping[str, Any], label: str) -> None:
+def check(parameters: Sequence[Tensor], varying: Columns, group: Mapping[str, Any], label: str, shards: Shards) -> None:
     """The thorough look: raises ValueError or TypeError that names the parameter. `varying` has what this process has."""
     for index, p in enumerate(parameters):
         try:
             checks.parameter(p)
             for name, column in varying.items():
-                checks.companion(p, column[index], "its gradient" if name == "g" else f"its {name}")
+                checks.companion(shards.here(p), column[index], "its gradient" if name == "g" else f"its {name}")
         except (ValueError, TypeError) as error:
             place = next(i for i, q in enumerate(group["params"]) if q is p)
             name = f"parameter {group['param_names'][place]!r}" if "param_names" in group else f"parameter {place} of {label}"

@@ -118,7 +118,8 @@ class Part(Tensor):
             "optc.dist.save or torch.distributed.checkpoint, or make a whole one with optc.dist.full_state_dict"
         )
 
-    def _views(self) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    def views(self) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """The pieces with their offsets."""
         flat, at = self.here.view(-1), 0
         for offset, size in self.pieces:
             length = math.prod(size)
@@ -147,7 +148,7 @@ class Part(Tensor):
         return [ChunkStorageMetadata(offsets=torch.Size(offset), sizes=torch.Size(size)) for offset, size in self.pieces]
 
     def __get_tensor_shard__(self, index: Any) -> Tensor:
-        for offset, piece in self._views():
+        for offset, piece in self.views():
             if index.offset is not None and tuple(index.offset) == offset:
                 return piece
         raise ValueError(f"no part of {index.fqn} begins at {index.offset}")

@@ -293,7 +293,7 @@ class Release:
         try:
             taking, where = (find(), None) if plan is None else plan.look([p], at.values, find)
             if plan is None or where is None:
-                participants.check(taking.parameters, taking.varying, at.group, label)
+                participants.check(taking.parameters, taking.varying, at.group, label, optimizer._shards)
                 prepare = functools.partial(choose.prepare, optimizer.backend)
                 request = plans.Request(schema, procedure, [p], taking, at.factor, at.values, prepare, None, place)
                 plan = plans.build(request, edits)

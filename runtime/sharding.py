@@ -8,6 +8,7 @@ are small, are the same on all processes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -142,6 +143,12 @@ class Shards:
     def kept(self, p: Tensor, entry: Tensor) -> Tensor:
         """What the state of a parameter has of a tensor per element."""
         return like(p, entry) if is_divided(p) else entry
+
+    def cut(self, group: Mapping[str, Any]) -> None:
+        """Decides who has what of a group that is new, or has new parameters."""
+
+    def settle(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """What is to be done when parameters have been updated."""
 
 
 PLACEMENTS = Shards()

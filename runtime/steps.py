@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from optc.runtime import loss, model, updates
+from optc.runtime.batches import writes_theta
 from optc.runtime.exchange import Exchange
 from optc.runtime.guard import Watch
 from optc.runtime.hypers import Values
@@ -51,6 +52,8 @@ class Ready:
         if self.gathering is not None and self.optimizer.schema.square_sum is not None and self.procedure.name == "step":
             self.optimizer._square_sum = self.gathering.total(self.optimizer.schema.square_sum)
         if through:
+            if writes_theta(self.procedure):
+                self.optimizer._shards.settle(self.optimizer.param_groups)
             self.optimizer._ran(self.procedure.name, bool(self.edits), self.found_inf)
         else:
             self.undo()

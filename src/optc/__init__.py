@@ -9,6 +9,7 @@
     Small = optc.compile("adamw", storing={"m": "dynamic8", "v": "udynamic8"})    # its states in 8 bits
     theirs.load_state_dict(optc.export_state(optimizer, "bitsandbytes"))    # an optimizer of that library goes on
     optc.release(optimizer)                     # updates in the backward pass, gradients freed at once
+    model = optc.dist.shard(model, stage=3)     # ZeRO on many processes, for every optimizer
     scheduler = optc.schedule("cosine", T=1000, warmup=100).on(optimizer)    # or compiled in, as a modifier of that name
 
 Importing `optc` is cheap: PyTorch and the compiler are imported when they are first used.
@@ -25,7 +26,7 @@ from optc.dsl.errors import OptcError, SpecError
 if TYPE_CHECKING:
     from torch import nn
 
-    from optc import groups, schedules
+    from optc import dist, groups, schedules
     from optc.runtime import Optimizer, ParamsT, Routed
     from optc.runtime.loss_scale import LossScale as LossScale
     from optc.runtime.release import Release
@@ -41,6 +42,7 @@ __all__ = [
     "available",
     "compile",
     "create",
+    "dist",
     "export_state",
     "groups",
     "release",
@@ -53,12 +55,12 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would take every name for one of these
 
     def __getattr__(name: str) -> Any:
-        """`optc.groups`, `optc.schedules` and `optc.LossScale`, imported when they are first used."""
+        """`optc.dist`, `optc.groups`, `optc.schedules` and `optc.LossScale`, imported when they are first used."""
         from importlib import import_module
 
         if name == "LossScale":
             return import_module("optc.runtime.loss_scale").LossScale
-        if name not in ("groups", "schedules"):
+        if name not in ("dist", "groups", "schedules"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return import_module(f"{__name__}.{name}")
 

@@ -1,0 +1,95 @@
+"""FSDP2 set up as ZeRO stage 1, 2 or 3. It owns parameters and gradients; optimizers work on the parts that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+Stage: TypeAlias = Literal[1, 2, 3]
+Blocks: TypeAlias = Callable[[str, nn.Module], bool] | Sequence[type[nn.Module]] | None
+
+_STAGE = "_optc_stage"
+
+
+def shard(
+    model: nn.Module,
+    stage: Stage = 3,
+    *,
+    mesh: Any = None,
+    precision: Any = None,
+    offload: bool = False,
+    blocks: Blocks = None,
+) -> nn.Module:
+    """Divides a model's parameters, gradients and optimizer state among processes, by FSDP2; returns the model.
+
+        model = optc.dist.shard(model, stage=3, precision="bf16")
+        optimizer = optc.create("AdamW", model, lr=3e-4)            # after: the parameters are new ones
+
+    `stage`: 1 divides the optimizer's state and gathers parameters once a step, 2 gradients, too, 3 parameters as well, which
+    are gathered block by block in the forward and in the backward pass. (Between steps all stages keep parameters divided.)
+    With several backward passes per step call `optc.dist.microbatch` before each: stage 1 then talks in the last one only.
+
+    `mesh`: a DeviceMesh of one dimension, or of two to keep replicas along the first (HSDP); all processes, if it is None.
+    `precision`: "bf16" computes in bfloat16 and adds gradients up in float32, with parameters and states in float32; or a
+    MixedPrecisionPolicy. `offload` keeps parameters, gradients and states in the CPU's memory. `blocks` are gathered as one:
+    classes of modules, or a function (name, module) -> bool; without it the modules of every ModuleList, or the children of the
+    model.
+
+    Raises ValueError for a stage or precision that there is not and for blocks that no module is, RuntimeError without a
+    process group, ImportError before torch 2.6.
+    """
+    import torch.distributed as dist
+
+    if stage not in (1, 2, 3):
+        raise ValueError(f"stage = {stage!r}, but it must be 1, 2 or 3")
+    if not dist.is_available() or not dist.is_initialized():
+        raise RuntimeError("there is no process group: call torch.distributed.init_process_group first")
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    if precision == "bf16":
+        precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    elif precision is None:
+        precision = MixedPrecisionPolicy()
+    elif not isinstance(precision, MixedPrecisionPolicy):
+        raise ValueError(f"precision = {precision!r}, but it must be None, 'bf16' or a MixedPrecisionPolicy")
+    policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
+    options: dict[str, Any] = {"mesh": mesh, "mp_policy": precision, "offload_policy": policy}
+    options["reshard_after_forward"] = stage == 3
+    for module in _blocks(model, blocks):
+        fully_shard(module, **options)
+    fully_shard(model, **options)
+    setattr(model, _STAGE, stage)
+    return model
+
+
+def microbatch(model: nn.Module, last: bool) -> None:
+    """Tells a model of `shard` whether the coming backward pass is the last one before a step; call it before the forward pass.
+
+    Under stage 1 gradients are added up whole until then, and parameters stay gathered; others need not know.
+    """
+    if getattr(model, _STAGE, None) == 1:
+        model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        model.set_reshard_after_backward(last)  # type: ignore[operator]
+
+
+def _blocks(model: nn.Module, blocks: Blocks) -> list[nn.Module]:
+    """The modules whose parameters are gathered together, without the model itself. Raises ValueError where there are none."""
+    if blocks is not None:
+        chosen = _by_class(blocks) if not callable(blocks) else blocks
+        found = [module for name, module in model.named_modules() if module is not model and chosen(name, module)]
+        if not found:
+            raise ValueError(f"no module of this model is one of the blocks {blocks!r}")
+        return found
+    listed = [child for module in model.modules() if isinstance(module, nn.ModuleList) for child in module]
+    return [module for module in listed or model.children() if any(True for _ in _trained(module))]
+
+
+def _by_class(blocks: Sequence[type[nn.Module]]) -> Callable[[str, nn.Module], bool]:
+    return lambda name, module: isinstance(module, tuple(blocks))
+
+
+def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
+    return module.parameters()

@@ -1,0 +1,43 @@
+"""The whole state of an optimizer that is divided among processes, on each of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optc.runtime.exchange import over_groups
+from optc.runtime.parts import Part
+from optc.runtime.sharding import Group, is_divided
+
+if TYPE_CHECKING:
+    from optc.runtime.optimizer import Optimizer
+
+
+def full_state_dict(optimizer: Optimizer) -> dict[str, Any]:
+    """A state dict with whole tensors, as the optimizer would have without other processes; all of them must call it.
+
+    It takes the memory of the whole state on every process. `load_state_dict` takes it anywhere, and cuts from it what belongs
+    there.
+    """
+    packed = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    slots = {}
+    for index, slot in packed["state"].items():
+        shard = optimizer._shards.shard(parameters[index])
+        groups, device = (shard.groups, shard.device) if shard is not None else ((), "cpu")
+        slots[index] = {key: _whole(entry, groups, device) for key, entry in slot.items()}
+    return {**packed, "state": slots}
+
+
+def _whole(entry: Any, groups: tuple[Group, ...], device: str) -> Any:
+    if is_divided(entry):
+        return entry.full_tensor()
+    if not isinstance(entry, Part):
+        return entry
+    whole: Tensor = torch.zeros(entry.whole, dtype=entry.dtype, device=entry.here.device)
+    for offset, piece in entry.views():
+        whole[tuple(slice(at, at + length) for at, length in zip(offset, piece.shape, strict=True))] = piece
+    over_groups(whole.view(-1).view(torch.uint8), "sum", groups, device)
+    return whole

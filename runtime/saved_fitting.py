@@ -1,0 +1,180 @@
+"""What a checkpoint on disk has, brought together with what an optimizer wants: by names, and in the parts that are here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optc.runtime import hypers, shapes
+from optc.runtime.callers import stacklevel
+from optc.runtime.checkpoint_codes import STORING, codebook
+from optc.runtime.pairs import REST
+from optc.runtime.parts import Part, Place, place_of
+from optc.runtime.sharding import Shard, is_divided, like
+
+if TYPE_CHECKING:
+    from optc.runtime.optimizer import Optimizer
+
+_MOST_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load has found: parameters that only the optimizer has, those that only the checkpoint has."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Fitting:
+    """Brings together what a checkpoint has and what an optimizer wants. `templates`: what is to be read, by name and key."""
+
+    optimizer: Optimizer
+    manifest: Mapping[str, Any]
+    folder: Path
+    templates: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+    def check(self, strict: bool) -> Loaded:
+        """Makes the templates. Raises ValueError with all that does not fit."""
+        schema, manifest = self.optimizer.schema, self.manifest
+        problems = []
+        if manifest["optimizer"] != schema.name:
+            raise ValueError(f"{self.folder} was saved by {manifest['optimizer']}, and this is {schema.name}")
+        known = {state.key for state in schema.of_parameters}
+        gone = [key for key in manifest["states"] if key not in known]
+        if gone and manifest.get("spec") != schema.digest:
+            problems.append(f"the spec has changed since, and has no states {', '.join(map(repr, gone))} any more")
+        elif manifest.get("spec") != schema.digest:
+            warnings.warn(f"the spec of {schema.name} has changed since {self.folder} was saved", stacklevel=stacklevel())
+        self.names = self._matched()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        saved: Mapping[str, Any] = manifest["parameters"]
+        every = {name for group in manifest["groups"] for name in group["names"]}
+        missing = tuple(name for name in self.names if name not in every)
+        unexpected = tuple(sorted(every.difference(self.names)))
+        for name, p in zip(self.names, parameters, strict=True):
+            if name not in saved:
+                continue
+            if list(p.shape) != saved[name].get("shape"):
+                problems.append(f"{name!r} has shape {tuple(saved[name].get('shape', ()))} there and {tuple(p.shape)} here")
+                continue
+            try:
+                self.templates[name] = self._template(p, saved[name]["entries"])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                problems.append(f"{name!r}: {error}")
+        if strict and (missing or unexpected):
+            problems += [f"{name!r} is not in the checkpoint" for name in missing]
+            problems += [f"{name!r} is only in the checkpoint" for name in unexpected]
+        if problems:
+            more = [f"… and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
+            lines = [f"{self.folder} does not fit this {schema.name}, nothing was loaded:", *problems[:_MOST_SHOWN], *more]
+            raise ValueError("\n  ".join(lines))
+        if missing or unexpected:
+            warnings.warn(
+                f"{self.folder}: {len(missing)} parameters are not in the checkpoint ({_some(missing)}), {len(unexpected)} are "
+                f"only there ({_some(unexpected)}); the others were loaded",
+                stacklevel=stacklevel(),
+            )
+        return Loaded(missing, unexpected)
+
+    def _matched(self) -> list[str]:
+        """What the checkpoint calls this optimizer's parameters: by their names, or, where one side has none, by place."""
+        own, groups = self.optimizer.param_groups, self.manifest["groups"]
+        here = names_of(self.optimizer)
+        if all("param_names" in group for group in own) and all(group.get("named") for group in groups):
+            return here
+        there = [name for group in groups for name in group["names"]]
+        if len(there) != len(here):
+            raise ValueError(f"{self.folder} has {len(there)} parameters without names, this optimizer {len(here)}")
+        return there
+
+    def _template(self, p: Tensor, entries: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Tensors to read a parameter's entries into: parts of those that are divided here."""
+        shards = self.optimizer._shards
+        shard, here = shards.shard(p), shards.here(p)
+        found = {}
+        for key, entry in entries.items():
+            dtype, shape = getattr(torch, entry["dtype"]), tuple(entry["shape"])
+            place = None if shard is None else self._place(key, shard)
+            device = here.device if shape else torch.device("cpu")
+            if place is None or shard is None:
+                found[key] = torch.empty(shape, dtype=dtype, device=device)
+                continue
+            empty = torch.empty(place.size, dtype=dtype, device=device)
+            if is_divided(p) and place.shape == tuple(p.shape):
+                found[key] = like(p, empty)
+            else:
+                found[key] = Part.of(empty, place, p.shape if place.shape == tuple(shard.shape) else None)
+        return found
+
+    def _place(self, key: str, shard: Shard) -> Place | None:
+        """Where a part of an entry is, by what the checkpoint says of its state."""
+        if key == REST:
+            return Place(tuple(shard.shape), shard.offset, shard.size)
+        for name, told in self.manifest["states"].items():
+            book = codebook(told["codes"]) if told["codes"] is not None else None
+            if key in (name, told["scale_key"]) and not told["host"]:
+                period = self._period()
+                is_scale = key != name
+                coded = book if book is not None and self._is_coded(name) else None
+                if coded is not None and (shard.cuts is None or any(cut % max(32, coded.block) for cut in shard.cuts)):
+                    raise ValueError(f"{name!r} was saved as codes ({coded.name}), whose blocks the parts here cut through")
+                return place_of(told["extent"], coded, is_scale, period, shard)
+        return None
+
+    def _is_coded(self, name: str) -> bool:
+        scale = self.manifest["states"][name]["scale_key"]
+        return any(scale in saved["entries"] for saved in self.manifest["parameters"].values())
+
+    def _period(self) -> int:
+        return shapes.period(self.optimizer.schema, hypers.validate(self.optimizer.schema, self.optimizer.param_groups[0]))
+
+    def packed(self) -> dict[str, Any]:
+        """A state dict of this optimizer with what was read; what the checkpoint lacks stays as it is here."""
+        packed = self.optimizer.state_dict()
+        slots = {index: self.templates.get(name, packed["state"].get(index)) for index, name in enumerate(self.names)}
+        hypers_of = {name: group["hypers"] for group in self.manifest["groups"] for name in group["names"]}
+        groups = []
+        for group in packed["param_groups"]:
+            told = [hypers_of[self.names[index]] for index in group["params"] if self.names[index] in hypers_of]
+            if any(other != told[0] for other in told):
+                raise ValueError(
+                    "parameters of one group here were in groups with other hypers there: make the groups as they were"
+                )
+            read = {key: decoded(x) for key, x in told[0].items()} if told else {}
+            groups.append({**{k: x for k, x in group.items() if k != STORING}, **read})
+        return {"state": {index: slot for index, slot in slots.items() if slot}, "param_groups": groups}
+
+
+def names_of(optimizer: Optimizer) -> list[str]:
+    """What parameters are called, by the numbers that state dicts give them: names of groups that have some, else numbers."""
+    found: list[str] = []
+    for group in optimizer.param_groups:
+        own = group.get("param_names") or [str(len(found) + place) for place in range(len(group["params"]))]
+        found += [str(name) for name in own]
+    return found
+
+
+def decoded(x: Any) -> Any:
+    """A value of a group, as JSON has it."""
+    if isinstance(x, list):
+        return [decoded(value) for value in x]
+    if not isinstance(x, dict):
+        return x
+    if "tensor" in x:
+        return torch.tensor(x["tensor"], dtype=getattr(torch, str(x.get("dtype", "float32"))))
+    if "tuple" in x:
+        return tuple(decoded(value) for value in x["tuple"])
+    return {key: decoded(value) for key, value in x["table"].items()} if "table" in x else x.get("text")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "") if names else "none"

@@ -1,0 +1,252 @@
+"""Checkpoints on disk, by one process or by many, which any other number of processes can load.
+
+A checkpoint is a folder. In it each save makes a folder of its own, by torch.distributed.checkpoint, with the tensors; a file
+beside them says what they are, in JSON: the optimizer, its spec's hash, how states are kept, hypers. Only then the file
+`latest` is replaced, at once, to name it. So whatever ends a save early, the last whole one is loaded. Nothing that is read is
+executed but the index of torch.distributed.checkpoint, which is a pickle: load none from a source that you do not trust.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from optc.runtime.codebook import Codebook
+from optc.runtime.saved_fitting import Fitting, Loaded, names_of
+from optc.runtime.schema import Schema
+
+if TYPE_CHECKING:
+    from optc.runtime.optimizer import Optimizer
+
+LATEST = "latest"
+"""The file that names the folder of the last whole save."""
+MANIFEST = "optc.json"
+FORMAT = 1
+
+
+def save(path: str | os.PathLike[str], optimizer: Optimizer, model: nn.Module | None = None, *, keep: int = 1) -> Path:
+    """Saves an optimizer and, if it is given, a model; all processes of the default group call it, and it waits for all.
+
+    Each process writes what it has: of parameters that are divided (FSDP2, tensor parallelism, `optc.dist.Zero1`) its part. Of
+    earlier saves at the same place the last `keep` are kept. Parameters are known by the names that the optimizer has of them
+    (`optc.create("AdamW", model)` gives it all), else by their places.
+
+    Returns the folder that was written. Raises OSError where that is not possible; then what was there is as it was.
+    """
+    root = Path(path)
+    names = names_of(optimizer)
+    packed = optimizer.state_dict()
+    tensors = {f"optimizer/{names[index]}/{key}": x for index, slot in packed["state"].items() for key, x in _tensors(slot)}
+    if model is not None:
+        tensors |= {f"model/{key}": x for key, x in _tensors(model.state_dict())}
+    number = _agreed(lambda: 1 + max((n for n, _ in _saves(root)), default=0))
+    folder = root / f"save-{number:06d}"
+    _agreed(lambda: folder.mkdir(parents=True))
+    _dcp("save", tensors, folder)
+    _agreed(lambda: _commit(root, folder, _manifest(optimizer, names, packed, model is not None), keep))
+    return folder
+
+
+def load(path: str | os.PathLike[str], optimizer: Optimizer, model: nn.Module | None = None, *, strict: bool = True) -> Loaded:
+    """Loads what `save` has saved, whoever saved it: other numbers of processes, other divisions, other storages of states.
+
+    States go to parameters by name, where optimizer and checkpoint have names, else by place. Without `strict` parameters that
+    only one side has are left alone, and told by what is returned, and in a warning.
+
+    Raises FileNotFoundError where there is no whole save, ValueError with everything that does not fit: another optimizer,
+    states that the spec does not have any more, parameters of other shapes, files that are damaged. Then neither optimizer nor
+    model has changed. Warns where the spec has changed since, and its states have not.
+    """
+    folder = latest(path)
+    manifest = _read_manifest(folder)
+    fitting = Fitting(optimizer, manifest, folder)
+    report = fitting.check(strict)
+    tensors = {f"optimizer/{name}/{key}": x for name, slot in fitting.templates.items() for key, x in slot.items()}
+    of_model = {}
+    if model is not None:
+        if not manifest["model"]:
+            raise ValueError(f"{folder} has no model: load the optimizer alone")
+        of_model = {key: _fresh(x) for key, x in _tensors(model.state_dict())}
+    _dcp("load", tensors | {f"model/{key}": x for key, x in of_model.items()}, folder)
+    optimizer.load_state_dict(fitting.packed())
+    if model is not None:
+        model.load_state_dict(of_model, strict=False)
+    return report
+
+
+def latest(path: str | os.PathLike[str]) -> Path:
+    """The folder of the last whole save. Raises FileNotFoundError without one."""
+    root = Path(path)
+    if (root / MANIFEST).is_file():
+        return root
+    try:
+        name = (root / LATEST).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise FileNotFoundError(f"{root} has no checkpoint: no save there has come to its end") from error
+    folder = root / Path(name).name
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(f"{root / LATEST} names {name!r}, which is not there: name another save-… folder in it")
+    return folder
+
+
+# --- writing ------------------------------------------------------------------------------------------------------------------
+
+
+def _manifest(optimizer: Optimizer, names: Sequence[str], packed: Mapping[str, Any], has_model: bool) -> dict[str, Any]:
+    """What the tensors of a save are."""
+    schema = optimizer.schema
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        "format": FORMAT,
+        "optimizer": schema.name,
+        "spec": schema.digest,
+        "states": {state.key: _described(schema, state.key) for state in schema.of_parameters},
+        "model": has_model,
+        "groups": [
+            {
+                "names": [names[index] for index in group["params"]],
+                "named": "param_names" in group,
+                "hypers": {key: _encoded(x) for key, x in group.items() if key not in ("params", "param_names")},
+            }
+            for group in packed["param_groups"]
+        ],
+        "parameters": {
+            names[index]: {
+                "shape": list(parameters[index].shape),
+                "entries": {key: {"dtype": _dtype(x), "shape": list(x.shape)} for key, x in _tensors(slot)},
+            }
+            for index, slot in packed["state"].items()
+        },
+    }
+
+
+def _described(schema: Schema, key: str) -> dict[str, Any]:
+    state = next(s for s in schema.of_parameters if s.key == key)
+    book = {**asdict(state.storage), "levels": list(state.storage.levels)} if isinstance(state.storage, Codebook) else None
+    return {"extent": state.extent, "host": state.host, "scale_key": state.scale_key, "codes": book}
+
+
+def _dtype(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _tensors(table: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    return ((key, x) for key, x in table.items() if isinstance(x, Tensor))
+
+
+def _encoded(x: Any) -> Any:
+    """A value of a group in JSON, which knows no tensors and tuples."""
+    if isinstance(x, Tensor):
+        return {"tensor": x.tolist(), "dtype": _dtype(x)}
+    if isinstance(x, tuple):
+        return {"tuple": [_encoded(value) for value in x]}
+    if isinstance(x, list):
+        return [_encoded(value) for value in x]
+    if isinstance(x, Mapping):
+        return {"table": {str(key): _encoded(value) for key, value in x.items()}}
+    return x if x is None or isinstance(x, bool | int | float | str) else {"text": str(x)}
+
+
+def _commit(root: Path, folder: Path, manifest: Mapping[str, Any], keep: int) -> None:
+    """Makes a save the latest, in one step, then removes old ones."""
+    _write(folder / MANIFEST, json.dumps(manifest, indent=1))
+    _write(root / LATEST, folder.name + "\n")
+    for _, old in [s for s in sorted(_saves(root)) if s[1].name != folder.name][: -keep or None]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces a file at once."""
+    beside = path.with_name(path.name + ".new")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def _saves(root: Path) -> list[tuple[int, Path]]:
+    """All saves, whole or not, with their numbers."""
+    found = []
+    for folder in root.glob("save-*"):
+        number = folder.name.removeprefix("save-")
+        if folder.is_dir() and number.isdecimal():
+            found.append((int(number), folder))
+    return found
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------------
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises ValueError for what is no manifest."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder / MANIFEST} cannot be read: {error}") from None
+    tables = ("states", "parameters")
+    well = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in tables)
+    if not well or not isinstance(found.get("groups"), list) or not isinstance(found.get("optimizer"), str):
+        raise ValueError(f"{folder / MANIFEST} is not the description of a checkpoint")
+    if found.get("format") != FORMAT:
+        raise ValueError(f"{folder} was saved in format {found.get('format')!r}; this version of optc reads {FORMAT}")
+    read: dict[str, Any] = found
+    return read
+
+
+def _fresh(x: Tensor) -> Tensor:
+    """Memory like a tensor's, to read into."""
+    return torch.empty_like(x)
+
+
+# --- processes ----------------------------------------------------------------------------------------------------------------
+
+
+def _alone() -> bool:
+    import torch.distributed as dist
+
+    return not dist.is_available() or not dist.is_initialized()
+
+
+def _agreed(work: Callable[[], Any]) -> Any:
+    """Does something in the first process, and gives all of them what came of it. Raises what it raised there."""
+    if _alone():
+        return work()
+    import torch.distributed as dist
+
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = work()
+        except (OSError, ValueError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def _dcp(what: str, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Saves or loads by torch.distributed.checkpoint, whose errors are turned into ours."""
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_loader import load as read
+    from torch.distributed.checkpoint.state_dict_saver import save as write
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (write if what == "save" else read)(tensors, checkpoint_id=folder, no_dist=_alone())
+    except CheckpointException as error:
+        causes = "; ".join(sorted({str(cause) for cause, _ in error.failures.values()}))
+        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {what}d: {causes}") from None
+    except (OSError, EOFError, RuntimeError, KeyError) as error:
+        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {what}d: {error}") from None

@@ -1,0 +1,205 @@
+"""ZeRO stage 1 for a model that is whole on every process: each updates a part of it, and has the state of that part alone.
+
+The elements of a group's parameters, one parameter after the other, are cut into as many intervals as there are processes;
+after a step each process sends what it has updated to the others. So all have as much state, whatever the sizes of parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optc.runtime import divisible, hypers, shapes
+from optc.runtime.checkpoint_parts import cut_entries
+from optc.runtime.hypers import Values
+from optc.runtime.schema import Schema
+from optc.runtime.sharding import Group, Shard, Shards, is_divided
+
+if TYPE_CHECKING:
+    from optc.runtime.optimizer import Optimizer
+
+ALIGNED = 64
+"""Elements; intervals begin at multiples of so many, if nothing asks for more: lines of the cache, and what vectors load."""
+BUCKET = 1 << 28
+"""Bytes that are sent at a time, at most: as many again are taken for what comes in."""
+
+
+class Intervals(Shards):
+    """What each process of a group has of an optimizer's parameters."""
+
+    everywhere = True
+
+    def __init__(self, schema: Schema, process_group: Group) -> None:
+        import torch.distributed as dist
+
+        self._schema, self._process_group = schema, process_group
+        self._rank, self._world = dist.get_rank(process_group), dist.get_world_size(process_group)
+        self._shards: dict[int, tuple[Tensor, Shard]] = {}
+        self._owners: dict[int, list[tuple[int, int]]] = {}
+
+    # --- who has what ---------------------------------------------------------------------------------------------------------
+
+    def cut(self, group: Mapping[str, Any]) -> None:
+        """Cuts what of a group has not been cut yet. Raises ValueError for a parameter that is divided already, or strided."""
+        new = [p for p in group["params"] if not self._knows(p)]
+        if not new:
+            return
+        for place, p in enumerate(group["params"]):
+            if is_divided(p) or not p.is_contiguous():
+                why = "a DTensor, which is divided already" if is_divided(p) else f"not contiguous (strides {p.stride()})"
+                raise ValueError(f"parameter {place}: it is {why}; ZeRO 1 cuts whole, contiguous parameters")
+        values = hypers.validate(self._schema, group)
+        total, before = sum(p.numel() for p in new), 0
+        for p in new:
+            self._cut(p, values, before, total)
+            before += p.numel()
+
+    def _knows(self, p: Tensor) -> bool:
+        known = self._shards.get(id(p))
+        return known is not None and known[0] is p
+
+    def _cut(self, p: Tensor, values: Values, before: int, total: int) -> None:
+        """`before`: elements of parameters that come first, `total` all."""
+        each, numel = self._granularity(p, values), p.numel()
+        ends = [(total * (rank + 1) // self._world - before) // each * each for rank in range(self._world)]
+        ends = [min(max(end, 0), numel) for end in ends[:-1]] + [numel]
+        spans = list(zip([0, *ends[:-1]], ends, strict=True))
+        start, end = spans[self._rank]
+        cuts = tuple(sorted({a for a, b in spans if b > a} or {0}))
+        if self._in_order(p):
+            inner = math.prod(p.shape[1:])
+            offset, size = (start // max(1, inner), *[0] * (p.ndim - 1)), ((end - start) // max(1, inner), *p.shape[1:])
+            shard = Shard(p.shape, offset, size, (self._process_group,), p.device.type, cuts)
+        else:
+            shard = Shard(torch.Size([numel]), (start,), (end - start,), (self._process_group,), p.device.type, cuts)
+        self._shards[id(p)] = p, shard
+        self._owners[id(p)] = spans
+
+    def _in_order(self, p: Tensor) -> bool:
+        """Whether rows and columns count, so that a part has to be some of the rows."""
+        kernels = (kernel for procedure in self._schema.procedures for kernel in procedure.kernels)
+        return p.ndim >= 2 and any(map(shapes.keeps_rows, kernels))
+
+    def _granularity(self, p: Tensor, values: Values) -> int:
+        """Every cut is a multiple of it."""
+        if self._in_order(p):
+            return max(1, math.prod(p.shape[1:]))
+        books = [book for state in self._schema.states if (book := state.codebook(p.numel())) is not None]
+        blocks = [book.together if book.bits > 1 else max(32, book.together) for book in books]
+        return math.lcm(ALIGNED, shapes.period(self._schema, values), *blocks)
+
+    # --- see Shards -----------------------------------------------------------------------------------------------------------
+
+    def divides(self, p: Tensor) -> bool:
+        """See `Shards.divides`."""
+        return True
+
+    def shard(self, p: Tensor) -> Shard | None:
+        """See `Shards.shard`."""
+        return self._shards[id(p)][1]
+
+    def here(self, p: Tensor) -> Tensor:
+        """See `Shards.here`."""
+        return self._of(p, p.detach())
+
+    def companion(self, p: Tensor, x: Tensor) -> Tensor:
+        """See `Shards.companion`."""
+        if x.shape != p.shape or x.layout != torch.strided:
+            return x  # what is wrong with it others say
+        return self._of(p, x.detach().contiguous())
+
+    def _of(self, p: Tensor, x: Tensor) -> Tensor:
+        shard = self._shards[id(p)][1]
+        if shard.shape != p.shape:
+            x = x.view(-1)
+        return x.narrow(0, shard.offset[0], shard.size[0]) if shard.size else x
+
+    def kept(self, p: Tensor, entry: Tensor) -> Tensor:
+        """See `Shards.kept`."""
+        return entry
+
+    # --- after a step ---------------------------------------------------------------------------------------------------------
+
+    def settle(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Sends what each process has updated to all others."""
+        for bucket in self._buckets([p for group in groups for p in group["params"]]):
+            self._gather(bucket)
+
+    def _buckets(self, parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Parameters of one dtype and device whose parts are sent together."""
+        by_kind: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for p in parameters:
+            if p.numel():
+                by_kind.setdefault((p.dtype, p.device), []).append(p)
+        for own in by_kind.values():
+            bucket: list[Tensor] = []
+            for p in own:
+                if bucket and sum(q.nbytes for q in bucket) + p.nbytes > BUCKET:
+                    yield bucket
+                    bucket = []
+                bucket.append(p)
+            yield bucket
+
+    def _gather(self, bucket: Sequence[Tensor]) -> None:
+        spans_of = [self._owners[id(p)] for p in bucket]
+        lengths = [sum(spans[rank][1] - spans[rank][0] for spans in spans_of) for rank in range(self._world)]
+        flats, widest = [p.detach().view(-1) for p in bucket], max(lengths)
+        everybody = flats[0].new_empty(self._world, widest)
+        mine = [flat[slice(*spans[self._rank])] for spans, flat in zip(spans_of, flats, strict=True)]
+        torch.cat(mine, out=everybody[self._rank][: lengths[self._rank]])
+        all_gather(everybody, everybody[self._rank], self._process_group)
+        for rank, row in enumerate(everybody):
+            if rank == self._rank:
+                continue
+            theirs = [spans[rank] for spans in spans_of]
+            parts = row[: lengths[rank]].split([end - start for start, end in theirs])
+            torch._foreach_copy_([flat[a:b] for flat, (a, b) in zip(flats, theirs, strict=True)], list(parts))
+
+
+def all_gather(everybody: Tensor, mine: Tensor, process_group: Group) -> None:
+    """The rows that all processes have, in place; `mine` may be one of them."""
+    import torch.distributed as dist
+
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(everybody.view(-1), mine.contiguous(), group=process_group)
+
+
+class Zero1:
+    """Divides an optimizer's work and state among the processes of a group: ZeRO stage 1, for any model that is whole on each.
+
+        model = DistributedDataParallel(model)
+        optimizer = optc.create("AdamW", model, lr=3e-4)
+        optc.dist.Zero1(optimizer)                       # from here on optimizer.step() does it
+
+    `process_group`: all processes, if it is None. They must have equal parameters, and equal gradients when `step` is called,
+    as DistributedDataParallel sees to. State that the optimizer has already is cut; groups may be added later. The state dict
+    has this process's parts: `optc.dist.save` and torch.distributed.checkpoint save them, and load them into any other
+    division.
+
+    Raises ValueError, naming the parameter, for those that are divided already (DTensors) or not contiguous, with the term for
+    optimizers that cannot update parts, and for those with capturable=True; RuntimeError without a process group.
+    """
+
+    def __init__(self, optimizer: Optimizer, process_group: Group = None) -> None:
+        import torch.distributed as dist
+
+        if not dist.is_available() or not dist.is_initialized():
+            raise RuntimeError("there is no process group: call torch.distributed.init_process_group first")
+        if any(group.get("capturable", False) for group in optimizer.param_groups):
+            raise ValueError("capturable=True counts on one device, and ZeRO 1 divides the work among several: leave it out")
+        intervals = Intervals(optimizer.schema, process_group if process_group is not None else dist.group.WORLD)
+        for group in optimizer.param_groups:
+            intervals.cut(group)
+            divisible.require_all(optimizer.schema, hypers.validate(optimizer.schema, group), group, intervals)
+        for group in optimizer.param_groups:
+            values = hypers.validate(optimizer.schema, group)
+            for p in group["params"]:
+                if p in optimizer.state:
+                    slot = dict(optimizer.state[p])
+                    optimizer.state[p].update(cut_entries(optimizer.schema, values, p, intervals, slot))
+        optimizer._shards = intervals
+        optimizer._forget()

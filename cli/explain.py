@@ -6,6 +6,7 @@ import click
 
 from optc.cli import output, specs
 from optc.compiler.explain import STAGES
+from optc.compiler.explain_sharding import SHAPES, explain_sharding, shapes_of, show_sharding
 
 
 @click.command(short_help="Show a spec at any stage of the compiler.")
@@ -13,8 +14,18 @@ from optc.compiler.explain import STAGES
 @click.option("-s", "--stage", type=click.Choice(list(STAGES)), default="overview", show_default=True, help="What to show.")
 @specs.with_option
 @specs.store_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, stage, and plan, cost or text.")
-def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[str, ...], as_json: bool) -> None:
+@click.option("--sharding", is_flag=True, help="Show how parameters may be divided among processes, and what that costs.")
+@click.option("--shapes", default=SHAPES, show_default=True, help="Parameters for which --sharding counts bytes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: errors, stage, and plan, cost, sharding or text.")
+def explain(
+    spec: str,
+    stage: str,
+    modifiers: tuple[str, ...],
+    storing: tuple[str, ...],
+    sharding: bool,
+    shapes: str,
+    as_json: bool,
+) -> None:
     """Show SPEC at one stage of the compiler, or what is derived from it.
 
     \b
@@ -40,6 +51,8 @@ def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[st
       optc explain dynamic8                           a storage: its levels, bytes and errors
       optc explain cosine                             a schedule: its values over the steps
       optc explain adamw --with 'cosine(T = 500)'     a schedule compiled into the step
+      optc explain lamb --sharding                    ZeRO and tensor parallelism: what is legal, messages, bytes
+      optc explain adafactor --sharding --shapes 50257x768,768x3072,3072
     """
     from optc.compiler.explain import explain, explain_json, explain_others
 
@@ -52,6 +65,10 @@ def explain(spec: str, stage: str, modifiers: tuple[str, ...], storing: tuple[st
             output.say(others)
         return
     expanded = specs.spec_of(source, modifiers, storing)
+    if sharding:
+        told = explain_sharding(expanded.source, shapes_of(shapes))
+        output.say_json(stage="sharding", sharding=told.json()) if as_json else output.say(show_sharding(told))
+        return
     if as_json:
         output.say_json(stage=stage, **explain_json(expanded.source, stage))
         return

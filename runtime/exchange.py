@@ -83,15 +83,11 @@ class Round:
     presence: bool
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all its messages."""
-        return 8 * sum(self.messages)
-
-    @property
-    def messages(self) -> list[int]:
-        """The lengths of its messages: float64."""
-        wide = self.sizes["sum"] + self.sizes["largest"]
-        return [size for size in (wide, self.sizes["largest"]) if size] * len(self.groups)
+    def messages(self) -> list[tuple[str, int]]:
+        """The operation and length, in numbers of 8 bytes, of each message: NaN travels beside what a maximum is taken of."""
+        of_sums, of_largest = self.sizes["sum"] + self.sizes["largest"], self.sizes["largest"]
+        every = [("sum", of_sums)] * len(self.groups) + [("largest", of_largest)] * len(self.groups)
+        return [(operation, size) for operation, size in every if size]
 
     @staticmethod
     def of(kernel: Kernel, k: int, schema: Schema, members: Sequence[Member], presence: bool) -> Round:

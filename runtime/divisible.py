@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from optc.runtime import draws, shapes
+from optc.runtime.codebook import Codebook
 from optc.runtime.hypers import Values
 from optc.runtime.schema import Schema
 from optc.runtime.sharding import Shard, Shards
@@ -57,11 +58,10 @@ def refusal(schema: Schema, values: Values, shard: Shard) -> str | None:
             return f"it draws a random number for each element, and {why}"
         return f"it looks at every p-th element, and {why}" if schema.pick is not None else None
     for state, book in kept:
-        block = book.together if book.bits > 1 else max(book.together, _BITS)
-        cut = _unfit(shard.cuts, block)
+        cut = _unfit(shard.cuts, block(book))
         if cut is not None:
             return (
-                f"its state {state.key!r} is kept as codes ({book.name}) in blocks of {block} elements, and a part "
+                f"its state {state.key!r} is kept as codes ({book.name}) in blocks of {block(book)} elements, and a part "
                 f"begins at element {cut}, inside of one: give its first dimension a size that divides evenly, or store the "
                 "state otherwise"
             )
@@ -69,6 +69,11 @@ def refusal(schema: Schema, values: Values, shard: Shard) -> str | None:
     if cut is not None:
         return f"it looks at every {period}-th element, and a part begins at element {cut}: let {schema.pick} divide the parts"
     return None
+
+
+def block(book: Codebook) -> int:
+    """Elements whose codes no cut may part: those that are encoded together, and those that share a word."""
+    return book.together if book.bits > 1 else max(book.together, _BITS)
 
 
 def _unfit(cuts: Sequence[int], block: int) -> int | None:

@@ -358,7 +358,7 @@ class _Gradient:
 
 
 def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor], slots: states.States) -> list[Members]:
-    """Sorts by device, dtypes and variant. A gradient that is not there is expected in its parameter's dtype."""
+    """Sorts by device, dtypes, variant, processes that have parts. A missing gradient is expected in its parameter's dtype."""
     flags = request.schema.flags
     variants: dict[Facts, dict[str, bool]] = {}
     sorted_: dict[tuple[object, ...], tuple[dict[str, bool], list[int]]] = {}
@@ -370,8 +370,9 @@ def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor
         if facts not in variants:
             variants[facts] = {name: holds(condition, request.values, facts) for name, condition in flags}
         present = tuple(s.key in slots[roster[index]] for s in request.schema.states)
-        divided = shards[index] is not None
-        key = (theta.device, theta.dtype, dtypes[index], *variants[facts].values(), present, divided)
+        shard = shards[index]
+        among = () if shard is None else shard.groups
+        key = (theta.device, theta.dtype, dtypes[index], *variants[facts].values(), present, among)
         sorted_.setdefault(key, (variants[facts], []))[1].append(index)
     names = [name for hyper in request.schema.hypers if hyper.kind == "choice" for name in hyper.names]
     choices = {name: value for name in names if isinstance(value := request.values[name], str)}

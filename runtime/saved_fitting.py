@@ -14,6 +14,7 @@ from torch import Tensor
 from optc.runtime import hypers, shapes
 from optc.runtime.callers import stacklevel
 from optc.runtime.checkpoint_codes import STORING, codebook
+from optc.runtime.divisible import block
 from optc.runtime.pairs import REST
 from optc.runtime.parts import Part, Place, place_of
 from optc.runtime.sharding import Shard, is_divided, like
@@ -125,7 +126,7 @@ class Fitting:
                 period = self._period()
                 is_scale = key != name
                 coded = book if book is not None and self._is_coded(name) else None
-                if coded is not None and (shard.cuts is None or any(cut % max(32, coded.block) for cut in shard.cuts)):
+                if coded is not None and (shard.cuts is None or any(cut % block(coded) for cut in shard.cuts)):
                     raise ValueError(f"{name!r} was saved as codes ({coded.name}), whose blocks the parts here cut through")
                 return place_of(told["extent"], coded, is_scale, period, shard)
         return None

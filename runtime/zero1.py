@@ -86,11 +86,9 @@ class Intervals(Shards):
 
     def _granularity(self, p: Tensor, values: Values) -> int:
         """Every cut is a multiple of it."""
-        if self._in_order(p):
-            return max(1, math.prod(p.shape[1:]))
         books = [book for state in self._schema.states if (book := state.codebook(p.numel())) is not None]
-        blocks = [book.together if book.bits > 1 else max(32, book.together) for book in books]
-        return math.lcm(ALIGNED, shapes.period(self._schema, values), *blocks)
+        least = max(1, math.prod(p.shape[1:])) if self._in_order(p) else ALIGNED
+        return math.lcm(least, shapes.period(self._schema, values), *map(divisible.block, books))
 
     # --- see Shards -----------------------------------------------------------------------------------------------------------
 

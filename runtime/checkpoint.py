@@ -157,7 +157,7 @@ def _read(
                 except ValueError as error:
                     problems.append(f"{label}: {error}")
                     continue
-                entries = entries_here(entries)
+                entries = entries_here(schema, values, home, entries, whole)
                 file = Kept.of(other, entries, label, problems) if foreign is None else foreign.kept(entries, p, label)
                 before = len(problems)
                 loaded = _slot(schema, values, home, file, problems, found.changes) if file is not None else {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from optc.runtime import hypers, shapes
 from optc.runtime.hypers import Values
 from optc.runtime.pairs import REST
-from optc.runtime.parts import Part, Place, place_of
+from optc.runtime.parts import Part, Place, elements_of, place_of
 from optc.runtime.schema import Schema
 from optc.runtime.sharding import Shard, Shards, is_divided, local
 from optc.runtime.state import Home
@@ -18,7 +18,7 @@ from optc.runtime.state import Home
 
 def places_of(schema: Schema, values: Values, shard: Shard) -> dict[str, Place]:
     """Where what is here of a parameter's state is in the whole, by key; without what all processes have alike."""
-    found: dict[str, Place | None] = {REST: Place(tuple(shard.shape), shard.offset, shard.size)}
+    found: dict[str, Place | None] = {REST: elements_of(shard)}
     period = shapes.period(schema, values)
     for state in schema.of_parameters:
         book = state.codebook(shard.shape.numel())
@@ -41,14 +41,14 @@ def in_parts(
                 continue
             values = hypers.validate(schema, groups[number]) if values is None else values
             places = places_of(schema, values, shard)
-            own = tuple(shard.shape)
-            slots[index] = {
-                key: Part.of(entry, places[key], p.shape if places[key].shape == own else None)
-                if key in places and not is_divided(entry)
-                else entry
-                for key, entry in slots[index].items()
-            }
+            slots[index] = {key: _part(entry, places.get(key), p) for key, entry in slots[index].items()}
     return {**packed, "state": slots}
+
+
+def _part(entry: Any, place: Place | None, p: Tensor) -> Any:
+    if place is None or is_divided(entry):
+        return entry
+    return entry.new_ones(place.shape) if place.ones else Part.of(entry, place, p)
 
 
 def is_part(entry: Any) -> bool:
@@ -70,9 +70,14 @@ def home_of(p: Tensor, shards: Shards, entries: Mapping[str, Any]) -> tuple[Home
     return Home(p, here if in_parts else here.new_empty(()).expand(p.shape), shards), not in_parts
 
 
-def entries_here(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """What is here of the entries of a file."""
-    return {key: entry.here if isinstance(entry, Part) else local(entry) for key, entry in entries.items()}
+def entries_here(schema: Schema, values: Values, home: Home, entries: Mapping[str, Any], whole: bool) -> dict[str, Any]:
+    """What is here of the entries of a file; all of them, where it has the `whole`."""
+    found = {key: entry.here if isinstance(entry, Part) else local(entry) for key, entry in entries.items()}
+    shard = None if whole else home.shards.shard(home.p)
+    for key, place in ({} if shard is None else places_of(schema, values, shard)).items():
+        if place.ones and isinstance(found.get(key), Tensor) and found[key].shape == place.shape:
+            found[key] = found[key][place.box]
+    return found
 
 
 def settled(schema: Schema, values: Values, home: Home, slot: Mapping[str, Any], whole: bool) -> dict[str, Any]:

@@ -20,11 +20,16 @@ from optc.runtime.storage import codes_shape
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a part is in a whole of this shape."""
+    """Where a part is in a whole of this shape.
+
+    `elements`: these are the parameter's, whatever shape it is cut in. `ones`: all values are 1, and so the parts overlap.
+    """
 
     shape: tuple[int, ...]
     offset: tuple[int, ...]
     size: tuple[int, ...]
+    elements: bool = False
+    ones: bool = False
 
     @property
     def box(self) -> tuple[slice, ...]:
@@ -39,13 +44,20 @@ def place_of(extent: Extent, book: Codebook | None, is_scale: bool, period: int,
     """
     if extent not in PER_ELEMENT:
         return None
+    if is_scale and book is not None and book.bits == 1:
+        return Place((book.blocks_of(shard.shape.numel()),), (0,), (book.blocks_of(shard.numel),), ones=True)
     if is_scale and book is not None:
         return _interval(shard, book.block, book.blocks_of)
     if extent == "pick":
         return _interval(shard, period, lambda numel: -(-numel // period))
     if book is not None and book.per_byte > 1:
         return _interval(shard, book.per_byte, lambda numel: codes_shape(book, (numel,))[0])
-    return Place(tuple(shard.shape), shard.offset, shard.size)
+    return elements_of(shard)
+
+
+def elements_of(shard: Shard) -> Place:
+    """Where the elements are that are here."""
+    return Place(tuple(shard.shape), shard.offset, shard.size, elements=True)
 
 
 def _interval(shard: Shard, each: int, length: Any) -> Place:
@@ -88,11 +100,12 @@ class Part(Tensor):
     pieces: list[tuple[tuple[int, ...], tuple[int, ...]]]
 
     @staticmethod
-    def of(here: Tensor, place: Place, shape: Sequence[int] | None = None) -> Part:
-        """A part that is at a place; `shape`: that of the whole, if the place is one in all its elements, in order."""
+    def of(here: Tensor, place: Place, p: Tensor) -> Part:
+        """What is at a place, of a tensor that belongs to a parameter."""
         part = Tensor._make_subclass(Part, here.detach().contiguous())
-        part.whole = torch.Size(place.shape if shape is None else shape)
-        if shape is None or tuple(shape) == place.shape:
+        shape = p.shape if place.elements else torch.Size(place.shape)
+        part.whole = shape
+        if tuple(shape) == place.shape:
             part.pieces = [(place.offset, place.size)] if math.prod(place.size) else []
         else:
             part.pieces = boxes(shape, place.offset[0], place.offset[0] + place.size[0])

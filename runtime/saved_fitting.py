@@ -16,7 +16,7 @@ from optc.runtime.callers import stacklevel
 from optc.runtime.checkpoint_codes import STORING, codebook
 from optc.runtime.divisible import block
 from optc.runtime.pairs import REST
-from optc.runtime.parts import Part, Place, place_of
+from optc.runtime.parts import Part, Place, elements_of, place_of
 from optc.runtime.sharding import Shard, is_divided, like
 
 if TYPE_CHECKING:
@@ -104,36 +104,29 @@ class Fitting:
         found = {}
         for key, entry in entries.items():
             dtype, shape = getattr(torch, entry["dtype"]), tuple(entry["shape"])
-            place = None if shard is None else self._place(key, shard)
+            place = None if shard is None else self._place(key, shard, entries)
             device = here.device if shape else torch.device("cpu")
-            if place is None or shard is None:
+            if place is None or shard is None or place.ones:
                 found[key] = torch.empty(shape, dtype=dtype, device=device)
                 continue
             empty = torch.empty(place.size, dtype=dtype, device=device)
-            if is_divided(p) and place.shape == tuple(p.shape):
-                found[key] = like(p, empty)
-            else:
-                found[key] = Part.of(empty, place, p.shape if place.shape == tuple(shard.shape) else None)
+            found[key] = like(p, empty) if is_divided(p) and place.elements else Part.of(empty, place, p)
         return found
 
-    def _place(self, key: str, shard: Shard) -> Place | None:
+    def _place(self, key: str, shard: Shard, entries: Mapping[str, Any]) -> Place | None:
         """Where a part of an entry is, by what the checkpoint says of its state."""
         if key == REST:
-            return Place(tuple(shard.shape), shard.offset, shard.size)
+            return elements_of(shard)
         for name, told in self.manifest["states"].items():
             book = codebook(told["codes"]) if told["codes"] is not None else None
             if key in (name, told["scale_key"]) and not told["host"]:
                 period = self._period()
                 is_scale = key != name
-                coded = book if book is not None and self._is_coded(name) else None
+                coded = book if told["scale_key"] in entries else None
                 if coded is not None and (shard.cuts is None or any(cut % block(coded) for cut in shard.cuts)):
                     raise ValueError(f"{name!r} was saved as codes ({coded.name}), whose blocks the parts here cut through")
                 return place_of(told["extent"], coded, is_scale, period, shard)
         return None
-
-    def _is_coded(self, name: str) -> bool:
-        scale = self.manifest["states"][name]["scale_key"]
-        return any(scale in saved["entries"] for saved in self.manifest["parameters"].values())
 
     def _period(self) -> int:
         return shapes.period(self.optimizer.schema, hypers.validate(self.optimizer.schema, self.optimizer.param_groups[0]))

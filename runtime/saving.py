@@ -241,12 +241,13 @@ def _dcp(what: str, tensors: dict[str, Tensor], folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict_loader import load as read
     from torch.distributed.checkpoint.state_dict_saver import save as write
 
+    done = "saved" if what == "save" else "loaded"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (write if what == "save" else read)(tensors, checkpoint_id=folder, no_dist=_alone())
     except CheckpointException as error:
         causes = "; ".join(sorted({str(cause) for cause, _ in error.failures.values()}))
-        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {what}d: {causes}") from None
+        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {done}: {causes}") from None
     except (OSError, EOFError, RuntimeError, KeyError) as error:
-        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {what}d: {error}") from None
+        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {done}: {error}") from None

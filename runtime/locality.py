@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from optc.runtime import exchange
 from optc.runtime.hypers import NOTHING, Values, holds
 from optc.runtime.model import gathers
 from optc.runtime.schema import Kernel, Schema
@@ -43,6 +44,15 @@ def _parts(schema: Schema, kernel: Kernel, values: Values | None) -> Iterator[st
             yield part
 
 
+def _tells(optimizer: Optimizer, values: Values) -> bool:
+    """Whether processes tell each other something in a step."""
+    groups = optimizer.param_groups
+    exchanged = exchange.of(
+        optimizer.schema, optimizer.schema.procedure("step"), groups, [values] * len(groups), optimizer._shards
+    )
+    return exchanged is not None and bool(exchanged.rounds)
+
+
 def require(optimizer: Optimizer, values: Values) -> None:
     """Raises ValueError with the reason where an optimizer cannot step parameter by parameter as it is now.
 
@@ -56,6 +66,8 @@ def require(optimizer: Optimizer, values: Values) -> None:
     if reason is None and optimizer._guard is not None:
         scale, policy = optimizer._guard.scale, optimizer._guard.policy
         reason = f"{name} has {'a loss_scale' if scale is not None else f'nonfinite={policy!r}'}: {late}"
+    if reason is None and _tells(optimizer, values):
+        reason = f"{name} joins what it measures of divided parameters over the processes, for all parameters at once"
     if reason is None and any(group.get("capturable", False) for group in optimizer.param_groups):
         reason = f"{name} has capturable=True: it counts on the device, for all parameters at once"
     if reason is not None:

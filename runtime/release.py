@@ -21,6 +21,7 @@ from optc.runtime import choose, counter, hypers, locality, participants, plans,
 from optc.runtime import state as states
 from optc.runtime.model import gathers
 from optc.runtime.schema import Procedure, Schema
+from optc.runtime.sharding import is_divided
 from optc.runtime.watched import State, settled
 
 if TYPE_CHECKING:
@@ -246,7 +247,13 @@ class Release:
 
     def _require_local(self) -> None:
         world = torch.distributed
-        if not self._local and world.is_available() and world.is_initialized() and world.get_world_size() > 1:
+        parts = self._parts()
+        if any(part._shards.everywhere for part in parts):
+            raise ValueError("gradients cannot be released under ZeRO 1, which sends all parameters after a step")
+        divided = all(is_divided(p) for part in parts for group in part.param_groups for p in group["params"])
+        if self._local or divided:  # FSDP2 has averaged them by then
+            return
+        if world.is_available() and world.is_initialized() and world.get_world_size() > 1:
             raise ValueError(
                 f"gradients cannot be released among {world.get_world_size()} processes: DistributedDataParallel averages them "
                 "after they are accumulated, so that every process would update with its own; where nothing averages them, "
@@ -295,7 +302,9 @@ class Release:
             if plan is None or where is None:
                 participants.check(taking.parameters, taking.varying, at.group, label, optimizer._shards)
                 prepare = functools.partial(choose.prepare, optimizer.backend)
-                request = plans.Request(schema, procedure, [p], taking, at.factor, at.values, prepare, None, place)
+                request = plans.Request(
+                    schema, procedure, [p], taking, at.factor, at.values, prepare, None, place, optimizer._shards
+                )
                 plan = plans.build(request, edits)
                 where = plan.turn.places
                 self._plans[id(p)] = _Plan(plan, schema, place)

@@ -247,7 +247,11 @@ def _dcp(what: str, tensors: dict[str, Tensor], folder: Path) -> None:
             warnings.simplefilter("ignore")
             (write if what == "save" else read)(tensors, checkpoint_id=folder, no_dist=_alone())
     except CheckpointException as error:
-        causes = "; ".join(sorted({str(cause) for cause, _ in error.failures.values()}))
+        causes = "; ".join(sorted({_first_line(cause) for cause, _ in error.failures.values()}))
         raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {done}: {causes}") from None
     except (OSError, EOFError, RuntimeError, KeyError) as error:
-        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {done}: {error}") from None
+        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {done}: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from optc.runtime import divisible, hypers, shapes
+from optc.runtime import state as states
+from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.checkpoint_parts import cut_entries
 from optc.runtime.hypers import Values
-from optc.runtime.schema import Schema
+from optc.runtime.schema import PER_ELEMENT, Schema
 from optc.runtime.sharding import Group, Shard, Shards, is_divided
+from optc.runtime.storage import kept_dtype
 
 if TYPE_CHECKING:
     from optc.runtime.optimizer import Optimizer
@@ -53,19 +56,32 @@ class Intervals(Shards):
                 why = "a DTensor, which is divided already" if is_divided(p) else f"not contiguous (strides {p.stride()})"
                 raise ValueError(f"parameter {place}: it is {why}; ZeRO 1 cuts whole, contiguous parameters")
         values = hypers.validate(self._schema, group)
-        total, before = sum(p.numel() for p in new), 0
-        for p in new:
-            self._cut(p, values, before, total)
-            before += p.numel()
+        costs = [self._bytes_per_element(p, values) for p in new]
+        total, before = sum(p.numel() * cost for p, cost in zip(new, costs, strict=True)), 0.0
+        for p, cost in zip(new, costs, strict=True):
+            self._cut(p, values, before / cost, total / cost)
+            before += p.numel() * cost
 
     def _knows(self, p: Tensor) -> bool:
         known = self._shards.get(id(p))
         return known is not None and known[0] is p
 
-    def _cut(self, p: Tensor, values: Values, before: int, total: int) -> None:
-        """`before`: elements of parameters that come first, `total` all."""
+    def _bytes_per_element(self, p: Tensor, values: Values) -> float:
+        """What the state of a parameter takes."""
+        bits = 0.0
+        for state in self._schema.of_parameters:
+            if state.extent not in PER_ELEMENT or not states.exists(state, values, p):
+                continue
+            book = state.codebook(p.numel())
+            wide = kept_dtype(state, arithmetic_dtype(p.dtype)).itemsize * 8
+            one = wide if book is None else book.bits + (32 / book.block if book.scaled else 0)
+            bits += one / (shapes.period(self._schema, values) if state.extent == "pick" else 1)
+        return bits / 8 or 1.0
+
+    def _cut(self, p: Tensor, values: Values, before: float, total: float) -> None:
+        """`before`: elements that come first, `total` all, if all took as much as those of `p`."""
         each, numel = self._granularity(p, values), p.numel()
-        ends = [(total * (rank + 1) // self._world - before) // each * each for rank in range(self._world)]
+        ends = [round((total * (rank + 1) / self._world - before) / each) * each for rank in range(self._world)]
         ends = [min(max(end, 0), numel) for end in ends[:-1]] + [numel]
         spans = list(zip([0, *ends[:-1]], ends, strict=True))
         start, end = spans[self._rank]

@@ -11,28 +11,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from optc.runtime.hypers import Facts, Values, holds
 from optc.runtime.schema import Kernel, Procedure, Schema
-from optc.runtime.shapes import IN_MATRICES, matrices
+from optc.runtime.shapes import IN_MATRICES, Integers, matrices
 from optc.runtime.sharding import Group, Shard, Shards
 
-Lines: TypeAlias = tuple[Tensor, Tensor]
-"""Values of some rows, columns or matrices of a parameter, and their numbers; not looked at where a parameter is no matrix."""
-
-_NOTHING = {"sum": 0.0, "largest": -math.inf}
+_MOST_KEPT = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a pass measures of some parameters, in float64: `numbers` [parameters, measures], all else measure by measure."""
+    """What a pass measures of some parameters, in float64: `numbers` [parameters, measures], and of all other measures the
+    values of rows, columns or matrices that are here, one parameter after the other.
+    """
 
     numbers: Tensor
-    vectors: Sequence[Sequence[Lines]]
+    vectors: Sequence[Tensor]
 
 
 @runtime_checkable
@@ -51,8 +51,11 @@ class Divided(Protocol):
     def measured(self, k: int) -> Measured | None:
         """What pass k has measured here; None where the launcher finds out in another way."""
 
-    def take(self, k: int, numbers: Tensor, vectors: Sequence[Sequence[Tensor]]) -> None:
-        """What pass k has measured everywhere: as in `Measured`, of all rows, columns and matrices (none of what has none)."""
+    def lines(self, k: int) -> Sequence[Sequence[Integers]]:
+        """Which rows, columns or matrices are here: for each measure of pass k that is not a number, of each parameter."""
+
+    def take(self, k: int, numbers: Tensor, vectors: Sequence[Tensor]) -> None:
+        """What pass k has measured everywhere: as in `Measured`, of all rows, columns and matrices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,10 @@ class Round:
         of_sums, of_largest = self.sizes["sum"] + self.sizes["largest"], self.sizes["largest"]
         every = [("sum", of_sums)] * len(self.groups) + [("largest", of_largest)] * len(self.groups)
         return [(operation, size) for operation, size in every if size]
+
+    def signs_of(self, name: str) -> Tensor:
+        """Those of the numbers of one operation."""
+        return torch.tensor([self.signs[place] for place in self.numbers[name]], dtype=torch.float64)
 
     @staticmethod
     def of(kernel: Kernel, k: int, schema: Schema, members: Sequence[Member], presence: bool) -> Round:
@@ -128,11 +135,28 @@ def length_of(extent: str, shape: Sequence[int], schema: Schema) -> int:
     return {"row": count * rows, "col": count * columns, "matrix": count}[extent]
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Where what a launcher measures is in the buffers of a round: rows of numbers, and for each other measure the places of
+    what is here, and of the whole.
+    """
+
+    launch: Divided
+    rows: Tensor
+    here: Sequence[Tensor]
+    whole: Sequence[Tensor]
+
+
+def _index(parts: Sequence[Integers]) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))
+
+
 class Exchange:
     """All rounds of a procedure, for parameters and hypers as they are."""
 
     def __init__(self, schema: Schema, procedure: Procedure, members: Sequence[tuple[Member, Values]]) -> None:
         self.rounds: dict[tuple[int, int], list[Round]] = {}
+        self._known: dict[tuple[int, int, int, int], _Placed] = {}
         presence = True
         for at, kernel in enumerate(procedure.kernels):
             for k, one in enumerate(kernel.passes):
@@ -153,8 +177,67 @@ class Exchange:
         for k in range(len(kernel.passes) + 1):
             for launch in launches:
                 launch.advance(k)
-            for one in self.rounds.get((at, k), ()):
-                _join(one, k, launches)
+            for number, one in enumerate(self.rounds.get((at, k), ())):
+                self._join(one, k, launches, (at, k, number))
+
+    def _join(self, one: Round, k: int, launches: Sequence[Divided], key: tuple[int, int, int]) -> None:
+        """Fills the buffers of a round, joins them with those of the other processes, and hands out what they are then."""
+        wide = torch.zeros(one.sizes["sum"] + one.sizes["largest"], dtype=torch.float64)
+        high = torch.full((one.sizes["largest"],), -math.inf, dtype=torch.float64)
+        buffers = {"sum": wide[: one.sizes["sum"]], "largest": high}
+        here, count = wide[: len(one.members)], len(one.members)
+        blocks = {
+            name: buffers[name][count * (one.presence and name == "sum") :][: count * len(places)].view(count, len(places))
+            for name, places in one.numbers.items()
+        }
+        mine = [(launch, place) for launch in launches if len((place := self._placed(one, k, launch, key)).rows)]
+        for launch, place in mine:
+            found = launch.measured(k)
+            if one.presence:
+                here[place.rows] = 1.0
+            if found is None:
+                continue
+            for name, places in one.numbers.items():
+                if places:
+                    blocks[name][place.rows] = found.numbers.cpu()[:, list(places)] * one.signs_of(name)
+            for (name, sign, _), values, at in zip(one.vectors, found.vectors, place.here, strict=True):
+                if len(at):
+                    buffers[name][at] = (values * sign).cpu()
+        # collectives need not pass NaN through a maximum: it travels beside, in what is added up
+        odd = wide[one.sizes["sum"] :]
+        odd.copy_(torch.where(high.isnan(), high, 0.0))
+        high.nan_to_num_(-math.inf, math.inf, -math.inf)
+        over_groups(wide, "sum", one.groups, one.device)
+        over_groups(high, "largest", one.groups, one.device)
+        high += odd
+        if one.presence:
+            _agree(one, here)
+        for launch, place in mine:
+            numbers = torch.empty(len(place.rows), len(one.signs), dtype=torch.float64)
+            for name, places in one.numbers.items():
+                if places:
+                    numbers[:, list(places)] = blocks[name][place.rows] * one.signs_of(name)
+            launch.take(
+                k, numbers, [buffers[name][at] * sign for (name, sign, _), at in zip(one.vectors, place.whole, strict=True)]
+            )
+
+    def _placed(self, one: Round, k: int, launch: Divided, key: tuple[int, int, int]) -> _Placed:
+        """Where the values of a launcher's parameters are in the buffers of a round; found once."""
+        known = self._known.get((*key, id(launch)))
+        if known is None or known.launch is not launch:
+            row = {member.number: at for at, member in enumerate(one.members)}
+            rows = [row[number] for number in launch.places if number in row]
+            lines = launch.lines(k) if rows and one.vectors else []
+            here, whole = [], []
+            for (_, _, spans), own in zip(one.vectors if rows else (), lines, strict=True):
+                wanted = [spans[index] for index in rows]
+                starts = [start + of for (start, length), of in zip(wanted, own, strict=True) if length]
+                here.append(_index(starts))
+                whole.append(_index([np.arange(start, start + length) for start, length in wanted]))
+            if len(self._known) >= _MOST_KEPT:  # others take part in every step
+                self._known.clear()
+            known = self._known[*key, id(launch)] = _Placed(launch, torch.tensor(rows, dtype=torch.int64), here, whole)
+        return known
 
 
 def of(
@@ -190,50 +273,6 @@ def any_of(found: Tensor, groups: Sequence[Mapping[str, Any]], shards: Shards) -
         found = found.to(device)
         _all_reduce(found, "largest", group)
     return found
-
-
-def _join(one: Round, k: int, launches: Sequence[Divided]) -> None:
-    """Fills the buffers of a round, joins them with those of the other processes, and hands out what they are then."""
-    row = {member.number: at for at, member in enumerate(one.members)}
-    wide = torch.zeros(one.sizes["sum"] + one.sizes["largest"], dtype=torch.float64)
-    high = torch.full((one.sizes["largest"],), -math.inf, dtype=torch.float64)
-    buffers = {"sum": wide[: one.sizes["sum"]], "largest": high}
-    here, count = wide[: len(one.members)], len(one.members)
-    blocks = {
-        name: buffers[name][count * (one.presence and name == "sum") :][: count * len(places)].view(count, len(places))
-        for name, places in one.numbers.items()
-    }
-    mine = [(launch, rows) for launch in launches if (rows := [row[n] for n in launch.places if n in row])]
-    for launch, rows in mine:
-        found = launch.measured(k)
-        if one.presence:
-            here[rows] = 1.0
-        if found is None:
-            continue
-        numbers = found.numbers.cpu() * torch.tensor(one.signs, dtype=torch.float64)
-        for name, places in one.numbers.items():
-            blocks[name][rows] = numbers[:, list(places)]
-        for (name, sign, at), column in zip(one.vectors, found.vectors, strict=True):
-            for index, (values, lines) in zip(rows, column, strict=True):
-                start, length = at[index]
-                if length:
-                    buffers[name][start : start + length][lines] = (values * sign).to(wide.device)
-    # collectives need not pass NaN through a maximum: it travels beside, in what is added up
-    odd = wide[one.sizes["sum"] :]
-    odd.copy_(torch.where(high.isnan(), high, 0.0))
-    high.nan_to_num_(-math.inf, math.inf, -math.inf)
-    over_groups(wide, "sum", one.groups, one.device)
-    over_groups(high, "largest", one.groups, one.device)
-    high += odd
-    if one.presence:
-        _agree(one, here)
-    for launch, rows in mine:
-        numbers = torch.empty(len(rows), len(one.signs), dtype=torch.float64)
-        for name, places in one.numbers.items():
-            numbers[:, list(places)] = blocks[name][rows]
-        numbers *= torch.tensor(one.signs, dtype=torch.float64)
-        vectors = [[buffers[name][at[index][0] : sum(at[index])] * sign for index in rows] for name, sign, at in one.vectors]
-        launch.take(k, numbers, vectors)
 
 
 def _agree(one: Round, here: Tensor) -> None:

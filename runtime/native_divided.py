@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optc.runtime.backend import Launcher, Residents
 from optc.runtime.columns import Columns
-from optc.runtime.exchange import Lines, Measured
+from optc.runtime.exchange import Measured
 from optc.runtime.native import NativeLauncher, Shared, vectors_of
 from optc.runtime.native_matrices import Vectors
 from optc.runtime.schema import Kernel
@@ -45,7 +45,7 @@ class DividedNative:
         self._whole = NativeLauncher(kernel, whole, common.whole)
         self._members: list[int] = list(range(len(residents.shards)))
         self._factor = 1.0
-        self._variant = residents.variant
+        self._at: dict[tuple[str, str], tuple[Integers, Integers]] = {}  # where values are
         self._extents = dict(zip(kernel.statistics, kernel.extents, strict=bool(kernel.extents)))
 
     @property
@@ -58,7 +58,7 @@ class DividedNative:
         fewer = object.__new__(DividedNative)
         fewer.__dict__ |= self.__dict__
         fewer._part, fewer._whole = self._part.only(members), self._whole.only(members)
-        fewer._members = list(members)
+        fewer._members, fewer._at = list(members), {}
         return fewer
 
     def launch(
@@ -78,17 +78,30 @@ class DividedNative:
         self._whole.run(self._factor, 2 * k)
         if k == len(self._kernel.passes):
             return
-        vectors, whole = self._common.part.vectors, self._common.whole.vectors
-        if vectors is not None and whole is not None:
-            for name in self._kernel.passes[k].needs:
-                if self._extent(name) in IN_MATRICES:
-                    self._localise(self._kernel.statistics.index(name), self._extent(name), vectors, whole)
+        for name in self._kernel.passes[k].needs:
+            if self._extent(name) in IN_MATRICES and self._common.part.vectors is not None:
+                self._localise(name)
         self._part.run(self._factor, 2 * k + 1)
 
-    def _localise(self, slot: int, extent: str, part: Vectors, whole: Vectors) -> None:
+    def _localise(self, name: str) -> None:
         """What a pass reads of the rows and columns that are here."""
-        for tensor in self._members:
-            part.rounded(slot, tensor)[:] = whole.rounded(slot, tensor)[self._common.lines[tensor][extent]]
+        part, whole, slot = self._part_vectors, self._whole_vectors, self._kernel.statistics.index(name)
+        if ("needs", name) not in self._at:
+            lines = [self._common.lines[tensor][self._extent(name)] for tensor in self._members]
+            at = part.places(slot, True, self._members), whole.places(slot, True, self._members, lines)
+            self._at["needs", name] = at
+        here, there = self._at["needs", name]
+        part.rounded(slot)[here] = whole.rounded(slot)[there]
+
+    @property
+    def _part_vectors(self) -> Vectors:
+        assert self._common.part.vectors is not None
+        return self._common.part.vectors
+
+    @property
+    def _whole_vectors(self) -> Vectors:
+        assert self._common.whole.vectors is not None
+        return self._common.whole.vectors
 
     def _extent(self, name: str) -> str:
         return self._extents.get(name, "tensor")
@@ -98,22 +111,29 @@ class DividedNative:
         measures = self._kernel.passes[k].measures
         numbers = [operation for name, operation in measures if self._extent(name) == "tensor"]
         found = np.empty((len(self._members), len(numbers)))
-        runs = self._kernel.passes[k].runs(self._variant)
         chunks, partials = self._part.chunks, self._part.partials
         order = self._order()
         for at, operation in enumerate(numbers):
-            if runs:
-                found[order, at] = _JOIN[operation].reduceat(partials[: len(chunks), at], chunks.member_begin[:-1])
-        vectors = []
-        for name, _ in measures:
-            if self._extent(name) in IN_MATRICES and self._common.part.vectors is not None:
-                vectors.append([self._lines(name, tensor, self._common.part.vectors) for tensor in self._members])
+            found[order, at] = _JOIN[operation].reduceat(partials[: len(chunks), at], chunks.member_begin[:-1])
+        vectors = [torch.from_numpy(self._vector(name)) for name in self._vectors_of(k)]
         return Measured(torch.from_numpy(found), vectors)
 
-    def _lines(self, name: str, tensor: int, vectors: Vectors) -> Lines:
-        """What is measured here of the rows or columns of a tensor."""
-        values = vectors.exact(self._kernel.statistics.index(name), tensor)
-        return torch.from_numpy(values), torch.from_numpy(self._common.lines[tensor][self._extent(name)])
+    def _vectors_of(self, k: int) -> list[str]:
+        return [name for name, _ in self._kernel.passes[k].measures if self._extent(name) in IN_MATRICES]
+
+    def _vector(self, name: str) -> np.ndarray[Any, Any]:
+        """What is measured here of the rows or columns of all members."""
+        if self._common.part.vectors is None:
+            return np.zeros(0)
+        slot = self._kernel.statistics.index(name)
+        if ("part", name) not in self._at:
+            self._at["part", name] = (self._part_vectors.places(slot, False, self._members),) * 2
+        found: np.ndarray[Any, Any] = self._part_vectors.exact(slot)[self._at["part", name][0]]
+        return found
+
+    def lines(self, k: int) -> list[list[Integers]]:
+        """See `Divided.lines`."""
+        return [[self._common.lines[tensor][self._extent(name)] for tensor in self._members] for name in self._vectors_of(k)]
 
     def _order(self) -> Integers:
         """The member of each tensor of the chunk table: small ones stand first there."""
@@ -122,18 +142,17 @@ class DividedNative:
         found: Integers = np.searchsorted(self._members, tensors)
         return found
 
-    def take(self, k: int, numbers: Tensor, vectors: Sequence[Sequence[Tensor]]) -> None:
+    def take(self, k: int, numbers: Tensor, vectors: Sequence[Tensor]) -> None:
         """See `Divided.take`."""
         chunks = self._whole.chunks
         order = np.searchsorted(self._members, chunks.tensor[chunks.member_begin[:-1]])
         self._whole.partials[chunks.member_begin[:-1], : numbers.shape[1]] = numbers.numpy()[order]
-        columns = iter(vectors)
-        for name, _ in self._kernel.passes[k].measures:
-            if self._extent(name) in IN_MATRICES and self._common.whole.vectors is not None:
+        for name, values in zip(self._vectors_of(k), vectors, strict=True):
+            if len(values):
                 slot = self._kernel.statistics.index(name)
-                for tensor, values in zip(self._members, next(columns), strict=True):
-                    if len(values):
-                        self._common.whole.vectors.exact(slot, tensor)[:] = values.numpy()
+                if ("whole", name) not in self._at:
+                    self._at["whole", name] = (self._whole_vectors.places(slot, False, self._members),) * 2
+                self._whole_vectors.exact(slot)[self._at["whole", name][0]] = values.numpy()
 
 
 def divided(

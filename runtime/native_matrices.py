@@ -140,7 +140,9 @@ class Vectors:
             "col": shape[:, _MATRICES] * shape[:, _COLUMNS],
             "matrix": shape[:, _MATRICES],
         }
-        self._places: dict[int, tuple[np.ndarray[Any, Any], Integers, Integers]] = {}
+        self._places: dict[
+            int, tuple[np.ndarray[Any, Any], Integers, Integers]
+        ] = {}  # memory, and where each tensor's begins, ends
         self.table = np.zeros((2 * len(first.statistics), len(shapes)), dtype=np.int64)
         for slot, (name, extent) in enumerate(zip(first.statistics, first.extents, strict=True)):
             if extent in lengths:
@@ -157,14 +159,16 @@ class Vectors:
         self._places[row] = memory, starts, starts + lengths
         self.table[row] = memory.ctypes.data + starts * memory.itemsize
 
-    def exact(self, slot: int, tensor: int) -> np.ndarray[Any, Any]:
-        """The values of a statistic for one tensor, in float64."""
-        return self._values(2 * slot, tensor)
+    def exact(self, slot: int) -> np.ndarray[Any, Any]:
+        """The values of a statistic for all tensors, in float64: where they are, `places` says."""
+        return self._places[2 * slot][0]
 
-    def rounded(self, slot: int, tensor: int) -> np.ndarray[Any, Any]:
+    def rounded(self, slot: int) -> np.ndarray[Any, Any]:
         """As passes read them."""
-        return self._values(2 * slot + 1, tensor)
+        return self._places[2 * slot + 1][0]
 
-    def _values(self, row: int, tensor: int) -> np.ndarray[Any, Any]:
-        memory, starts, ends = self._places[row]
-        return memory[starts[tensor] : ends[tensor]]
+    def places(self, slot: int, rounded: bool, tensors: Sequence[int], lines: Sequence[Integers] | None = None) -> Integers:
+        """Where values of some tensors are, one tensor after the other: all of them, or those of some `lines` of each."""
+        _, starts, ends = self._places[2 * slot + rounded]
+        own = [np.arange(ends[t] - starts[t]) for t in tensors] if lines is None else lines
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(starts[t] + of for t, of in zip(tensors, own, strict=True))])

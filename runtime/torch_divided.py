@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from optc.runtime.draws import first_element
 from optc.runtime.exchange import over_groups
 from optc.runtime.parts import Place, place_of
 from optc.runtime.schema import SCALE, Kernel
+from optc.runtime.shapes import IN_MATRICES, Integers
 from optc.runtime.sharding import Shard
 from optc.runtime.torch_launch import TorchLauncher
 
@@ -57,7 +59,14 @@ class DividedTorch:
     def measured(self, k: int) -> None:
         """Nothing: only who takes part is told."""
 
-    def take(self, k: int, numbers: Tensor, vectors: Sequence[Sequence[Tensor]]) -> None:
+    def lines(self, k: int) -> Sequence[Sequence[Integers]]:
+        """See `Divided.lines`; nothing of them is told."""
+        measures = self.kernel.passes[k].measures
+        extents = dict(zip(self.kernel.statistics, self.kernel.extents, strict=bool(self.kernel.extents)))
+        none = [np.zeros(0, dtype=np.int64)] * len(self.members)
+        return [none for name, _ in measures if extents.get(name, "tensor") in IN_MATRICES]
+
+    def take(self, k: int, numbers: Tensor, vectors: Sequence[Tensor]) -> None:
         """Nothing has been measured."""
 
     def advance(self, k: int) -> None:

@@ -7,15 +7,16 @@ that begin the stage after it; that stage then runs without them, on what all pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from optc.runtime.backend import Residents
 from optc.runtime.columns import Columns
-from optc.runtime.exchange import Lines, Measured
+from optc.runtime.exchange import Measured
 from optc.runtime.schema import Extent, Kernel
 from optc.runtime.shapes import IN_MATRICES, Integers, lines_of, matrices
 from optc.runtime.sharding import Shard
@@ -31,9 +32,10 @@ class DividedTriton:
     whole: ReducingLauncher
     shards: Sequence[Shard]
     numbers: Sequence[int]
-    lines: Sequence[dict[str, Integers]]
+    lines_of: Sequence[dict[str, Integers]]
     members: Sequence[int]
     _given: tuple[Given, Given] | None = None
+    _places: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     @property
     def places(self) -> Sequence[int]:
@@ -47,7 +49,7 @@ class DividedTriton:
 
     def only(self, members: Sequence[int]) -> DividedTriton:
         """See `optc.runtime.backend.Launcher`."""
-        return replace(self, part=self.part.only(members), whole=self.whole.only(members), members=list(members))
+        return replace(self, part=self.part.only(members), whole=self.whole.only(members), members=list(members), _places={})
 
     def launch(
         self, varying: Columns, scalars: Sequence[float | Tensor], flags: Sequence[bool], gradient_factor: float
@@ -64,15 +66,11 @@ class DividedTriton:
         """See `Divided.advance`."""
         if self._given is None:
             return
-        joined = self.whole.runs(k - 1)
-        self.whole.stage(k, self._given[1], slice(self._joins(k) if joined else 0, None))
+        self.whole.stage(k, self._given[1], slice(self._joins(k) if self.whole.runs(k - 1) else 0, None))
         if k < len(self.kernel.passes):
             for name in self.kernel.passes[k].needs:
                 if self._extent(name) in IN_MATRICES and self.part.reductions.matrices is not None:
-                    for member in self.members:
-                        self._values(self.part, name, member).copy_(
-                            self._values(self.whole, name, member)[self._at(name, member)]
-                        )
+                    self._table(self.part, name)[self._at(name, "part")] = self._table(self.whole, name)[self._at(name, "here")]
             self.part.sweep(k, self._given[0])
 
     def _joins(self, k: int) -> int:
@@ -87,9 +85,15 @@ class DividedTriton:
             self.part.stage(k + 1, self._given[0], slice(0, self._joins(k + 1)))
         columns = [self._number(name, operation, at, in_steps) for at, (name, operation) in enumerate(self._numbers_of(k))]
         found = torch.stack(columns, 1) if columns else torch.zeros(len(self.members), 0, dtype=torch.float64)
-        return Measured(found, [list(self._vector(name, operation)) for name, operation in self._vectors_of(k)])
+        return Measured(found, [self._vector(name, operation) for name, operation in self._vectors_of(k)])
 
-    def take(self, k: int, numbers: Tensor, vectors: Sequence[Sequence[Tensor]]) -> None:
+    def lines(self, k: int) -> list[list[Integers]]:
+        """See `Divided.lines`."""
+        none = dict.fromkeys(IN_MATRICES, np.zeros(0, dtype=np.int64))
+        every = self.lines_of if self.lines_of else [none] * len(self.shards)
+        return [[every[member][self._extent(name)] for member in self.members] for name, _ in self._vectors_of(k)]
+
+    def take(self, k: int, numbers: Tensor, vectors: Sequence[Tensor]) -> None:
         """See `Divided.take`."""
         function = self.whole.stage_before(k + 1)
         kept = self.whole.reductions
@@ -104,11 +108,10 @@ class DividedTriton:
                 sizes = [self.shards[member].shape.numel() for member in self.members]
                 values = values / torch.tensor(sizes, dtype=torch.float64, device=values.device)
             kept.statistics[members, self.kernel.statistics.index(name)] = values
-        for (name, operation), column in zip(self._vectors_of(k) if in_steps else (), vectors, strict=in_steps):
-            for member, line in zip(self.members, column, strict=True):
-                shape = self.shards[member].shape
-                of_each = self._entries(name, shape) if operation == "mean" else 1
-                self._values(self.whole, name, member).copy_(line / of_each)
+        for (name, operation), values in zip(self._vectors_of(k) if in_steps else (), vectors, strict=in_steps):
+            there = self._at(name, "whole")
+            entries = self._entries(name, "whole") if operation == "mean" else 1.0
+            self._table(self.whole, name)[there] = values.to(there.device) / entries
 
     # --- what passes measure --------------------------------------------------------------------------------------------------
 
@@ -129,40 +132,55 @@ class DividedTriton:
         spans = [kept.partials[at * kept.each + first[m] : at * kept.each + first[m + 1]] for m in self.members]
         return torch.stack([_joined(span, operation) for span in spans])
 
-    def _vector(self, name: str, operation: str) -> Iterator[Lines]:
+    def _vector(self, name: str, operation: str) -> Tensor:
         """What is measured of the rows or columns that are here."""
-        for member in self.members:
-            if self.part.reductions.matrices is None:
-                yield torch.empty(0), torch.empty(0)
-                continue
-            values = self._values(self.part, name, member)
-            entries = self._entries(name, torch.Size(self.shards[member].size))
-            if operation == "mean":
-                values = values * entries if entries else torch.zeros_like(values)
-            yield values, torch.from_numpy(self._at(name, member))
-
-    def _entries(self, name: str, shape: torch.Size) -> int:
-        """The elements of a row, a column or a matrix."""
-        _, height, width = matrices(shape, self.kernel.seen)
-        return {"row": width, "col": height, "matrix": height * width}[self._extent(name)]
+        if self.part.reductions.matrices is None:
+            return torch.zeros(0, dtype=torch.float64)
+        values = self._table(self.part, name)[self._at(name, "part")]
+        if operation != "mean":
+            return values
+        entries = self._entries(name, "part")
+        return torch.where(entries > 0, values * entries, 0.0)
 
     # --- where values are -----------------------------------------------------------------------------------------------------
 
     def _extent(self, name: str) -> Extent:
         return dict(zip(self.kernel.statistics, self.kernel.extents, strict=bool(self.kernel.extents))).get(name, "tensor")
 
-    def _at(self, name: str, member: int) -> Integers:
-        return self.lines[member][self._extent(name)]
-
-    def _values(self, launcher: ReducingLauncher, name: str, member: int) -> Tensor:
-        """The values of a statistic per row, column or matrix for one tensor: as `places.value_place` says."""
-        kept, extent = launcher.reductions.matrices, self._extent(name)
+    def _table(self, launcher: ReducingLauncher, name: str) -> Tensor:
+        """All values of the extent of a statistic."""
+        kept = launcher.reductions.matrices
         assert isinstance(kept, Matrices)
-        every = [n for n in self.kernel.statistics if self._extent(n) == extent]
-        shapes = [shard.shape if launcher is self.whole else torch.Size(shard.size) for shard in self.shards]
-        lengths = [_length(extent, shape, self.kernel) for shape in shapes]
-        start = sum(lengths[:member]) * len(every) + every.index(name) * lengths[member]
-        return kept.values[extent][start : start + lengths[member]]
+        return kept.values[self._extent(name)]
+
+    def _at(self, name: str, which: str) -> Tensor:
+        """Where the members' values of a statistic are, as `places.value_place` says: those of the "whole", of what is "here"
+        of it, and of the "part".
+        """
+        if (which, name) not in self._places:
+            extent = self._extent(name)
+            every = [n for n in self.kernel.statistics if self._extent(n) == extent]
+            lengths = [_length(extent, shape, self.kernel) for shape in self._shapes(which)]
+            starts = np.cumsum([0, *lengths]) * len(every)
+            found = [np.zeros(0, dtype=np.int64)]
+            for member in self.members:
+                own = self.lines_of[member][extent] if which == "here" else np.arange(lengths[member])
+                found.append(starts[member] + every.index(name) * lengths[member] + own)
+            self._places[which, name] = torch.from_numpy(np.concatenate(found)).to(self.part.device)
+        return self._places[which, name]
+
+    def _entries(self, name: str, which: str) -> Tensor:
+        """The elements of each of these rows, columns or matrices."""
+        extent, found = self._extent(name), []
+        shapes = self._shapes(which)
+        for member in self.members:
+            _, height, width = matrices(shapes[member], self.kernel.seen)
+            of_each = {"row": width, "col": height, "matrix": height * width}[extent]
+            found += [float(of_each)] * _length(extent, shapes[member], self.kernel)
+        return torch.tensor(found, dtype=torch.float64, device=self.part.device)
+
+    def _shapes(self, which: str) -> list[torch.Size]:
+        return [torch.Size(shard.size) if which == "part" else shard.shape for shard in self.shards]
 
 
 def _length(extent: Extent, shape: torch.Size, kernel: Kernel) -> int:
@@ -197,6 +215,6 @@ def divided(
             whole.reductions = replace(whole.reductions, first=one_each, each=len(shards), partials=partials)
         whole.reductions = replace(whole.reductions, statistics=part.reductions.statistics)
     in_matrices = parts[0].reductions.matrices is not None
-    lines = [lines_of(s.shape, s.offset, s.size, kernels[0].seen) if in_matrices else {} for s in shards]
+    lines = [lines_of(s.shape, s.offset, s.size, kernels[0].seen) for s in shards] if in_matrices else []
     members = range(len(shards))
     return [DividedTriton(p, w, shards, numbers, lines, members) for p, w in zip(parts, wholes, strict=True)]

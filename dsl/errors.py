@@ -85,7 +85,7 @@ class SpecError(OptcError):
         return SpecError, (self.source, self.diagnostics)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Reports:
     """Called for every mistake in one source, so that they can be raised together."""
 

@@ -309,7 +309,8 @@ class _Native:
             from optc.runtime.native_divided import divided
 
             return divided(kernels, residents, real, numbers)
-        shared = Shared(real, numbers, vectors_of(kernels, _shapes(residents[0]), real))
+        shapes = _shapes(residents[0]) if any(map(knows_matrices, kernels)) else ()
+        shared = Shared(real, numbers, vectors_of(kernels, shapes, real))
         return [NativeLauncher(k, r, shared) for k, r in zip(kernels, residents, strict=True)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -95,13 +95,11 @@ class DividedNative:
 
     @property
     def _part_vectors(self) -> Vectors:
-        assert self._common.part.vectors is not None
-        return self._common.part.vectors
+        return cast(Vectors, self._common.part.vectors)
 
     @property
     def _whole_vectors(self) -> Vectors:
-        assert self._common.whole.vectors is not None
-        return self._common.whole.vectors
+        return cast(Vectors, self._common.whole.vectors)
 
     def _extent(self, name: str) -> str:
         return self._extents.get(name, "tensor")

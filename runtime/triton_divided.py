@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -149,9 +150,7 @@ class DividedTriton:
 
     def _table(self, launcher: ReducingLauncher, name: str) -> Tensor:
         """All values of the extent of a statistic."""
-        kept = launcher.reductions.matrices
-        assert isinstance(kept, Matrices)
-        return kept.values[self._extent(name)]
+        return cast(Matrices, launcher.reductions.matrices).values[self._extent(name)]
 
     def _at(self, name: str, which: str) -> Tensor:
         """Where the members' values of a statistic are, as `places.value_place` says: those of the "whole", of what is "here"

@@ -95,7 +95,11 @@ def test_the_oracle_is_followed(text: str, hypers: dict[str, bool], dtype: torch
 
 def test_a_pass_for_the_first_step_is_left_out_of_the_others() -> None:
     text = kernel_of(BALANCED).native
-    assert re.findall(r"(if \(.*\) )?share\.run\((?:select_)?pass_(\d)", text) == [("", "0"), ("if (new_s) ", "1"), ("", "2")]
+    assert re.findall(r"(if \(.*\) )?share\.pass\(\d, (?:select_)?pass_(\d)", text) == [
+        ("", "0"),
+        ("if (new_s) ", "1"),
+        ("", "2"),
+    ]
     assert "if (" not in kernel_of(LAMB).native.split("static void run_all")[1]
 
 

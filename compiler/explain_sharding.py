@@ -55,8 +55,11 @@ def explain_sharding(source: Source, shapes: Sequence[tuple[int, ...]]) -> Shard
     import torch
 
     from optc.compiler.instant import compile_class
+    from optc.dsl.check import check
+    from optc.dsl.parse import parse
     from optc.runtime import communication
 
+    check(parse(source), source)  # mistakes are told with the file's name
     schema = compile_class(source.text).schema
     values, states = communication.defaults(schema), communication.placed(schema)
     sizes = [torch.Size(shape) for shape in shapes]

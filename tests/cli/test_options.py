@@ -213,6 +213,21 @@ def test_explain_prints_plan_and_cost_as_json(optc: Command, folder: Path) -> No
     assert row["floor_seconds_per_billion"]["CPU, 40 GB/s"] == pytest.approx(28e9 / 40e9)
 
 
+def test_explain_shows_what_processes_tell_each_other(optc: Command, folder: Path) -> None:
+    status, out, _ = optc("explain", "adamw", "--sharding")
+    assert status == 0 and "Processes tell each other nothing in a step" in out
+    status, out, _ = optc("explain", "adamw8bit", "--sharding")
+    assert "tensor parallelism: no\n      its state 'exp_avg' is kept as codes (dynamic8)" in out
+    status, out, _ = optc("explain", "lamb", "--sharding", "--shapes", "8x4,8,8")
+    assert "step, exchange 1: one all_reduce of sums, 72 bytes (a number of each tensor)" in out
+    status, out, _ = optc("explain", "adamw", "--with", "clip_global_norm", "--sharding", "--shapes", "8x4", "--json")
+    told = json.loads(out)["sharding"]
+    assert (told["bytes"], [message["phase"] for message in told["messages"]]) == (16, [1])
+    for wrong in ("4x", "", "0x3", "9999999x9999999", "a"):
+        status, _, err = optc("explain", "lamb", "--sharding", "--shapes", wrong)
+        assert status == 1 and "--shapes" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_help_of_every_command_teaches_by_example(optc: Command, folder: Path, command: str) -> None:
     status, out, _ = optc(command, "--help")
@@ -227,6 +242,7 @@ ANSWERS = {
     ("explain",): {"stage", "text"},
     ("explain", "--stage", "plan"): {"stage", "plan"},
     ("explain", "--stage", "cost"): {"stage", "cost"},
+    ("explain", "--sharding"): {"stage", "sharding"},
 }
 """What every command with a spec reports as JSON, beside the errors."""
 DIAGNOSTIC = {"file", "line", "column", "end_line", "end_column", "code", "message", "hint"}

@@ -13,7 +13,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "examples/char_transformer/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/README.md",
+    "examples/char_transformer/README.md",
+    "docs/distributed.md",
+)
 
 
 def section(title: str) -> str:
@@ -21,6 +28,17 @@ def section(title: str) -> str:
     found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
     assert found is not None, f"the README has no section {title!r}"
     return found[1]
+
+
+ALONE = """
+import os, warnings
+warnings.simplefilter("ignore")
+import torch
+import optc
+torch.distributed.init_process_group("gloo", init_method="file://" + os.path.abspath("store"), rank=0, world_size=1)
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+"""
+"""A process group of this process alone, for code that is shown for many."""
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -59,6 +77,12 @@ def test_groups_and_routing_are_as_shown(tmp_path: Path) -> None:
 def test_schedules_clipping_and_scaling_are_as_shown(tmp_path: Path) -> None:
     (code,) = blocks(section("Schedules, clipping, loss scaling"), "python")
     must(["-c", code], tmp_path)
+
+
+def test_many_processes_are_as_shown(tmp_path: Path) -> None:
+    (code,) = blocks(section("Many processes"), "python")
+    must(["-c", ALONE + code], tmp_path)
+    assert (tmp_path / "checkpoints" / "latest").is_file()
 
 
 def test_own_spec_becomes_an_optimizer_as_shown(tmp_path: Path) -> None:
@@ -149,6 +173,13 @@ def test_example_with_an_own_optimizer_runs(tmp_path: Path) -> None:
     )
     assert "MyOptimizer" in said
     assert (tmp_path / "out" / "my_package" / "my_optimizer.py").is_file()
+
+
+def test_example_on_several_processes_runs(tmp_path: Path) -> None:
+    said = must([str(ROOT / "examples" / "char_transformer" / "distributed.py"), "--quick"], tmp_path)
+    (apart,) = re.findall(r"losses differ by (\S+) at most", said)
+    assert float(apart) < 1e-5 and "two processes go on from save-000004" in said
+    assert (tmp_path / "out" / "distributed" / "losses.png").stat().st_size > 10_000
 
 
 def test_example_digits_runs_and_draws(tmp_path: Path) -> None:

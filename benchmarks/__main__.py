@@ -12,13 +12,25 @@ from pathlib import Path
 
 import click
 
-from benchmarks import convergence, cpu_large, cpu_many, cpu_storage, cpu_training, curves, figure, learning, memory, startup
+from benchmarks import (
+    convergence,
+    cpu_large,
+    cpu_many,
+    cpu_processes,
+    cpu_storage,
+    cpu_training,
+    curves,
+    figure,
+    learning,
+    memory,
+    startup,
+)
 from benchmarks.machine import machine
 from benchmarks.report import Report, Row, Table, text_table, write
 from benchmarks.streams import NoCompiler
 
 RESULTS = Path(__file__).resolve().parent / "results"
-REPORTS = {"cpu": ("large", "many", "storage", "training", "startup", "memory"), "convergence": ("convergence",)}
+REPORTS = {"cpu": ("large", "many", "storage", "training", "processes", "startup", "memory"), "convergence": ("convergence",)}
 """The parts of each report."""
 TITLES = {"cpu": "CPU benchmarks", "convergence": "Convergence"}
 PARTS = tuple(part for parts in REPORTS.values() for part in parts)
@@ -42,6 +54,8 @@ def measure(part: str, scale: float, rounds: int | None, only: tuple[str, ...]) 
         return cpu_storage.table(_collect(part, cpu_storage.run(scale, rounds or 9)), scale, rounds or 9)
     if part == "training":
         return cpu_training.table(_collect(part, cpu_training.run(scale, rounds or 15)), scale, rounds or 15)
+    if part == "processes":
+        return cpu_processes.table(_collect(part, cpu_processes.run(rounds or 15)), rounds or 15)
     if part == "startup":
         return startup.table(_collect(part, startup.run(min(rounds or 3, 5), only)), min(rounds or 3, 5))
     if part == "convergence":

@@ -7,7 +7,7 @@ element, every p-th element. And values per row of a matrix into which a paramet
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -40,6 +40,24 @@ def require_all(schema: Schema, values: Values, group: Mapping[str, Any], shards
             require(schema, values, p, shards)
         except ValueError as error:
             raise ValueError(f"parameter {place if names is None else repr(names[place])}: {error}") from None
+
+
+def require_own_shapes(schema: Schema, parameters: Sequence[Tensor], given: Collection[int]) -> None:
+    """Raises ValueError where parameters come flattened into one vector, and the optimizer looks at each of them.
+
+    FSDP1 does that, and marks what it makes; DeepSpeed's ZeRO puts a vector in the place of all that were `given` in a group.
+    """
+    flat = [p for p in parameters if type(p).__name__ == "FlatParameter" or getattr(p, "_fsdp_flattened", False)]
+    if not flat and len(parameters) == 1 and parameters[0].ndim == 1 and id(parameters[0]) not in given:
+        flat = [*parameters]
+    measured = {name for step in schema.procedures for k in step.kernels for one in k.passes for name, _ in one.measures}
+    asks = {name for _, condition in schema.flags for name in condition.arguments} & {"ndim", "numel"}
+    if flat and (measured or asks):
+        raise ValueError(
+            f"parameters have been flattened into a vector of {flat[0].numel()} elements (by FSDP1, or DeepSpeed's ZeRO), and "
+            f"{schema.name} looks at each parameter ({', '.join(sorted(measured) or sorted(asks))}): use optc.dist.shard or "
+            "fully_shard (FSDP2), or optc.dist.Zero1"
+        )
 
 
 def refusal(schema: Schema, values: Values, shard: Shard) -> str | None:

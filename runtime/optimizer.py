@@ -15,6 +15,7 @@ from optc.runtime import (
     checkpoint,
     choose,
     counter,
+    divisible,
     exchange,
     hypers,
     locality,
@@ -67,6 +68,7 @@ class Optimizer(Releasable):
     _shards: Shards = PLACEMENTS
     _plans: dict[int, dict[str, plans.Plan]]
     _exchanges: dict[str, Exchange | None]
+    _given: set[int]
     _readers: list[hypers.Reader]
     _settled: tuple[State | None, int]
     _skipped: bool | Tensor
@@ -128,6 +130,7 @@ class Optimizer(Releasable):
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+        self._given.update(map(id, param_group["params"]))
 
     def forget(self, params: members.Leaving) -> None:
         """Takes parameters out of their groups, with their names and their state.
@@ -320,6 +323,7 @@ class Optimizer(Releasable):
     ) -> None:
         """Builds a group's plan."""
         group = self.param_groups[index]["params"]
+        divisible.require_own_shapes(self.schema, group, self._given)
         prepare = functools.partial(choose.prepare, self.backend)
         counting = self.backend if on_device else None
         before = sum(len(earlier["params"]) for earlier in self.param_groups[:index])
@@ -379,8 +383,8 @@ class Optimizer(Releasable):
         return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._forget()
         super().__setstate__({**state, "state": State(state["state"])} if "state" in state else state)
+        self._forget()
         for group in self.param_groups:
             for key in (*[hyper.key for hyper in self.schema.hypers], "maximize", "capturable"):
                 group.setdefault(key, self.defaults[key])
@@ -388,6 +392,7 @@ class Optimizer(Releasable):
     def _forget(self) -> None:
         """Drops what is derived from groups and state."""
         self._plans, self._exchanges = {}, {}
+        self._given = {id(p) for group in getattr(self, "param_groups", ()) for p in group["params"]}
         self._readers = []
         self._settled = None, -1
         self._skipped = False

@@ -48,7 +48,13 @@ STAGES = {
 }
 """What a modifier does in a stage. Stages run in this order, however the modifiers are written down."""
 
-_DOCUMENTS = {"language": "Language", "modifiers": "Composing", "schedules": "Schedules", "faults": "Faults"}
+_DOCUMENTS = {
+    "language": "Language",
+    "modifiers": "Composing",
+    "schedules": "Schedules",
+    "distributed": "Many processes",
+    "faults": "Faults",
+}
 """The texts, by the names of their files, with their titles in the navigation."""
 
 _BASES = ("AdamW", "AdamW without weight_decay", "Lion", "SGD", "Adam", "RAdam", "Yogi")

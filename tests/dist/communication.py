@@ -1,0 +1,81 @@
+"""What a step sends, and what was said that it would; runs in every process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import optc
+from optc.runtime import communication, exchange
+from tests.dist.counting import counted
+from tests.dist.layouts import SHAPES, divided, gradient
+from tests.dist.parity import compare, pair, steps
+
+
+def sent_and_told(
+    rank: int, names: Sequence[str], layout: str, size: int, shapes: Sequence[Sequence[int]] = SHAPES
+) -> dict[str, Any]:
+    """For each optimizer the messages of its third step: those that were sent, and those that it and `explain` tell of."""
+    found = {}
+    for name in names:
+        alone, parts, first, second = pair(name, layout, size, "native", shapes)
+        steps(alone, parts, first, second, layout, size, 2)
+        for q in parts:
+            q.grad = divided(layout, gradient(q.shape, 2), size)
+        with counted() as sent:
+            second.step((lambda: torch.tensor(0.5)) if second.schema.reads_loss else None)
+        values = {name: second._readers[0].read(second.param_groups[0], False)[name] for name in communication.defaults(second.schema)}
+        of_shapes = [torch.Size(shape) for shape in shapes if shape]
+        spoken = communication.of_shapes(second.schema, values, of_shapes)
+        found[name] = {
+            "sent": [("all_reduce", nbytes) for kind, nbytes in sent if kind == "all_reduce"],
+            "others": [(kind, nbytes) for kind, nbytes in sent if kind != "all_reduce"],
+            "told": [("all_reduce", message.nbytes) for message in communication.of_optimizer(second)],
+            "explained": [("all_reduce", message.nbytes) for message in spoken],
+        }
+    return found
+
+
+def without_joining(rank: int, names: Sequence[str], layout: str, size: int, which: str) -> dict[str, float | str]:
+    """Parity where one kind of reduction is left out: every process goes on with what it has measured itself."""
+    whole = exchange.over_groups
+
+    def faulty(tensor: Any, operation: str, groups: Any, device: str) -> None:
+        if operation != which:
+            whole(tensor, operation, groups, device)
+        elif operation == "sum":  # who takes part is told all the same
+            before = tensor.clone()
+            whole(tensor, operation, groups, device)
+            count = int((tensor == size).sum().item()) if tensor.numel() else 0
+            tensor[count:] = before[count:]
+
+    exchange.over_groups = faulty
+    try:
+        return compare(rank, names, layout, size, "native", ((6, 4), (9, 5)), 4)
+    finally:
+        exchange.over_groups = whole
+
+
+def state_bytes(rank: int, name: str, size: int, shapes: Sequence[Sequence[int]]) -> tuple[int, int, int]:
+    """Bytes of the state here under ZeRO 1, of the state of one process alone, and of what all processes have of it alike."""
+    alone, parts, first, second = pair(name, "zero1", size, "native", shapes)
+    steps(alone, parts, first, second, "zero1", size, 1)
+    alike = set(communication.placed(second.schema)["everywhere"]) | {"step"}
+    here = sum(x.nbytes for slot in second.state.values() for key, x in slot.items() if key not in alike)
+    whole = sum(x.nbytes for slot in first.state.values() for key, x in slot.items() if key not in alike)
+    replicas = sum(x.nbytes for slot in second.state.values() for key, x in slot.items() if key in alike - {"step"})
+    return here, whole, replicas
+
+
+def parameters_sent(rank: int, size: int, shapes: Sequence[Sequence[int]]) -> list[tuple[str, int]]:
+    """What ZeRO 1 sends in a step of AdamW."""
+    parts = [torch.nn.Parameter(gradient(shape, 0)) for shape in shapes]
+    optimizer = optc.create("AdamW", parts)
+    optc.dist.Zero1(optimizer)
+    for p in parts:
+        p.grad = gradient(p.shape, 1)
+    with counted() as sent:
+        optimizer.step()
+    return sent

@@ -1,0 +1,72 @@
+"""Trainers of others around our optimizers; runs in every process."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import optc
+from tests.dist.training import Net, batch, difference, train, whole
+
+
+def accelerated(rank: int, size: int, name: str, zero1: bool) -> float:
+    """Accelerate's loop over DistributedDataParallel, with a scheduler, beside one process on the whole batch."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, step_scheduler_with_optimizer=False)
+    assert accelerator.num_processes == size == dist.get_world_size()
+    found = []
+    for alone in (False, True):
+        torch.manual_seed(0)
+        model: Any = Net()
+        optimizer: Any = optc.create(name, model, lr=1e-3)
+        inner = optimizer
+        scheduler: Any = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+        if not alone:
+            model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+            if zero1:
+                optc.dist.Zero1(inner)
+        for step in range(6):
+            x = batch(step, 0, 1) if alone else batch(step, rank, size)
+            loss = model(x).square().mean()
+            loss.backward() if alone else accelerator.backward(loss)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+        found.append(whole(model))
+    return difference(*found)
+
+
+def in_lightning(name: str, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters after six steps of Lightning's Trainer, and of a loop of one's own."""
+    import lightning
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = Net()
+
+        def training_step(self, x: torch.Tensor, index: int) -> Any:
+            return self.net(x[0]).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            optimizer = optc.create(name, self.net)
+            return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 100)}
+
+    batches = torch.utils.data.DataLoader([batch(step, 0, 1) for step in range(6)], batch_size=1)  # type: ignore[arg-type,var-annotated]
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, **options,
+    )  # fmt: skip
+    module = Module()
+    trainer.fit(module, batches)
+    torch.manual_seed(0)
+    net: nn.Module = Net()
+    train(net, optc.create(name, net), range(6), alone=True)
+    return whole(module.net), whole(net)

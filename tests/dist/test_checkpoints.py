@@ -1,0 +1,63 @@
+"""Checkpoints of any engine, loaded by any other, on other numbers of processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.dist.crew import Crew
+from tests.dist.test_training import CODED
+from tests.dist.training import difference, resumed, resumed_alone, saved, whole_state
+
+NAMES = ["AdamW", "Adafactor", "AdamW8bit", "AdamW4bit", "Prodigy"]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values of a state dict are equal, to the bit and in dtype."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def bound(name: str) -> float:
+    """How far three steps may be apart whose gradients are added up in another order."""
+    return CODED if "bit" in name else 1e-6
+
+
+@pytest.mark.parametrize("name", [*NAMES, "AdamWFactored", "CAME", "LAMB", "MADGRAD", "AdamWBf16Stochastic"])
+def test_states_are_the_same_to_the_bit_on_every_engine(four: Crew, two: Crew, tmp_path: Path, name: str) -> None:
+    """Codes stay codes, rows and columns what they were; whoever loads, and whoever has saved."""
+    if name != "AdamWFactored":  # its signs refuse the parts of small parameters
+        expected = four.run(whole_state, "stage3", name, tmp_path, False)[0]
+        for crew, engine in ((two, "zero1"), (two, "stage1"), (four, "hsdp"), (four, "zero1"), (two, "plain")):
+            assert same(crew.run(whole_state, engine, name, tmp_path, True)[0], expected), engine
+    expected = two.run(whole_state, "zero1", name, tmp_path, False)[0]
+    for crew, engine in ((four, "zero1"), (two, "plain")):
+        assert same(crew.run(whole_state, engine, name, tmp_path, True)[0], expected), engine
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_four_processes_then_two_then_one(four: Crew, two: Crew, tmp_path: Path, name: str) -> None:
+    expected = four.run(saved, "stage3", name, tmp_path)[0]
+    assert difference(four.run(resumed, "stage3", name, tmp_path)[0], expected) == 0
+    for engine in ("stage2", "zero1"):
+        assert difference(two.run(resumed, engine, name, tmp_path)[0], expected) < bound(name)
+    assert difference(resumed_alone("plain", name, tmp_path), expected) < bound(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero1_then_fsdp_and_back(two: Crew, four: Crew, tmp_path: Path, name: str) -> None:
+    expected = two.run(saved, "zero1", name, tmp_path)[0]
+    assert difference(two.run(resumed, "zero1", name, tmp_path)[0], expected) == 0
+    for crew, engine in ((four, "stage3"), (four, "zero1"), (two, "stage1")):
+        assert difference(crew.run(resumed, engine, name, tmp_path)[0], expected) < bound(name)
+    assert difference(resumed_alone("plain", name, tmp_path), expected) < bound(name)
+    assert torch.is_tensor(expected["last.bias"])

@@ -1,0 +1,63 @@
+"""FSDP2 as `optc.dist.shard` sets it up: how often each stage talks, precision, offload, blocks, wrong options."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import optc
+from tests.dist import engines
+from tests.dist.crew import Crew
+
+GATHER, SCATTER = "all_gather_single", "reduce_scatter_single"
+
+
+@pytest.mark.parametrize(
+    ("stage", "accumulate", "gathers", "scatters"),
+    [(1, 1, 4, 4), (1, 4, 4, 4), (2, 1, 4, 4), (2, 4, 16, 16), (3, 1, 8, 4), (3, 4, 32, 16)],
+)
+def test_stages_talk_as_often_as_they_should(two: Crew, stage: int, accumulate: int, gathers: int, scatters: int) -> None:
+    """Of four layers; the optimizer, AdamW, adds nothing."""
+    for found in two.run(engines.collectives, stage, accumulate):
+        assert found == {GATHER: gathers, SCATTER: scatters}
+
+
+def test_bfloat16_computes_and_float32_keeps(two: Crew) -> None:
+    for parameters, states, apart in two.run(engines.low_precision):
+        assert parameters == states == {torch.float32}
+        assert 0 < apart < 5e-2
+
+
+def test_offloaded_parameters_are_updated_alike(two: Crew) -> None:
+    assert two.run(engines.offloaded) == [0, 0]
+
+
+def test_blocks_are_found_and_chosen(two: Crew) -> None:
+    for found in two.run(engines.blocks):
+        assert found == {
+            "lists": ["", "blocks.0", "blocks.1"],
+            "classes": ["", "norm"],
+            "function": ["", "wide"],
+            "children": ["", "0", "2"],
+        }
+
+
+def test_wrong_options_are_told(two: Crew) -> None:
+    for stage, precision, blocks in two.run(engines.refusals):
+        assert stage == "stage = 4, but it must be 1, 2 or 3"
+        assert precision == "precision = 'fp8', but it must be None, 'bf16' or a MixedPrecisionPolicy"
+        assert blocks.startswith("no module of this model is one of the blocks")
+
+
+def test_zero1_cuts_whole_contiguous_parameters(two: Crew) -> None:
+    for placed, turned in two.run(engines.zero1_refusals):
+        assert "it is a DTensor, which is divided already" in placed
+        assert "it is not contiguous (strides (1, 2))" in turned
+
+
+def test_without_a_process_group() -> None:
+    with pytest.raises(RuntimeError, match="init_process_group first"):
+        optc.dist.shard(nn.Linear(2, 2))
+    with pytest.raises(RuntimeError, match="init_process_group first"):
+        optc.dist.Zero1(optc.create("AdamW", nn.Linear(2, 2)))

@@ -1,0 +1,158 @@
+"""A small model trained on every engine, and saved and loaded between them; runs in every process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import optc
+
+ENGINES = ("plain", "zero1", "stage1", "stage2", "stage3", "hsdp", "tensor")
+
+
+class Net(nn.Module):
+    """Blocks with uneven rows, a layer of one row, biases, and one that is large enough for codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 64)
+        self.blocks = nn.ModuleList(nn.Linear(64, 64) for _ in range(2))
+        self.wide = nn.Linear(64, 128)
+        self.norm = nn.LayerNorm(128)
+        self.odd = nn.Linear(128, 5)
+        self.last = nn.Linear(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        for block in self.blocks:
+            x = x + torch.tanh(block(x))
+        x = self.odd(self.norm(self.wide(x)))
+        found: Tensor = self.last(torch.tanh(x)).squeeze(-1)
+        return found
+
+
+def built(engine: str, name: str, **hypers: Any) -> tuple[nn.Module, Any]:
+    """A model and its optimizer; the same weights everywhere."""
+    torch.manual_seed(0)
+    model: nn.Module = Net()
+    if engine.startswith("stage"):
+        optc.dist.shard(model, stage=int(engine[-1]))  # type: ignore[arg-type]
+    elif engine == "hsdp":
+        mesh = dist.device_mesh.init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("r", "s"))
+        optc.dist.shard(model, stage=3, mesh=mesh)
+    elif engine == "tensor":
+        _in_both_ways(model)
+    optimizer = optc.create(name, model, **hypers)
+    if engine == "zero1":
+        model = DistributedDataParallel(model)
+        optc.dist.Zero1(optimizer)
+    return model, optimizer
+
+
+def _in_both_ways(model: nn.Module) -> None:
+    """FSDP2 over tensor parallelism, by columns and by rows."""
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("data", "tensor"))
+    by_columns, by_rows = ColwiseParallel(output_layouts=Replicate()), RowwiseParallel(input_layouts=Replicate())
+    plan = {"first": by_columns, "blocks.0": by_columns, "blocks.1": by_rows, "odd": by_rows}
+    parallelize_module(model, mesh["tensor"], plan)
+    optc.dist.shard(model, stage=3, mesh=mesh["data"])
+
+
+def batch(step: int, rank: int, size: int) -> Tensor:
+    """This process's part of a batch of 8."""
+    return torch.randn(8, 8, generator=torch.Generator().manual_seed(step))[rank::size]
+
+
+def train(model: nn.Module, optimizer: Any, steps: range, *, alone: bool = False, accumulate: int = 1) -> list[float]:
+    """Steps on batches that are divided among the processes, unless each has all of them; the losses of what is here."""
+    rank, size = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+    if not alone and any("tensor" in (p.device_mesh.mesh_dim_names or ()) for p in model.parameters() if hasattr(p, "device_mesh")):
+        rank, size = rank // (size // 2), 2  # those of one tensor-parallel group have the same batch
+    losses = []
+    for step in steps:
+        x = batch(step, rank, size)
+        for part, piece in enumerate(x.chunk(accumulate)):
+            optc.dist.microbatch(model, part == accumulate - 1)
+            loss = model(piece).square().mean() / accumulate
+            loss.backward()
+            losses.append(loss.item())
+        if optimizer.schema.reads_loss:
+            optimizer.step(lambda: torch.tensor(0.5))
+        else:
+            optimizer.step()
+        optimizer.zero_grad()
+    return losses
+
+
+def whole(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters, whole."""
+    found = {}
+    for name, p in model.named_parameters():
+        x = p.full_tensor() if hasattr(p, "full_tensor") else p
+        found[name.removeprefix("module.")] = x.detach().clone()
+    return found
+
+
+def difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """The largest, over all parameters."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def trained(rank: int, engine: str, name: str, accumulate: int = 1, **hypers: Any) -> float:
+    """How far ten steps are from those of one process on the whole batch."""
+    model, optimizer = built(engine, name, **hypers)
+    train(model, optimizer, range(10), accumulate=accumulate)
+    reference, alone = built("plain", name, **hypers)
+    train(reference, alone, range(10), alone=True)
+    return difference(whole(model), whole(reference))
+
+
+def saved(rank: int, engine: str, name: str, path: Path) -> dict[str, Tensor]:
+    """Three steps, a save, three more; the parameters then."""
+    model, optimizer = built(engine, name)
+    train(model, optimizer, range(3))
+    optc.dist.save(path, optimizer, _inner(model))
+    train(model, optimizer, range(3, 6))
+    return whole(model)
+
+
+def resumed(rank: int, engine: str, name: str, path: Path) -> dict[str, Tensor]:
+    """What was saved, and three more steps; the parameters then."""
+    model, optimizer = built(engine, name)
+    optc.dist.load(path, optimizer, _inner(model))
+    train(model, optimizer, range(3, 6))
+    return whole(model)
+
+
+def resumed_alone(engine: str, name: str, path: Path) -> dict[str, Tensor]:
+    """The same in a process without a group."""
+    model, optimizer = built("plain", name)
+    optc.dist.load(path, optimizer, model)
+    train(model, optimizer, range(3, 6), alone=True)
+    return whole(model)
+
+
+def whole_state(rank: int, engine: str, name: str, path: Path, load: bool) -> list[Any]:
+    """The state, whole, that was saved after three steps, or what is loaded of it."""
+    model, optimizer = built(engine, name)
+    if load:
+        optc.dist.load(path, optimizer, _inner(model))
+    else:
+        train(model, optimizer, range(3))
+        optc.dist.save(path, optimizer, _inner(model))
+    packed = optc.dist.full_state_dict(optimizer)
+    return [packed["state"], [{k: v for k, v in g.items() if k != "params"} for g in packed["param_groups"]]]
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model

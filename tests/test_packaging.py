@@ -49,7 +49,7 @@ def test_the_wheel_holds_every_source_file_of_every_folder(wheel: list[str]) -> 
         for name in LINKS
         for path in (ROOT / name).rglob("*")
         if path.suffix in suffixes and "__pycache__" not in path.parts
-    } | {f"optc/{name}" for name in ("__init__.py", "__main__.py", "groups.py", "schedules.py", "py.typed")}
+    } | {f"optc/{name}" for name in ("__init__.py", "__main__.py", "dist.py", "groups.py", "schedules.py", "py.typed")}
     packaged = {name for name in wheel if name.startswith("optc/")}
     assert packaged == expected
     assert len([name for name in packaged if name.endswith(".opt")]) == len(list((ROOT / "specs").rglob("*.opt"))) > 0

@@ -30,6 +30,6 @@ def four() -> Iterator[Crew]:
 @pytest.fixture
 def brief() -> Iterator[Crew]:
     """Two processes whose collectives give up after a few seconds, for one test alone."""
-    crew = Crew(2, timeout=5.0)
+    crew = Crew(2, timeout=8.0)
     yield crew
     crew.stop()

@@ -79,7 +79,7 @@ def stalls(rank: int, name: str) -> str:
     """One process comes to a step long after the other has given up."""
     _, _, _, optimizer = prepared(name, 2)
     if rank == 1:
-        time.sleep(8)
+        time.sleep(12)
     began = time.monotonic()
     said = refused(optimizer.step)
     return f"{time.monotonic() - began:.1f} {said}"

@@ -29,17 +29,17 @@ def test_a_process_without_any_gradient_still_answers(two: Crew) -> None:
 
 
 def test_a_process_that_dies_is_missed_at_once(brief: Crew) -> None:
-    (said, error), (_, died) = brief.outcomes(faults.dies, "LAMB", patience=30)
+    (said, error), (_, died) = brief.outcomes(faults.dies, "LAMB", patience=60)
     assert error is None and died is not None and "exit code -9" in died
     seconds, text = said.split(" ", 1)
-    assert float(seconds) < 5 and text.startswith(("RuntimeError", "DistBackendError"))
+    assert float(seconds) < 8 and text.startswith(("RuntimeError", "DistBackendError"))
 
 
 def test_a_process_that_stalls_is_given_up_after_the_timeout(brief: Crew) -> None:
-    (said, error), _ = brief.outcomes(faults.stalls, "LAMB", patience=30)
+    (said, error), _ = brief.outcomes(faults.stalls, "LAMB", patience=60)
     assert error is None
     seconds, text = said.split(" ", 1)
-    assert 4 < float(seconds) < 7 and text.startswith(("RuntimeError", "DistBackendError"))
+    assert 6 < float(seconds) < 20 and text.startswith(("RuntimeError", "DistBackendError"))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -74,9 +74,9 @@ def test_the_dry_run_of_torch_moves_nothing(two: Crew, engine: str, name: str) -
 
 
 def test_a_save_that_is_killed_leaves_the_one_before(two: Crew, tmp_path: Path) -> None:
-    crew = Crew(2, timeout=5.0)
+    crew = Crew(2, timeout=20.0)
     try:
-        outcomes = crew.outcomes(faults.killed_while_saving, tmp_path, patience=40)
+        outcomes = crew.outcomes(faults.killed_while_saving, tmp_path, patience=90)
     finally:
         crew.stop()
     assert any("exit code -9" in (error or "") for _, error in outcomes)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 import optc
-from optc.runtime import communication, exchange
+from optc.runtime import communication, exchange, sharding
 from tests.dist.counting import counted
 from tests.dist.layouts import SHAPES, divided, gradient
 from tests.dist.parity import compare, pair, steps
@@ -56,6 +57,24 @@ def without_joining(rank: int, names: Sequence[str], layout: str, size: int, whi
         return compare(rank, names, layout, size, "native", ((6, 4), (9, 5)), 4)
     finally:
         exchange.over_groups = whole
+
+
+def joined_where_is_shard_says(rank: int, names: Sequence[str], size: int) -> dict[str, float | str]:
+    """Parity where parts are joined along those dimensions of the mesh only whose placements say `is_shard()`."""
+    found = sharding._shard
+
+    def faulty(shape: torch.Size, mesh: Any, placements: tuple[Any, ...]) -> Any:
+        shard = found(shape, mesh, placements)
+        if shard is None:
+            return None
+        groups = [mesh.get_group(d) for d, placement in enumerate(placements) if placement.is_shard() and mesh.size(d) > 1]
+        return replace(shard, groups=tuple(groups))
+
+    sharding._shard = faulty  # type: ignore[assignment]
+    try:
+        return compare(rank, names, "strided", size, "native", ((6, 4), (9, 5)), 4)
+    finally:
+        sharding._shard = found
 
 
 def state_bytes(rank: int, name: str, size: int, shapes: Sequence[Sequence[int]]) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import optc
-from tests.dist.communication import parameters_sent, sent_and_told, state_bytes, without_joining
+from tests.dist.communication import joined_where_is_shard_says, parameters_sent, sent_and_told, state_bytes, without_joining
 from tests.dist.crew import Crew
 from tests.dist.test_parity import SAMPLE, SCALES, silent
 
@@ -39,6 +39,12 @@ def test_as_many_messages_for_many_tensors_as_for_few(two: Crew) -> None:
 def test_no_reduction_is_superfluous(two: Crew, which: str, names: list[str]) -> None:
     """A fault that must be seen: each process goes on with what it has measured of its own part."""
     for found in two.run(without_joining, names, "fsdp", 2, which):
+        assert all(isinstance(apart, float) and apart > 1e-5 for apart in found.values()), found
+
+
+def test_placements_that_are_no_shards_count(four: Crew) -> None:
+    """FSDP2 over tensor parallelism divides a dimension twice, by a placement of which `is_shard()` is False."""
+    for found in four.run(joined_where_is_shard_says, ["LAMB", "Adafactor"], 4):
         assert all(isinstance(apart, float) and apart > 1e-5 for apart in found.values()), found
 
 

@@ -70,3 +70,27 @@ def in_lightning(name: str, **options: Any) -> tuple[dict[str, Any], dict[str, A
     net: nn.Module = Net()
     train(net, optc.create(name, net), range(6), alone=True)
     return whole(module.net), whole(net)
+
+
+def in_transformers(optimizer: Any, folder: str, **options: Any) -> dict[str, Any]:
+    """The parameters after six steps of the Trainer of transformers, with an optimizer class and its hypers."""
+    from transformers import Trainer, TrainingArguments
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = Net()
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": (self.net(x) - labels).square().mean()}
+
+    data = [{"x": row, "labels": row.sum()} for step in range(6) for row in batch(step, 0, 1)]
+    arguments = TrainingArguments(
+        output_dir=folder, max_steps=6, per_device_train_batch_size=8, use_cpu=True, report_to=[], save_strategy="no",
+        disable_tqdm=True, logging_strategy="no", seed=0, **options,
+    )  # fmt: skip
+    model = Model()
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, optimizer_cls_and_kwargs=optimizer)
+    trainer.train()
+    return whole(model.net)

@@ -1,13 +1,17 @@
-"""Our optimizers inside Accelerate and Lightning."""
+"""Our optimizers inside Accelerate, Lightning and the Trainer of transformers."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
+import torch
+
+import optc
 
 from tests.dist.crew import Crew
-from tests.dist.frameworks import accelerated, in_lightning
+from tests.dist.frameworks import accelerated, in_lightning, in_transformers
 from tests.dist.training import difference
 
 
@@ -22,3 +26,15 @@ def test_lightning_trains_as_a_loop_does(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert difference(*in_lightning(name)) == 0
+
+
+def test_the_trainer_of_transformers_takes_a_class(tmp_path: Path) -> None:
+    from optc.generated import AdamW
+
+    hypers = {"lr": 1e-3, "betas": (0.8, 0.99), "weight_decay": 0.1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours = in_transformers((AdamW, hypers), str(tmp_path))
+        theirs = in_transformers((torch.optim.AdamW, hypers), str(tmp_path))
+        composed = in_transformers((optc.compile("adamw", modifiers=["cautious"]), hypers), str(tmp_path))
+    assert difference(ours, theirs) < 1e-6 and difference(ours, composed) > 1e-5

@@ -54,14 +54,11 @@ def explain_sharding(source: Source, shapes: Sequence[tuple[int, ...]]) -> Shard
     """For parameters of these shapes, float32, with the default hypers. Raises SpecError where the spec is wrong."""
     import torch
 
-    from optc.compiler.instant import compile_class
-    from optc.dsl.check import check
-    from optc.dsl.parse import parse
+    from optc.compiler.instant import compile_source
     from optc.runtime import communication
 
-    check(parse(source), source)  # mistakes are told with the file's name
-    schema = compile_class(source.text).schema
-    values, states = communication.defaults(schema), communication.placed(schema)
+    schema = compile_source(source).schema
+    values, states = schema.defaults, communication.placed(schema)
     sizes = [torch.Size(shape) for shape in shapes]
     matrix = next((size for size in sizes if len(size) == 2), torch.Size((4096, 4096)))
     messages = [m for one in schema.procedures for m in communication.of_shapes(schema, values, sizes, one.name)]

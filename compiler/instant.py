@@ -63,6 +63,11 @@ def compile_composition(text: str) -> type[Optimizer]:
     return _class_of(expand_derived(replace(derived, name=_called(derived)), source, Library()))
 
 
+def compile_source(source: Source) -> type[Optimizer]:
+    """The optimizer class of a spec that has been read; mistakes are told with the file's name, by SpecError."""
+    return _class_of(expand(source))
+
+
 def _called(derived: nodes.Derived) -> str:
     """The name of a composition that has none: CautiousAdamW, AdamW_betas_without_amsgrad, AdamW_m_dynamic8."""
     base = derived.base

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from optc.runtime.names import listed
 from optc.runtime.saved_fitting import names_of
 from optc.runtime.sharding import Group, is_divided
 
@@ -53,10 +54,7 @@ def require_equal(optimizer: Optimizer, process_group: Group = None) -> None:
         if len(values) > 1:
             problems.append(f"{key}: " + ", ".join(f"{value} in {_processes(ranks)}" for value, ranks in values.items()))
     if problems:
-        more = [f"… and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
-        raise RuntimeError(
-            "\n  ".join(["processes would go on differently, nothing has changed:", *problems[:_MOST_SHOWN], *more])
-        )
+        raise RuntimeError(listed("processes would go on differently, nothing has changed:", problems, _MOST_SHOWN))
 
 
 def _facts(optimizer: Optimizer) -> Iterator[tuple[str, str]]:

@@ -28,14 +28,12 @@ from optc.runtime.checkpoint_codes import STORING, Kept, told
 from optc.runtime.checkpoint_parts import entries_here, home_of, in_parts, settled
 from optc.runtime.foreign import Foreign
 from optc.runtime.hypers import Values
+from optc.runtime.names import listed
 from optc.runtime.pairs import REST, rest_dtype
 from optc.runtime.schema import Schema, State
 from optc.runtime.sharding import PLACEMENTS, Shards
 from optc.runtime.state import Home
 from optc.runtime.storage import kept_dtype, readable
-
-_MOST_SHOWN = 10
-
 
 Parts: TypeAlias = Sequence[tuple[Schema, Sequence[int]]]
 """The schemas of an optimizer, and which groups, by their numbers, each of them has."""
@@ -108,9 +106,7 @@ def load(
     if not problems:
         problems += [f"state for {index!r}, which no group has" for index in packed["state"] if index not in found.known]
     if problems:
-        more = [f"… and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
-        lines = [f"this state dict does not fit {name}, nothing was loaded:", *problems[:_MOST_SHOWN], *more]
-        raise ValueError("\n  ".join(lines))
+        raise ValueError(listed(f"this state dict does not fit {name}, nothing was loaded:", problems))
     for message in dict.fromkeys(found.changes):
         warnings.warn(f"{name}: {message}", stacklevel=stacklevel())
     for group, old in zip(found.groups, present, strict=True):

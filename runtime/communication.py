@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +15,7 @@ from optc.runtime import divisible
 from optc.runtime.exchange import Exchange, Member
 from optc.runtime.hypers import Facts, Values
 from optc.runtime.schema import PER_ELEMENT, Schema
-from optc.runtime.shapes import IN_MATRICES
+from optc.runtime.shapes import has_rows
 from optc.runtime.sharding import Shard
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def messages_of(schema: Schema, exchange: Exchange, procedure: str) -> list[Mess
     found = []
     for phase, ((at, k), rounds) in enumerate(sorted(exchange.rounds.items()), 1):
         kernel = kernels[at]
-        extents = dict(zip(kernel.statistics, kernel.extents, strict=bool(kernel.extents)))
-        measures = tuple((name, str(extents.get(name, "tensor"))) for name, _ in kernel.passes[k].measures)
+        measures = tuple((name, str(kernel.extent(name))) for name, _ in kernel.passes[k].measures)
         for one in rounds:
             for operation, size in one.messages:
                 found.append(Message(procedure, phase, operation, measures, len(one.members), 8 * size))
@@ -82,7 +81,7 @@ def divisions(schema: Schema, values: Values, shape: torch.Size) -> list[Divisio
     ways = [
         ("by rows: FSDP2, ZeRO 1 to 3, with or without replicas", _rows(shape, 2)),
         ("by columns, or by rows and columns: tensor parallelism", columns),
-        ("by intervals of all elements: optc.dist.Zero1", _rows(shape, 2) if _keeps_rows(schema) else interval),
+        ("by intervals of all elements: optc.dist.Zero1", _rows(shape, 2) if has_rows(schema) else interval),
     ]
     return [Division(name, divisible.refusal(schema, values, shard)) for name, shard in ways]
 
@@ -94,16 +93,6 @@ def placed(schema: Schema) -> Mapping[str, tuple[str, ...]]:
         "divided": tuple(state.key for state in own if state.extent in PER_ELEMENT),
         "everywhere": tuple(state.key for state in own if state.extent not in PER_ELEMENT),
     }
-
-
-def defaults(schema: Schema) -> dict[str, Any]:
-    """The default hypers, by inside name."""
-    return {name: value for hyper in schema.hypers for name, value in zip(hyper.names, hyper.defaults, strict=True)}
-
-
-def _keeps_rows(schema: Schema) -> bool:
-    kernels = (kernel for procedure in schema.procedures for kernel in procedure.kernels)
-    return any(extent in IN_MATRICES for kernel in kernels for extent in kernel.extents)
 
 
 def _rows(shape: torch.Size, parts: int) -> Shard:

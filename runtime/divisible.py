@@ -50,9 +50,11 @@ def require_own_shapes(schema: Schema, parameters: Sequence[Tensor], given: Coll
     flat = [p for p in parameters if type(p).__name__ == "FlatParameter" or getattr(p, "_fsdp_flattened", False)]
     if not flat and len(parameters) == 1 and parameters[0].ndim == 1 and id(parameters[0]) not in given:
         flat = [*parameters]
+    if not flat:
+        return
     measured = {name for step in schema.procedures for k in step.kernels for one in k.passes for name, _ in one.measures}
     asks = {name for _, condition in schema.flags for name in condition.arguments} & {"ndim", "numel"}
-    if flat and (measured or asks):
+    if measured or asks:
         raise ValueError(
             f"parameters have been flattened into a vector of {flat[0].numel()} elements (by FSDP1, or DeepSpeed's ZeRO), and "
             f"{schema.name} looks at each parameter ({', '.join(sorted(measured) or sorted(asks))}): use optc.dist.shard or "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -84,12 +84,8 @@ def _blocks(model: nn.Module, blocks: Blocks) -> list[nn.Module]:
             raise ValueError(f"no module of this model is one of the blocks {blocks!r}")
         return found
     listed = [child for module in model.modules() if isinstance(module, nn.ModuleList) for child in module]
-    return [module for module in listed or model.children() if any(True for _ in _trained(module))]
+    return [module for module in listed or model.children() if next(module.parameters(), None) is not None]
 
 
 def _by_class(blocks: Sequence[type[nn.Module]]) -> Callable[[str, nn.Module], bool]:
     return lambda name, module: isinstance(module, tuple(blocks))
-
-
-def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
-    return module.parameters()

@@ -9,7 +9,7 @@ noticed that a gradient is missing on some of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optc.runtime import names
 from optc.runtime.hypers import Facts, Values, holds
 from optc.runtime.schema import Kernel, Procedure, Schema
-from optc.runtime.shapes import IN_MATRICES, Integers, matrices
+from optc.runtime.shapes import Integers, count_of
 from optc.runtime.sharding import Group, Shard, Shards
 
 _MOST_KEPT = 256
@@ -99,24 +100,21 @@ class Round:
     @staticmethod
     def of(kernel: Kernel, k: int, schema: Schema, members: Sequence[Member], presence: bool) -> Round:
         """Of parameters that are divided among the same processes."""
-        extents = dict(zip(kernel.statistics, kernel.extents, strict=bool(kernel.extents)))
-        measures = kernel.passes[k].measures
         numbers: dict[str, list[int]] = {"sum": [], "largest": []}
-        operations = [operation for name, operation in measures if extents.get(name, "tensor") not in IN_MATRICES]
+        operations = [operation for _, operation in kernel.numbers(k)]
         for at, operation in enumerate(operations):
             numbers[_joined(operation)].append(at)
         sizes = {name: len(members) * len(found) for name, found in numbers.items()}
         sizes["sum"] += len(members) * presence
         vectors = []
-        for name, operation in measures:
-            extent = extents.get(name, "tensor")
-            if extent in IN_MATRICES:
-                places = []
-                for member in members:
-                    length = length_of(extent, member.shard.shape, schema)
-                    places.append((sizes[_joined(operation)], length))
-                    sizes[_joined(operation)] += length
-                vectors.append((_joined(operation), -1 if operation == "smallest" else 1, places))
+        for name, operation in kernel.vectors(k):
+            places = []
+            for member in members:
+                shape = member.shard.shape
+                length = count_of(kernel.extent(name), shape, schema.seen) if len(shape) >= 2 else 0
+                places.append((sizes[_joined(operation)], length))
+                sizes[_joined(operation)] += length
+            vectors.append((_joined(operation), -1 if operation == "smallest" else 1, places))
         signs = [-1 if operation == "smallest" else 1 for operation in operations]
         first = members[0].shard
         return Round(members, numbers, signs, vectors, sizes, first.groups, first.device, presence)
@@ -125,14 +123,6 @@ class Round:
 def _joined(operation: str) -> str:
     """How a measure is joined: sums are added up, of the largest the largest is taken, of the smallest the one below all."""
     return "sum" if operation in ("sum", "mean") else "largest"
-
-
-def length_of(extent: str, shape: Sequence[int], schema: Schema) -> int:
-    """How many values of an extent a whole parameter has; none where it is no matrix."""
-    if len(shape) < 2:
-        return 0
-    count, rows, columns = matrices(shape, schema.seen)
-    return {"row": count * rows, "col": count * columns, "matrix": count}[extent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +158,6 @@ class Exchange:
                 if domains:
                     self.rounds[at, k] = [Round.of(kernel, k, schema, found, presence) for found in domains.values()]
                     presence = False
-
-    def __iter__(self) -> Iterator[Round]:
-        return (one for rounds in self.rounds.values() for one in rounds)
 
     def run(self, at: int, kernel: Kernel, launches: Sequence[Divided]) -> None:
         """Runs the kernel with this number. Raises RuntimeError where a gradient is missing on some processes only."""
@@ -254,11 +241,11 @@ def members_of(groups: Sequence[Mapping[str, Any]], shards: Shards) -> list[list
     found: list[list[Member]] = []
     before = 0
     for number, group in enumerate(groups):
-        names, own = group.get("param_names"), []
+        own = []
         for place, p in enumerate(group["params"]):
             shard = shards.shard(p)
             if shard is not None:
-                label = f"parameter {place} of group {number}" if names is None else f"parameter {names[place]!r}"
+                label = names.parameter(group, place, f"group {number}")
                 own.append(Member(before + place, label, shard, Facts.of(p)))
         before += len(group["params"])
         found.append(own)
@@ -267,8 +254,8 @@ def members_of(groups: Sequence[Mapping[str, Any]], shards: Shards) -> list[list
 
 def any_of(found: Tensor, groups: Sequence[Mapping[str, Any]], shards: Shards) -> Tensor:
     """1 where it is above 0 on any of the processes that have parts of these parameters."""
-    members = [member.shard for group in members_of(groups, shards) for member in group]
-    there = {group: shard.device for shard in members for group in shard.groups}
+    found_here = (shards.shard(p) for group in groups for p in group["params"])
+    there = {group: shard.device for shard in found_here if shard is not None for group in shard.groups}
     for group, device in there.items():
         found = found.to(device)
         _all_reduce(found, "largest", group)
@@ -299,6 +286,17 @@ def _all_reduce(tensor: Tensor, operation: str, group: Group) -> None:
     import torch.distributed as dist
 
     dist.all_reduce(tensor, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX, group=group)
+
+
+def gathered(
+    shape: Sequence[int], parts: Iterable[tuple[tuple[slice, ...], Tensor]], like: Tensor, groups: Sequence[Group], device: str
+) -> Tensor:
+    """The whole of a tensor of this shape: all processes add the bytes that they have of it, at their places, to zeros."""
+    whole = torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
+    for box, part in parts:
+        whole[box] = part
+    over_groups(whole.view(-1).view(torch.uint8), "sum", groups, device)
+    return whole
 
 
 def over_groups(tensor: Tensor, operation: str, groups: Sequence[Group], device: str) -> None:

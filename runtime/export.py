@@ -19,13 +19,13 @@ from optc.runtime import hypers, peers
 from optc.runtime import state as states
 from optc.runtime.checkpoint_codes import STORING, means_the_same
 from optc.runtime.codebook import Codebook
+from optc.runtime.names import listed
 from optc.runtime.optimizer import Optimizer
 from optc.runtime.peers import LIBRARIES, OF_BITSANDBYTES, OF_TORCHAO, Library, Rule
 from optc.runtime.registry import lookup
 from optc.runtime.schema import Schema, State
 from optc.runtime.storage import are_codes, decode
 
-_MOST_SHOWN = 10
 _OWN = ("params", "maximize", "capturable", STORING)
 """Keys of groups that the libraries do not have, or have as ours are."""
 _OF_TWO_STATES = {"alpha": 0.0, "t_alpha": None, "t_beta3": None}
@@ -70,9 +70,7 @@ def export_state(optimizer: Optimizer, library: Library) -> dict[str, Any]:
         if exported:
             slots[index] = exported
     if problems:
-        more = [f"… and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
-        lines = [f"{library} could not continue from this state of {schema.name}:", *problems[:_MOST_SHOWN], *more]
-        raise ValueError("\n  ".join(lines))
+        raise ValueError(listed(f"{library} could not continue from this state of {schema.name}:", problems))
     return {"state": slots, "param_groups": groups}
 
 

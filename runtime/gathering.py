@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from optc.runtime.exchange import over_groups
-from optc.runtime.parts import Part
+from optc.runtime.exchange import gathered
+from optc.runtime.parts import Part, box_of
 from optc.runtime.sharding import Group, is_divided
 
 if TYPE_CHECKING:
@@ -36,8 +33,5 @@ def _whole(entry: Any, groups: tuple[Group, ...], device: str) -> Any:
         return entry.full_tensor()
     if not isinstance(entry, Part):
         return entry
-    whole: Tensor = torch.zeros(entry.whole, dtype=entry.dtype, device=entry.here.device)
-    for offset, piece in entry.views():
-        whole[tuple(slice(at, at + length) for at, length in zip(offset, piece.shape, strict=True))] = piece
-    over_groups(whole.view(-1).view(torch.uint8), "sum", groups, device)
-    return whole
+    pieces = ((box_of(offset, piece.shape), piece) for offset, piece in entry.views())
+    return gathered(entry.whole, pieces, entry.here, groups, device)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def folded(name: str) -> str:
@@ -21,3 +22,14 @@ def found_name(name: str, known: Iterable[str], what: str) -> str:
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}"
         raise ValueError(f"no {what} is called {name!r}: {hint}")
     return found
+
+
+def parameter(group: Mapping[str, Any], place: int, label: str) -> str:
+    """What errors call a parameter of a group: its name, if the group has names, else its place."""
+    return f"parameter {group['param_names'][place]!r}" if "param_names" in group else f"parameter {place} of {label}"
+
+
+def listed(head: str, problems: Sequence[str], most: int = 10) -> str:
+    """A message with a line for each problem, of which the first are shown, and how many more there are."""
+    more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
+    return "\n  ".join([head, *problems[:most], *more])

@@ -150,9 +150,7 @@ class NativeLauncher:
         self._input_dtype = residents.gradient_dtype
         # code per tensor keeps its numbers here: what it found, for all kernels of a procedure, and what chunks left of a pass
         self._shared = shared
-        extents = dict(zip(kernel.statistics, kernel.extents, strict=bool(kernel.extents)))
-        numbers = [[n for n, _ in p.measures if extents.get(n, "tensor") == "tensor"] for p in kernel.passes]
-        self.partials = np.zeros((0, max(map(len, numbers), default=0)))
+        self.partials = np.zeros((0, max((len(kernel.numbers(k)) for k in range(len(kernel.passes))), default=0)))
         self._scratch = np.zeros(0)
         self._code, self._by_rows = self._load()
         self._waves = np.zeros(0, dtype=np.int64)

@@ -18,10 +18,10 @@ from torch import Tensor
 from optc.runtime.backend import Launcher, Residents
 from optc.runtime.columns import Columns
 from optc.runtime.exchange import Measured
-from optc.runtime.native import NativeLauncher, Shared, vectors_of
+from optc.runtime.native import ChunkTable, NativeLauncher, Shared, vectors_of
 from optc.runtime.native_matrices import Vectors
 from optc.runtime.schema import Kernel
-from optc.runtime.shapes import IN_MATRICES, Integers, lines_of
+from optc.runtime.shapes import Integers, lines_of
 
 _JOIN = {"sum": np.add, "mean": np.add, "largest": np.maximum, "smallest": np.minimum}
 
@@ -45,8 +45,7 @@ class DividedNative:
         self._whole = NativeLauncher(kernel, whole, common.whole)
         self._members: list[int] = list(range(len(residents.shards)))
         self._factor = 1.0
-        self._at: dict[tuple[str, str], tuple[Integers, Integers]] = {}  # where values are
-        self._extents = dict(zip(kernel.statistics, kernel.extents, strict=bool(kernel.extents)))
+        self._at: dict[tuple[str, str], Integers] = {}
 
     @property
     def places(self) -> Sequence[int]:
@@ -78,79 +77,70 @@ class DividedNative:
         self._whole.run(self._factor, 2 * k)
         if k == len(self._kernel.passes):
             return
-        for name in self._kernel.passes[k].needs:
-            if self._extent(name) in IN_MATRICES and self._common.part.vectors is not None:
-                self._localise(name)
+        if self._common.part.vectors is not None:
+            for name in self._kernel.passes[k].needs:
+                if self._kernel.extent(name) != "tensor":
+                    self._localise(name)
         self._part.run(self._factor, 2 * k + 1)
 
     def _localise(self, name: str) -> None:
         """What a pass reads of the rows and columns that are here."""
-        part, whole, slot = self._part_vectors, self._whole_vectors, self._kernel.statistics.index(name)
-        if ("needs", name) not in self._at:
-            lines = [self._common.lines[tensor][self._extent(name)] for tensor in self._members]
-            at = part.places(slot, True, self._members), whole.places(slot, True, self._members, lines)
-            self._at["needs", name] = at
-        here, there = self._at["needs", name]
-        part.rounded(slot)[here] = whole.rounded(slot)[there]
+        slot = self._kernel.statistics.index(name)
+        here, there = self._places(name, "needed"), self._places(name, "needed of the whole")
+        self._vectors(self._common.part).rounded(slot)[here] = self._vectors(self._common.whole).rounded(slot)[there]
 
-    @property
-    def _part_vectors(self) -> Vectors:
-        return cast(Vectors, self._common.part.vectors)
+    @staticmethod
+    def _vectors(shared: Shared) -> Vectors:
+        return cast(Vectors, shared.vectors)
 
-    @property
-    def _whole_vectors(self) -> Vectors:
-        return cast(Vectors, self._common.whole.vectors)
+    def _places(self, name: str, which: str) -> Integers:
+        """Where the members' values of a statistic are; found once."""
+        if (name, which) not in self._at:
+            slot, needed = self._kernel.statistics.index(name), which.startswith("needed")
+            vectors = self._vectors(self._common.whole if which.endswith("whole") else self._common.part)
+            lines = self._lines_here(name) if which == "needed of the whole" else None
+            self._at[name, which] = vectors.places(slot, needed, self._members, lines)
+        return self._at[name, which]
 
-    def _extent(self, name: str) -> str:
-        return self._extents.get(name, "tensor")
+    def _lines_here(self, name: str) -> list[Integers]:
+        return [self._common.lines[tensor][self._kernel.extent(name)] for tensor in self._members]
 
     def measured(self, k: int) -> Measured:
         """See `Divided.measured`."""
-        measures = self._kernel.passes[k].measures
-        numbers = [operation for name, operation in measures if self._extent(name) == "tensor"]
+        numbers = self._kernel.numbers(k)
         found = np.empty((len(self._members), len(numbers)))
         chunks, partials = self._part.chunks, self._part.partials
-        order = self._order()
-        for at, operation in enumerate(numbers):
+        order = self._order(chunks)
+        for at, (_, operation) in enumerate(numbers):
             found[order, at] = _JOIN[operation].reduceat(partials[: len(chunks), at], chunks.member_begin[:-1])
-        vectors = [torch.from_numpy(self._vector(name)) for name in self._vectors_of(k)]
+        vectors = [torch.from_numpy(self._measured_lines(name)) for name, _ in self._kernel.vectors(k)]
         return Measured(torch.from_numpy(found), vectors)
 
-    def _vectors_of(self, k: int) -> list[str]:
-        return [name for name, _ in self._kernel.passes[k].measures if self._extent(name) in IN_MATRICES]
-
-    def _vector(self, name: str) -> np.ndarray[Any, Any]:
+    def _measured_lines(self, name: str) -> np.ndarray[Any, Any]:
         """What is measured here of the rows or columns of all members."""
         if self._common.part.vectors is None:
             return np.zeros(0)
-        slot = self._kernel.statistics.index(name)
-        if ("part", name) not in self._at:
-            self._at["part", name] = (self._part_vectors.places(slot, False, self._members),) * 2
-        found: np.ndarray[Any, Any] = self._part_vectors.exact(slot)[self._at["part", name][0]]
+        exact = self._common.part.vectors.exact(self._kernel.statistics.index(name))
+        found: np.ndarray[Any, Any] = exact[self._places(name, "part")]
         return found
 
     def lines(self, k: int) -> list[list[Integers]]:
         """See `Divided.lines`."""
-        return [[self._common.lines[tensor][self._extent(name)] for tensor in self._members] for name in self._vectors_of(k)]
+        return [self._lines_here(name) for name, _ in self._kernel.vectors(k)]
 
-    def _order(self) -> Integers:
-        """The member of each tensor of the chunk table: small ones stand first there."""
-        chunks = self._part.chunks
-        tensors = chunks.tensor[chunks.member_begin[:-1]]
-        found: Integers = np.searchsorted(self._members, tensors)
+    def _order(self, chunks: ChunkTable) -> Integers:
+        """The member of each tensor of a chunk table: small ones stand first there."""
+        found: Integers = np.searchsorted(self._members, chunks.tensor[chunks.member_begin[:-1]])
         return found
 
     def take(self, k: int, numbers: Tensor, vectors: Sequence[Tensor]) -> None:
         """See `Divided.take`."""
         chunks = self._whole.chunks
-        order = np.searchsorted(self._members, chunks.tensor[chunks.member_begin[:-1]])
-        self._whole.partials[chunks.member_begin[:-1], : numbers.shape[1]] = numbers.numpy()[order]
-        for name, values in zip(self._vectors_of(k), vectors, strict=True):
+        self._whole.partials[chunks.member_begin[:-1], : numbers.shape[1]] = numbers.numpy()[self._order(chunks)]
+        for (name, _), values in zip(self._kernel.vectors(k), vectors, strict=True):
             if len(values):
                 slot = self._kernel.statistics.index(name)
-                if ("whole", name) not in self._at:
-                    self._at["whole", name] = (self._whole_vectors.places(slot, False, self._members),) * 2
-                self._whole_vectors.exact(slot)[self._at["whole", name][0]] = values.numpy()
+                self._vectors(self._common.whole).exact(slot)[self._places(name, "whole")] = values.numpy()
 
 
 def divided(

@@ -144,8 +144,7 @@ class Optimizer(Releasable):
     @classmethod
     def refuses_release(cls) -> str | None:
         """Why `optc.release` refuses this optimizer where hypers are not given, in words; None where it does not."""
-        values = {name: value for hyper in cls.schema.hypers for name, value in zip(hyper.names, hyper.defaults, strict=True)}
-        return locality.refusal(cls.schema, values)
+        return locality.refusal(cls.schema, cls.schema.defaults)
 
     def _label(self, index: int) -> str:
         """What errors call a group."""

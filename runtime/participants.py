@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from optc.runtime import checks, divisible, hypers, layout
+from optc.runtime import checks, divisible, hypers, layout, names
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.columns import Columns
 from optc.runtime.schema import Procedure, Schema
@@ -145,5 +145,4 @@ def check(parameters: Sequence[Tensor], varying: Columns, group: Mapping[str, An
                 checks.companion(shards.here(p), column[index], "its gradient" if name == "g" else f"its {name}")
         except (ValueError, TypeError) as error:
             place = next(i for i, q in enumerate(group["params"]) if q is p)
-            name = f"parameter {group['param_names'][place]!r}" if "param_names" in group else f"parameter {place} of {label}"
-            raise type(error)(f"{name}: {error}") from None
+            raise type(error)(f"{names.parameter(group, place, label)}: {error}") from None

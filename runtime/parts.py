@@ -34,7 +34,12 @@ class Place:
     @property
     def box(self) -> tuple[slice, ...]:
         """The part's elements."""
-        return tuple(slice(at, at + length) for at, length in zip(self.offset, self.size, strict=True))
+        return box_of(self.offset, self.size)
+
+
+def box_of(offset: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """The elements of a box, as an index."""
+    return tuple(slice(at, at + length) for at, length in zip(offset, size, strict=True))
 
 
 def place_of(extent: Extent, book: Codebook | None, is_scale: bool, period: int, shard: Shard) -> Place | None:

@@ -15,14 +15,13 @@ from optc.runtime import hypers, shapes
 from optc.runtime.callers import stacklevel
 from optc.runtime.checkpoint_codes import STORING, codebook
 from optc.runtime.divisible import block
+from optc.runtime.names import listed
 from optc.runtime.pairs import REST
 from optc.runtime.parts import Part, Place, elements_of, place_of
 from optc.runtime.sharding import Shard, is_divided, like
 
 if TYPE_CHECKING:
     from optc.runtime.optimizer import Optimizer
-
-_MOST_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +74,7 @@ class Fitting:
             problems += [f"{name!r} is not in the checkpoint" for name in missing]
             problems += [f"{name!r} is only in the checkpoint" for name in unexpected]
         if problems:
-            more = [f"… and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
-            lines = [f"{self.folder} does not fit this {schema.name}, nothing was loaded:", *problems[:_MOST_SHOWN], *more]
-            raise ValueError("\n  ".join(lines))
+            raise ValueError(listed(f"{self.folder} does not fit this {schema.name}, nothing was loaded:", problems))
         if missing or unexpected:
             warnings.warn(
                 f"{self.folder}: {len(missing)} parameters are not in the checkpoint ({_some(missing)}), {len(unexpected)} are "

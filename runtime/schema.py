@@ -234,10 +234,21 @@ class Kernel:
     seen: Seen | None = None
     pick: str | None = None
 
+    def extent(self, statistic: str) -> Extent:
+        """Where a statistic varies: it is one number per tensor unless `extents` say otherwise."""
+        return self.extents[self.statistics.index(statistic)] if self.extents else "tensor"
+
+    def numbers(self, k: int) -> list[tuple[str, str]]:
+        """What pass k measures that is one number per tensor, with the operations."""
+        return [measure for measure in self.passes[k].measures if self.extent(measure[0]) == "tensor"]
+
+    def vectors(self, k: int) -> list[tuple[str, str]]:
+        """What pass k measures of rows, columns or matrices."""
+        return [measure for measure in self.passes[k].measures if self.extent(measure[0]) != "tensor"]
+
     def measured(self, one: Pass, extent: Extent) -> int:
         """Of how many statistics of an extent a pass leaves measures."""
-        extents = dict(zip(self.statistics, self.extents, strict=True))
-        return sum(extents[name] == extent for name, _ in one.measures)
+        return sum(self.extent(name) == extent for name, _ in one.measures)
 
     def most_measured(self, extent: Extent) -> int:
         """Of how many statistics of an extent one pass leaves measures, at most."""
@@ -330,6 +341,11 @@ class Schema:
     pick: str | None = None
     pair: Pair | None = None
     square_sum: str | None = None
+
+    @property
+    def defaults(self) -> dict[str, Value]:
+        """The default hypers, by inside name."""
+        return {name: value for hyper in self.hypers for name, value in zip(hyper.names, hyper.defaults, strict=True)}
 
     @property
     def reads_loss(self) -> bool:

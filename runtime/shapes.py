@@ -38,6 +38,12 @@ def matrices(shape: Sequence[int], seen: Seen | None) -> tuple[int, int, int]:
     return math.prod(stack), rows, columns
 
 
+def count_of(extent: Extent, shape: Sequence[int], seen: Seen | None) -> int:
+    """How many rows, columns or matrices a parameter of two dimensions or more has."""
+    count, rows, columns = matrices(shape, seen)
+    return {"row": count * rows, "col": count * columns, "matrix": count}[extent]
+
+
 def of_state(state: State, schema: Schema, shape: Sequence[int], values: Values) -> tuple[int, ...]:
     """The shape of a state for a parameter of this shape (of two dimensions or more for rows and columns)."""
     if state.extent == "elem":
@@ -59,7 +65,12 @@ def period(schema: Schema, values: Values) -> int:
 
 def needs_order(schema: Schema) -> bool:
     """Whether the program looks at rows, columns, matrices or picked elements: then memory has the order of the indices."""
-    return schema.pick is not None or any(keeps_rows(kernel) for procedure in schema.procedures for kernel in procedure.kernels)
+    return schema.pick is not None or has_rows(schema)
+
+
+def has_rows(schema: Schema) -> bool:
+    """Whether the program has values per row, column or matrix."""
+    return any(keeps_rows(kernel) for procedure in schema.procedures for kernel in procedure.kernels)
 
 
 def keeps_rows(kernel: Kernel) -> bool:

@@ -17,10 +17,10 @@ from torch import Tensor
 from optc.runtime.backend import Launcher, Residents
 from optc.runtime.columns import Columns
 from optc.runtime.draws import first_element
-from optc.runtime.exchange import over_groups
-from optc.runtime.parts import Place, place_of
+from optc.runtime.exchange import gathered
+from optc.runtime.parts import Place, elements_of, place_of
 from optc.runtime.schema import SCALE, Kernel
-from optc.runtime.shapes import IN_MATRICES, Integers
+from optc.runtime.shapes import Integers
 from optc.runtime.sharding import Shard
 from optc.runtime.torch_launch import TorchLauncher
 
@@ -61,10 +61,8 @@ class DividedTorch:
 
     def lines(self, k: int) -> Sequence[Sequence[Integers]]:
         """See `Divided.lines`; nothing of them is told."""
-        measures = self.kernel.passes[k].measures
-        extents = dict(zip(self.kernel.statistics, self.kernel.extents, strict=bool(self.kernel.extents)))
         none = [np.zeros(0, dtype=np.int64)] * len(self.members)
-        return [none for name, _ in measures if extents.get(name, "tensor") in IN_MATRICES]
+        return [none for _ in self.kernel.vectors(k)]
 
     def take(self, k: int, numbers: Tensor, vectors: Sequence[Tensor]) -> None:
         """Nothing has been measured."""
@@ -90,9 +88,8 @@ class DividedTorch:
         columns = {name: column[member] for name, column in residents.tensors.items()}
         places = {name: self._place(name, shard) for name in columns}
         whole = {name: _gathered(here, places[name], shard) for name, here in columns.items()}
-        of_step = {
-            name: _gathered(x, Place(tuple(shard.shape), shard.offset, shard.size), shard) for name, x in varying.items()
-        }
+        elements = elements_of(shard)
+        of_step = {name: _gathered(x, elements, shard) for name, x in varying.items()}
         kept = replace(
             residents,
             tensors={name: [tensor] for name, tensor in whole.items()},
@@ -119,15 +116,12 @@ class DividedTorch:
 
 
 def _gathered(here: Tensor, place: Place | None, shard: Shard) -> Tensor:
-    """The whole of a tensor: all processes add the bytes that they have to zeros."""
+    """The whole of a tensor."""
     if place is None:
         return here
     if place.ones:
         return here.new_ones(place.shape)
-    whole = torch.zeros(place.shape, dtype=here.dtype, device=here.device)
-    whole[place.box] = here
-    over_groups(whole.view(-1).view(torch.uint8), "sum", shard.groups, shard.device)
-    return whole
+    return gathered(place.shape, [(place.box, here)], here, shard.groups, shard.device)
 
 
 def divided(

@@ -18,8 +18,8 @@ from torch import Tensor
 from optc.runtime.backend import Residents
 from optc.runtime.columns import Columns
 from optc.runtime.exchange import Measured
-from optc.runtime.schema import Extent, Kernel
-from optc.runtime.shapes import IN_MATRICES, Integers, lines_of, matrices
+from optc.runtime.schema import Kernel
+from optc.runtime.shapes import IN_MATRICES, Integers, count_of, lines_of, matrices
 from optc.runtime.sharding import Shard
 from optc.runtime.triton_matrices import Matrices
 from optc.runtime.triton_passes import Given, ReducingLauncher, prepare_reducing
@@ -70,37 +70,39 @@ class DividedTriton:
         self.whole.stage(k, self._given[1], slice(self._joins(k) if self.whole.runs(k - 1) else 0, None))
         if k < len(self.kernel.passes):
             for name in self.kernel.passes[k].needs:
-                if self._extent(name) in IN_MATRICES and self.part.reductions.matrices is not None:
+                if self.kernel.extent(name) != "tensor" and self.part.reductions.matrices is not None:
                     self._table(self.part, name)[self._at(name, "part")] = self._table(self.whole, name)[self._at(name, "here")]
             self.part.sweep(k, self._given[0])
 
     def _joins(self, k: int) -> int:
         """How many launches of the stage before pass k join partials: one for each extent that has some."""
-        return len({self._extent(name) for name, _ in self.kernel.passes[k - 1].measures}) if k else 0
+        return len({self.kernel.extent(name) for name, _ in self.kernel.passes[k - 1].measures}) if k else 0
+
+    def _in_steps(self, k: int) -> bool:
+        """Whether the stage after pass k is several launches, of which the first join what the pass has left."""
+        function = self.part.stage_before(k + 1)
+        return self.part.reductions.matrices is not None and function is not None and bool(function.steps)
 
     def measured(self, k: int) -> Measured:
         """See `Divided.measured`."""
-        function = self.part.stage_before(k + 1)
-        in_steps = self.part.reductions.matrices is not None and function is not None and bool(function.steps)
+        in_steps = self._in_steps(k)
         if in_steps and self._given is not None:
             self.part.stage(k + 1, self._given[0], slice(0, self._joins(k + 1)))
-        columns = [self._number(name, operation, at, in_steps) for at, (name, operation) in enumerate(self._numbers_of(k))]
+        columns = [self._number(name, operation, at, in_steps) for at, (name, operation) in enumerate(self.kernel.numbers(k))]
         found = torch.stack(columns, 1) if columns else torch.zeros(len(self.members), 0, dtype=torch.float64)
-        return Measured(found, [self._vector(name, operation) for name, operation in self._vectors_of(k)])
+        return Measured(found, [self._vector(name, operation) for name, operation in self.kernel.vectors(k)])
 
     def lines(self, k: int) -> list[list[Integers]]:
         """See `Divided.lines`."""
         none = dict.fromkeys(IN_MATRICES, np.zeros(0, dtype=np.int64))
         every = self.lines_of if self.lines_of else [none] * len(self.shards)
-        return [[every[member][self._extent(name)] for member in self.members] for name, _ in self._vectors_of(k)]
+        return [[every[member][self.kernel.extent(name)] for member in self.members] for name, _ in self.kernel.vectors(k)]
 
     def take(self, k: int, numbers: Tensor, vectors: Sequence[Tensor]) -> None:
         """See `Divided.take`."""
-        function = self.whole.stage_before(k + 1)
-        kept = self.whole.reductions
-        in_steps = kept.matrices is not None and function is not None and bool(function.steps)
+        kept, in_steps = self.whole.reductions, self._in_steps(k)
         members = torch.tensor(self.members, device=kept.statistics.device)
-        for at, (name, operation) in enumerate(self._numbers_of(k)):
+        for at, (name, operation) in enumerate(self.kernel.numbers(k)):
             values = numbers[:, at].to(kept.statistics.device)
             if not in_steps:
                 kept.partials.view(-1)[at * kept.each + members] = values
@@ -109,18 +111,12 @@ class DividedTriton:
                 sizes = [self.shards[member].shape.numel() for member in self.members]
                 values = values / torch.tensor(sizes, dtype=torch.float64, device=values.device)
             kept.statistics[members, self.kernel.statistics.index(name)] = values
-        for (name, operation), values in zip(self._vectors_of(k) if in_steps else (), vectors, strict=in_steps):
+        for (name, operation), values in zip(self.kernel.vectors(k) if in_steps else (), vectors, strict=in_steps):
             there = self._at(name, "whole")
             entries = self._entries(name, "whole") if operation == "mean" else 1.0
             self._table(self.whole, name)[there] = values.to(there.device) / entries
 
     # --- what passes measure --------------------------------------------------------------------------------------------------
-
-    def _numbers_of(self, k: int) -> list[tuple[str, str]]:
-        return [(name, o) for name, o in self.kernel.passes[k].measures if self._extent(name) not in IN_MATRICES]
-
-    def _vectors_of(self, k: int) -> list[tuple[str, str]]:
-        return [(name, o) for name, o in self.kernel.passes[k].measures if self._extent(name) in IN_MATRICES]
 
     def _number(self, name: str, operation: str, at: int, in_steps: bool) -> Tensor:
         """What is measured of each tensor: where stages are one launch, its partials are there still."""
@@ -145,21 +141,18 @@ class DividedTriton:
 
     # --- where values are -----------------------------------------------------------------------------------------------------
 
-    def _extent(self, name: str) -> Extent:
-        return dict(zip(self.kernel.statistics, self.kernel.extents, strict=bool(self.kernel.extents))).get(name, "tensor")
-
     def _table(self, launcher: ReducingLauncher, name: str) -> Tensor:
         """All values of the extent of a statistic."""
-        return cast(Matrices, launcher.reductions.matrices).values[self._extent(name)]
+        return cast(Matrices, launcher.reductions.matrices).values[self.kernel.extent(name)]
 
     def _at(self, name: str, which: str) -> Tensor:
         """Where the members' values of a statistic are, as `places.value_place` says: those of the "whole", of what is "here"
         of it, and of the "part".
         """
         if (which, name) not in self._places:
-            extent = self._extent(name)
-            every = [n for n in self.kernel.statistics if self._extent(n) == extent]
-            lengths = [_length(extent, shape, self.kernel) for shape in self._shapes(which)]
+            extent = self.kernel.extent(name)
+            every = [n for n in self.kernel.statistics if self.kernel.extent(n) == extent]
+            lengths = [count_of(extent, shape, self.kernel.seen) for shape in self._shapes(which)]
             starts = np.cumsum([0, *lengths]) * len(every)
             found = [np.zeros(0, dtype=np.int64)]
             for member in self.members:
@@ -170,21 +163,16 @@ class DividedTriton:
 
     def _entries(self, name: str, which: str) -> Tensor:
         """The elements of each of these rows, columns or matrices."""
-        extent, found = self._extent(name), []
+        extent, found = self.kernel.extent(name), []
         shapes = self._shapes(which)
         for member in self.members:
             _, height, width = matrices(shapes[member], self.kernel.seen)
             of_each = {"row": width, "col": height, "matrix": height * width}[extent]
-            found += [float(of_each)] * _length(extent, shapes[member], self.kernel)
+            found += [float(of_each)] * count_of(extent, shapes[member], self.kernel.seen)
         return torch.tensor(found, dtype=torch.float64, device=self.part.device)
 
     def _shapes(self, which: str) -> list[torch.Size]:
         return [torch.Size(shard.size) if which == "part" else shard.shape for shard in self.shards]
-
-
-def _length(extent: Extent, shape: torch.Size, kernel: Kernel) -> int:
-    count, height, width = matrices(shape, kernel.seen)
-    return {"row": count * height, "col": count * width, "matrix": count}[extent]
 
 
 def _joined(span: Tensor, operation: str) -> Tensor:

@@ -97,8 +97,7 @@ class Intervals(Shards):
 
     def _in_order(self, p: Tensor) -> bool:
         """Whether rows and columns count, so that a part has to be some of the rows."""
-        kernels = (kernel for procedure in self._schema.procedures for kernel in procedure.kernels)
-        return p.ndim >= 2 and any(map(shapes.keeps_rows, kernels))
+        return p.ndim >= 2 and shapes.has_rows(self._schema)
 
     def _granularity(self, p: Tensor, values: Values) -> int:
         """Every cut is a multiple of it."""

@@ -18,13 +18,18 @@ FUSED = 1.4
 """Times as fast as separate passes, at least."""
 COST = 1.03
 """Times as long with a schedule in the step as without, at most: what cannot be told from nothing here."""
+ABOVE = 250e-6
+"""Seconds of `step()` on 1,000 parameters beside its kernel, at most."""
+TINY = [(64,)] * 1000
 MAX_NORM = 1.0
 NOTE = (
     "Median time of all that follows `backward()` on {elements:.1f} M float32 parameters, by turns in one loop of {rounds} "
     "rounds: gradients are divided by the loss scale, checked for inf and NaN, bounded in their norm and given to AdamW. In "
     "passes: `GradScaler.unscale_`, `clip_grad_norm_`, `GradScaler.step`, `update`. In the step: an optimizer with "
     "`clip_global_norm` and a `LossScale`. Gradients are put back before every turn, which is not timed. A schedule in the "
-    "step (`one_cycle`: rate and momentum) against the same optimizer without, on these and on {tensors} small tensors."
+    "step (`one_cycle`: rate and momentum) against the same optimizer without, on these and on {tensors} small tensors. Above "
+    "the kernel: `step()` of AdamW on 1,000 tensors of 64 elements, each gradient at a new address in every step, less its one "
+    "kernel alone."
 )
 WARMUP = 3
 
@@ -94,6 +99,7 @@ def run(scale: float = 1.0, rounds: int = 15) -> Iterator[Row]:
         yield Row(f"… vs {peer}", f"≥ {FUSED} x", measured, faster >= FUSED, numbers)
     for label, sizes in (("large tensors", shapes), ("small tensors", many(scale))):
         yield _schedule(label, sizes, rounds * (1 if sizes is shapes else 20))
+    yield _above_the_kernel(rounds * 20)
 
 
 def _schedule(label: str, shapes: Sequence[tuple[int, ...]], rounds: int) -> Row:
@@ -104,6 +110,19 @@ def _schedule(label: str, shapes: Sequence[tuple[int, ...]], rounds: int) -> Row
     measured = f"{ratio:.3f} x the time  ({1e6 * more:+.0f} µs of {1e6 * timings.median('without'):.0f} µs)"
     numbers = {"seconds": timings.median("with"), "without": timings.median("without"), "ratio": ratio}
     return Row(f"a schedule in the step, {label}", f"≤ {COST} x the time", measured, ratio <= COST, numbers)
+
+
+def _above_the_kernel(rounds: int) -> Row:
+    model = Model.of(TINY)
+    optimizer: Any = optc.create("adamw", model.parameters, backend="native")
+    optimizer.step()
+    [launcher] = [one for bound in optimizer._plans[0]["step"].bindings for one in bound.launchers]
+    step = Contestant("step", optimizer.step, model.next_gradients())
+    timings = alternate([step, Contestant("kernel", lambda: launcher.run(1.0))], rounds, WARMUP)
+    above = timings.median("step") - timings.median("kernel")
+    measured = f"{1e6 * above:.0f} µs  ({1e6 * timings.median('step'):.0f} µs in all)"
+    numbers = {"seconds": timings.median("step"), "kernel": timings.median("kernel"), "above": above}
+    return Row("step() on 1,000 tensors, above the kernel", f"≤ {1e6 * ABOVE:.0f} µs", measured, above <= ABOVE, numbers)
 
 
 def table(rows: Sequence[Row], scale: float, rounds: int) -> Table:

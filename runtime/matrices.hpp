@@ -10,8 +10,7 @@
 
 namespace optc {
 
-constexpr int64_t PIECE = 256;  // elements
-constexpr int64_t SIDE_BY_SIDE = 4;  // rows
+constexpr int64_t PIECE = 256;  // elements, of up to SIDE_BY_SIDE rows
 
 // A tensor's shape and cuts: `row_cuts` × `column_cuts` tiles per matrix, or tiles of `per_tile` matrices. Its scratch begins at
 // `scratch` and has what all tiles but the first of a row (`row_measures` times), and of a column, leave.

@@ -23,8 +23,8 @@ _NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", 
 ALL = -1
 """Runs all passes and stages of a kernel."""
 SMALLEST_CHUNK = 4096
-MOST_CHUNKS = 8192
-"""Chunks have 4096 elements, more in models of over 32 M elements: at most 8192 entries plus one per tensor."""
+MOST_CHUNKS = 2048
+"""Chunks have 4096 elements, more in models of over 8 M elements: at most 2048 entries plus one per tensor."""
 
 
 @dataclass(frozen=True, slots=True)

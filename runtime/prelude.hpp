@@ -92,8 +92,8 @@ OPTC_INLINE math_t abs(math_t x) { return is_double ? math_t(__builtin_fabs(x)) 
 OPTC_INLINE math_t floor(math_t x) { return is_double ? math_t(__builtin_floor(x)) : math_t(__builtin_floorf(x)); }
 // NaN passes through; sign(0) is 0.
 OPTC_INLINE math_t sign(math_t x) { return where(x > 0, math_t(1), where(x < 0, math_t(-1), x)); }
-OPTC_INLINE math_t min(math_t a, math_t b) { return where((a < b) | (a != a), a, b); }
-OPTC_INLINE math_t max(math_t a, math_t b) { return where((a > b) | (a != a), a, b); }
+OPTC_INLINE math_t min(math_t a, math_t b) { const math_t smaller = a < b ? a : b; return where(a != a, a, smaller); }
+OPTC_INLINE math_t max(math_t a, math_t b) { const math_t larger = a > b ? a : b; return where(a != a, a, larger); }
 // x as bfloat16: away from 0 where the bits that are cut off, as a number from [0, 1), exceed u.
 OPTC_INLINE math_t round_bf16(math_t x, math_t u) {
     const float single = float(x);

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from optc.runtime import choose, counter, hypers, locality, participants, plans, steps, updates
 from optc.runtime import state as states
+from optc.runtime.hooked import Hooked
 from optc.runtime.model import gathers
 from optc.runtime.schema import Procedure, Schema
 from optc.runtime.sharding import is_divided
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from optc.runtime.optimizer import Optimizer
 
 
-class Releasable(torch.optim.Optimizer):
+class Releasable(Hooked):
     """What optimizers that `Release` can take over have in common."""
 
     _released: Release | None = None

@@ -16,6 +16,7 @@ from optc.runtime.hypers import Values
 from optc.runtime.model import Gathering
 from optc.runtime.plans import Plan
 from optc.runtime.schema import Procedure
+from optc.runtime.sharding import PLACEMENTS
 from optc.runtime.state import Edits
 from optc.runtime.updates import Update
 
@@ -52,8 +53,9 @@ class Ready:
         if self.gathering is not None and self.optimizer.schema.square_sum is not None and self.procedure.name == "step":
             self.optimizer._square_sum = self.gathering.total(self.optimizer.schema.square_sum)
         if through:
-            if writes_theta(self.procedure):
-                self.optimizer._shards.settle(self.optimizer.param_groups)
+            shards = self.optimizer._shards
+            if shards is not PLACEMENTS and writes_theta(self.procedure):
+                shards.settle(self.optimizer.param_groups)
             self.optimizer._ran(self.procedure.name, bool(self.edits), self.found_inf)
         else:
             self.undo()

@@ -33,8 +33,7 @@ struct Torch {
     Status (*dtype)(Tensor, int32_t*);
     Status (*device_type)(Tensor, int32_t*);
     Status (*device_index)(Tensor, int32_t*);
-    Status (*hold)(Tensor, void**);
-    Status (*drop)(void*);
+    Status (*assign)(Tensor, Implementation*);
 };
 
 // Tensors between two stages of a pipeline: enough to hide the way to the memory, and few enough that what was fetched is still
@@ -158,7 +157,8 @@ struct Survey {
     std::vector<Resident> residents;
     std::vector<int64_t> shapes;
     std::vector<Tensor> gradients;    // per member, of the present look
-    std::vector<Implementation> held;  // with a reference of ours to each
+    std::vector<Implementation> held;  // tensors of our own: the first `holds` are references to gradients, the others undefined
+    int64_t holds = 0;
 
     // Adds the present state of a parameter; false where it is not as kernels need it. `expected`: a gradient may come, of the
     // parameter's dtype if there is none now.
@@ -186,7 +186,7 @@ struct Survey {
             next += 2 * member.form.dim;
         }
         gradients.resize(members.size());
-        held.reserve(members.size());
+        held.resize(members.size(), torch.undefined);
     }
 
     // Whether nothing changed but which members have a gradient, where, and its values.
@@ -228,31 +228,17 @@ struct Survey {
             });
     }
 
-    // The interface allots a handle per reference. The reference is taken out, so that one piece of memory serves for all.
-    bool hold(Tensor tensor) {
-        void* handle;
-        if (torch.hold(tensor, &handle)) return false;
-        held.push_back(exchange(handle, torch.undefined));
-        torch.drop(handle);
-        return true;
-    }
+    bool hold(Tensor tensor) { return !torch.assign(tensor, &held[holds]) && ++holds; }
 
     void release() {
-        const Implementation* const h = held.data();
+        Implementation* const h = held.data();
         pipeline(
-            held.size(), [=](int64_t i) { return fetch(h[i], REFERENCES, REFERENCES); },
+            holds, [=](int64_t i) { return fetch(h[i], REFERENCES, REFERENCES); },
             [=](int64_t i) {
-                void* handle;
-                if (torch.hold(&torch.undefined, &handle)) return true;  // no memory for a pointer: it stays alive
-                exchange(handle, h[i]);
-                torch.drop(handle);
+                torch.assign(&torch.undefined, &h[i]);
                 return true;
             });
-        held.clear();
-    }
-
-    static Implementation exchange(void* handle, Implementation implementation) {
-        return std::exchange(*static_cast<Implementation*>(handle), implementation);
+        holds = 0;
     }
 };
 
@@ -273,7 +259,7 @@ const char optc_key[65] = OPTC_KEY;
 OPTC_EXPORT Survey* optc_survey_new(
     const Torch* torch, const Tensor* parameters, const uint8_t* expected, int64_t count, const Tensor* residents,
     int64_t resident_count) try {
-    auto* survey = new Survey{*torch, {}, {}, {}, {}, {}};
+    auto* survey = new Survey{*torch, {}, {}, {}, {}, {}, 0};
     for (int64_t i = 0; i < resident_count; ++i) {
         void* at;
         if (torch->data(residents[i], &at)) {

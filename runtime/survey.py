@@ -29,7 +29,7 @@ _GRADIENT = "_ZNK3c1010TensorImpl4gradEv"  # const at::Tensor& c10::TensorImpl::
 _HAS_STORAGE = "_ZNK3c1010TensorImpl11has_storageEv"  # bool c10::TensorImpl::has_storage() const
 _BUMP = "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"  # void bump_version(const at::Tensor&)
 _INTERFACE = ("data_ptr", "dim", "sizes", "strides", "dtype", "device_type", "device_index")
-_HOLD, _DROP = "aoti_torch_assign_tensors_out", "aoti_torch_delete_tensor_object"
+_ASSIGN = "aoti_torch_assign_tensors"
 
 _pointer = ctypes.c_void_p
 _HEAD = object.__basicsize__
@@ -162,9 +162,9 @@ def _load() -> _Native:
     gradient = _address(loaded[0], _GRADIENT)
     reference = ctypes.PYFUNCTYPE(_pointer, _pointer)(gradient)(torch.zeros(())._cdata)
     undefined = _pointer.from_address(reference or 0).value
-    ends = [_address(loaded[1], name) for name in (_HOLD, _DROP)]
+    assign = _address(loaded[1], _ASSIGN)
     starts = [gradient, _address(loaded[0], _HAS_STORAGE), _address(loaded[1], _BUMP)]
-    table = (_pointer * 13)(*starts, undefined, *interface, *ends)
+    table = (_pointer * 12)(*starts, undefined, *interface, assign)
     library = load_library(Path(__file__).with_name("survey.cpp").read_text(encoding="utf-8"), {})
 
     def function(name: str, result: Any, *arguments: Any) -> Any:

@@ -107,7 +107,8 @@ def test_equal_terms_are_written_once() -> None:
     text = kernel_of(REBOUND).native
     (first, _), (second, _) = kernel_of(REBOUND).passes[0].measures[0], kernel_of(REBOUND).passes[0].measures[2]
     assert re.findall(r"(\w+)_terms\[i - first\] =", text) == [first, second]
-    assert text.count(f".add({first}_terms, end - first);") == 2 and text.count(f".add({second}_terms, end - first);") == 1
+    assert text.count(f".add({first}_terms, end - first, turns.side);") == 2
+    assert text.count(f".add({second}_terms, end - first, turns.side);") == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -72,7 +72,7 @@ def tree_sum(x: F64) -> float:
     return pairs([block(x[i : i + BLOCK]) for i in range(0, len(x), BLOCK)]) if len(x) else 0.0
 
 
-SIZES = [0, 1, 15, 16, 17, 255, 256, 257, 4095, 4096, 4097, 3 * 4096 + 5, 7 * 4096, 94_000, 126_005]
+SIZES = [0, 1, 15, 16, 17, 255, 256, 257, 4095, 4096, 4097, 3 * 4096 + 5, 4 * 4096, 4 * 4096 + 1, 7 * 4096, 94_000, 126_005]
 
 
 @pytest.mark.parametrize("extent", [None, 1, 3])

@@ -13,9 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from tests.runtime.handmade import SGD, AdamW
 from tests.runtime.training import assert_close, assert_equal, give_gradients, parameters, train, twins
+
+_FOR_ALL = register_optimizer_step_pre_hook, register_optimizer_step_post_hook
+"""What hooks of all optimizers are registered with."""
 
 
 def test_updates_are_torchs() -> None:
@@ -64,6 +68,29 @@ def test_parameters_replaced_in_a_group_are_followed() -> None:
     before = a.detach().clone()
     train(range(3), (optimizer, [b]))
     assert optimizer.state[b]["step"] == 3 and torch.equal(a, before)
+
+
+def test_whoever_listens_hears_of_every_step() -> None:
+    (p,) = parameters([(3,)])
+    optimizer, quiet = AdamW([p]), SGD([p])
+    give_gradients(0, [p])
+    optimizer.step()
+    calls: list[object] = []
+    handles = [register(lambda own, *_: calls.append(own)) for register in _FOR_ALL]
+    optimizer.step()
+    quiet.step()
+    assert calls == [optimizer] * 2 + [quiet] * 2
+    for handle in handles:
+        handle.remove()
+    late = optimizer.register_step_post_hook(lambda *_: calls.append("own"))
+    optimizer.step()
+    quiet.step()
+    late.remove()
+    optimizer.step()
+    assert calls == [optimizer] * 2 + [quiet] * 2 + ["own"]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        optimizer.step()
+    assert "Optimizer.step#AdamW.step" in {event.key for event in profiler.key_averages()}
 
 
 def test_hooks_zero_grad_and_closures() -> None:

@@ -311,7 +311,7 @@ def test_a_pytorch_that_answers_otherwise_is_not_trusted(monkeypatch: pytest.Mon
     assert not survey._agrees(replace(native, look=lambda handle, present, found: 1))
     assert not survey._agrees(replace(native, bump=lambda *arguments: 1))
     assert not survey._agrees(replace(native, same=lambda one, other: 1))
-    monkeypatch.setattr(survey, "_HOLD", "a_function_that_no_release_has")
+    monkeypatch.setattr(survey, "_ASSIGN", "a_function_that_no_release_has")
     survey._native.cache_clear()
     try:
         assert survey._native() is None

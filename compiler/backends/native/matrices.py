@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from optc.compiler.backends.native.buffered import Buffers, buffer_names, buffered, buffered_structs
 from optc.compiler.backends.native.flow import names_in, shared_terms
 from optc.compiler.backends.native.lines import Lines, Names
-from optc.compiler.backends.native.passes import KINDS, OF_NOTHING, Emitter, Vectors, used_in
+from optc.compiler.backends.native.passes import JOINS, KINDS, OF_NOTHING, Emitter, Vectors, used_in
 from optc.compiler.conditions import FALSE, both, bound_when, either, opposite, reached_when, written_when
 from optc.compiler.ir import reads, statements, walk
 from optc.compiler.plan import Kernel, Pass, Stream
@@ -19,13 +19,12 @@ from optc.dsl.kinds import IN_MATRICES, Extent, Sort
 from optc.dsl.program import REDUCTIONS, TRUE, Apply, Expression, Let, Read, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
-_FIXED = """PIECE SIDE_BY_SIDE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction add_to_both
+_FIXED = """PIECE Grid Vectors Tile Piece Known by_width Rows Columns RowReduction ColumnReduction add_to_both
 Values fold fold_terms Matrices by_rows piece run runs length stride from at matrix row column matrices rows
 columns height width optc_by_rows"""
 MATRIX_NAMES = frozenset(_FIXED.split())
 """What these and the text of such kernels mean something else by."""
 
-_JOINS = {"sum": "Add", "mean": "Add", "largest": "Larger", "smallest": "Smaller"}
 _INDEX = {Extent.ROW: "row", Extent.COL: "column", Extent.MATRIX: "matrix"}
 _LENGTH = {Extent.ROW: "rows", Extent.COL: "columns", Extent.MATRIX: "matrices"}
 _SIDE = {Extent.ROW: "height", Extent.COL: "width"}
@@ -109,7 +108,7 @@ class MatrixEmitter(Emitter):
                 found["terms"].append(f"alignas(64) math_t {terms}[PIECE];")
             if extent in _ACROSS:
                 place = f"{self._kernel.statistics.index(name)}, {indices[name]}"
-                found["accumulators"].append(f"{_ACROSS[extent][0]}<{_JOINS[operation]}, by_rows> {variable}(chunk, {place});")
+                found["accumulators"].append(f"{_ACROSS[extent][0]}<{JOINS[operation]}, by_rows> {variable}(chunk, {place});")
                 across[extent, terms] = guard, variable
                 found["joins"].append(f"{guard}{variable}.add({terms}, piece);")
             else:
@@ -199,7 +198,7 @@ class MatrixEmitter(Emitter):
         """What the tiles left of a measure; on a path without its line, the value of no elements."""
         before, extent, symbol = self._kernel.passes[k - 1], self._extent[name], Symbol(Role.STATISTIC, name)
         slot, mean = self._kernel.statistics.index(name), str(operation == "mean").lower()
-        join = f"tensor.matrices.{_ACROSS[extent][1]}<{_JOINS[operation]}>({slot}, {self._indices(before)[name]}, {mean})"
+        join = f"tensor.matrices.{_ACROSS[extent][1]}<{JOINS[operation]}>({slot}, {self._indices(before)[name]}, {mean})"
         found = [f"double* const {names(symbol)} = {join};"]
         when = bound_when(before.body, symbol)
         if when not in (TRUE, FALSE):
@@ -262,7 +261,7 @@ class _StageLines(Lines):
         if not (isinstance(expression, Apply) and expression.operation in REDUCTIONS):
             return super().expression(expression, outer)
         argument = expression.arguments[0]
-        extent, join = argument.type.extent, _JOINS[expression.operation]
+        extent, join = argument.type.extent, JOINS[expression.operation]
         length, first = _LENGTH[extent], "0"
         if expression.type.extent is Extent.MATRIX:
             length = _SIDE[extent]

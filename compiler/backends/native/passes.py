@@ -17,7 +17,7 @@ from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.loop import Instances, Streams, flag_constants, scalar_constants, static_flags
 from optc.compiler.conditions import FALSE, bound_when, reached_when
 from optc.compiler.extents import is_measure
-from optc.compiler.ir import reads
+from optc.compiler.ir import reads, statements
 from optc.compiler.plan import Kernel, Pass
 from optc.compiler.storing import coded_streams
 from optc.dsl.kinds import Extent, Sort
@@ -25,14 +25,17 @@ from optc.dsl.program import TRUE, Expression, Role, Statement, Store, Symbol
 from optc.dsl.source import Source
 
 _REDUCTIONS = """Add Larger Smaller Tree Reduction Sum Largest Smallest Tensor AllMatrices Part Pass Stage Share per_tensor
-Four FourBits four chosen total_of Lanes LANES TERMS BLOCK ALL run_all run_share optc_run_passes share
-statistics partials tensor first end
+Four FourBits four chosen total_of Lanes LANES TERMS BLOCK SIDE_BY_SIDE Turns ByTurns ALL run_all run_share optc_run_passes
+share statistics partials tensor first end turns
 first_pick stride_of stride block block_end picked_first picked_end"""
 REDUCTION_NAMES = frozenset(_REDUCTIONS.split())
 """What `reductions.hpp` and the text of several passes mean something else by."""
 
 KINDS = {"sum": "Sum", "mean": "Sum", "largest": "Largest", "smallest": "Smallest"}
+JOINS = {"sum": "Add", "mean": "Add", "largest": "Larger", "smallest": "Smaller"}
 OF_NOTHING = {"sum": "0.0", "mean": "not_a_number", "largest": "-infinity", "smallest": "infinity"}
+_MOST_BY_TURNS = 2
+"""Streams of a pass without stores that are read in several places by turns: more of them are several places by themselves."""
 _COUNTS = ("No pass", "One pass", "Two passes", "Three passes", "Four passes", "Five passes", "Six passes")
 
 
@@ -156,6 +159,7 @@ class Emitter:
             "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
             "picked": self._picked(one, names, lines) if one.picked else {},
             "together": _paragraphs(together.loads(), lines.block(one.together), together.stores()) if one.picked else [],
+            "by_turns": self._by_turns(one),
             **self._pieces(one, needs, names, lines),
             **self._measured(one, names, lines),
             "selection": instances.selection(kernel, f"pass_{k}", "Pass") if instances else [],
@@ -173,6 +177,11 @@ class Emitter:
         """What else the function of a pass needs."""
         return {}
 
+    def _by_turns(self, one: Pass) -> bool:
+        """Whether a pass that measures moves through several blocks by turns: where it reads little and writes nothing."""
+        stores = any(isinstance(line, Store) for line in statements(one.body))
+        return not (stores or one.picked or coded_streams(self._kernel)) and 0 < len(one.moves) <= _MOST_BY_TURNS
+
     def _picked(self, one: Pass, names: Names, lines: Lines) -> dict[str, Any]:
         """What the function of a pass does at every p-th element, before it comes there with its other lines."""
         kernel = self._kernel
@@ -189,17 +198,19 @@ class Emitter:
         """Accumulators, the terms of a piece, how they are joined, and what the chunk leaves."""
         kinds = "accumulators", "terms", "joins", "partials", "picked_terms", "picked_joins", "ends"
         found: dict[str, list[str]] = {kind: [] for kind in kinds}
-        shared = _shared(one)
+        shared, by_turns = _shared(one), self._by_turns(one)
         for at, (name, operation) in enumerate(one.measures):
             symbol = Symbol(Role.STATISTIC, name)
             picked = "picked_" if bound_in(one.picked, name) else ""
             variable, terms = names(symbol), names.beside(shared.get(name, name), "terms")
-            found["accumulators"].append(f"{KINDS[operation]} {variable};")
+            kind = f"ByTurns<{JOINS[operation]}>" if by_turns else KINDS[operation]
+            found["accumulators"].append(f"{kind} {variable};")
             if name not in shared:
                 found[f"{picked}terms"].append(f"alignas(64) math_t {terms}[TERMS];")
             when = bound_when((*one.picked, *one.body), symbol)
             guard = "" if when in (TRUE, FALSE) else f"if ({lines.expression(when)}) "
-            found[f"{picked}joins"].append(f"{guard}{variable}.add({terms}, end - first);")
+            side = ", turns.side" if by_turns else ""
+            found[f"{picked}joins"].append(f"{guard}{variable}.add({terms}, end - first{side});")
             found["ends"] += [f"{variable}.end_block(picked_end - picked_first);"] * bool(picked)
             found["partials"].append(f"partials[{at}] = {variable}.total();")
         return found

@@ -27,6 +27,7 @@ _FENCED = {
     "norm": (r"\left\Vert ", r"\right\Vert "),
     "norm1": (r"\left\Vert ", r"\right\Vert _1"),
     "total_norm": (r"\left\Vert ", r"\right\Vert _{\mathrm{model}}"),
+    "group_norm": (r"\left\Vert ", r"\right\Vert _{\mathrm{group}}"),
     "floor": (r"\left\lfloor ", r"\right\rfloor "),
     "dot": (r"\left\langle ", r"\right\rangle "),
 }
@@ -260,6 +261,8 @@ def _call(function: str, arguments: tuple[nodes.Expression, ...]) -> tuple[str, 
             return r"\mathcal{U}[0, 1)", _ATOM
         case "total", (x,):
             return r"\sum_{\mathrm{model}} " + _at(x, _PRODUCT), _MOD
+        case "group_total", (x,):
+            return r"\sum_{\mathrm{group}} " + _at(x, _PRODUCT), _MOD
     inside = ", ".join(expression(a) for a in arguments)
     if function in _FENCED:
         opening, closing = _FENCED[function]

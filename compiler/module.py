@@ -73,6 +73,7 @@ def emit_module(plan: Plan, module: str) -> str:
         seen=program.seen,
         pick=program.pick,
         pair=program.pair,
+        by_group=program.by_group,
         square_sum=square_sum(plan.procedures[0]),
         books=[_book(s) for s in books_of(program)],
     )

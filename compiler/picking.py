@@ -20,7 +20,8 @@ def period(program: Program) -> Read | None:
     hyper = next((h for h in program.hypers if program.pick in h.names), None)
     if hyper is None or program.pick is None:
         return None
-    return Read(Symbol(Role.HYPER, program.pick), Type(Sort.REAL, Extent.MODEL if hyper.shared else Extent.GROUP, host=True))
+    extent = Extent.MODEL if hyper.shared or program.by_group else Extent.GROUP
+    return Read(Symbol(Role.HYPER, program.pick), Type(Sort.REAL, extent, host=True))
 
 
 def is_one(p: Read) -> Apply:

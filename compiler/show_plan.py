@@ -9,7 +9,7 @@ from optc.compiler.plan import Kernel, ModelProgram, Plan, ProcedurePlan, Stream
 from optc.compiler.show_program import INDENT, show_block, show_expression
 from optc.compiler.traffic import PRECISIONS, Precision, besides, default_variant, state_bytes, traffic, variants
 from optc.dsl.kinds import PER_ELEMENT, Extent
-from optc.dsl.program import TRUE, Statement
+from optc.dsl.program import TRUE, Program, Statement
 from optc.dsl.source import Source
 
 BANDWIDTHS = {"CPU, 40 GB/s": 40e9, "GPU, 3.35 TB/s": 3.35e12}
@@ -28,12 +28,13 @@ def show_plan(plan: Plan) -> str:
         rows += [f"{INDENT}{f.name} = {show_expression(f.condition)}" for f in plan.flags]
     rows += show_storages(plan)
     for procedure in plan.procedures:
-        rows += _procedure(procedure, plan.program.source)
+        rows += _procedure(procedure, plan.program)
     rows += ["", show_cost(plan)]
     return "\n".join(rows)
 
 
-def _procedure(procedure: ProcedurePlan, source: Source) -> Iterator[str]:
+def _procedure(procedure: ProcedurePlan, program: Program) -> Iterator[str]:
+    source = program.source
     passes = sum(sweep.exists != FALSE for k in procedure.kernels for sweep in k.sweeps)
     phases = f" in {len(procedure.phases)} phases" if len(procedure.phases) > 1 else ""
     yield f"procedure {procedure.name}: {passes} pass{'es' if passes != 1 else ''} over memory{phases}"
@@ -43,7 +44,7 @@ def _procedure(procedure: ProcedurePlan, source: Source) -> Iterator[str]:
     yield from _named(("scalars", host.scalars), ("flags", host.flags), ("carried", host.carried))
     for phase in procedure.phases:
         if phase.model is not None:
-            yield from _model(phase.model, source)
+            yield from _model(phase.model, source, program.by_group)
         if phase.kernel is not None:
             yield from _kernel(phase.kernel, source)
 
@@ -83,8 +84,8 @@ def _named(*rows: tuple[str, Iterable[str]]) -> Iterator[str]:
             yield f"{INDENT}{title}: {text}"
 
 
-def _model(model: ModelProgram, source: Source) -> Iterator[str]:
-    yield "  of the model, float64, once for all parameters"
+def _model(model: ModelProgram, source: Source, by_group: bool) -> Iterator[str]:
+    yield "  of a group, float64, once for its parameters" if by_group else "  of the model, float64, once for all parameters"
     yield from _named(("scalars", model.scalars), ("flags", model.flags), ("states", model.states))
     for total, part in model.totals:
         yield f"{INDENT}{total}: {part} of all tensors, added up"

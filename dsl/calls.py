@@ -126,8 +126,8 @@ def _new(inference: Inference, argument: nodes.Expression, env: Env) -> Expressi
     if not inference.exists(argument, env):
         return None
     if context.states[argument.id].extent is Extent.MODEL:
-        hint = "keep a count of its own: `k = 0 per model`, and `k <- k + 1` as the first line"
-        message = "`new` asks about a parameter, this state is the whole model's"
+        hint = f"keep a count of its own: `k = 0 per {context.whole}`, and `k <- k + 1` as the first line"
+        message = f"`new` asks about a parameter, this state is the whole {context.whole}'s"
         context.error("new-of-state", message, place_of(argument, env), hint)
         return None
     return Read(Symbol(Role.NEW, argument.id), Type(Sort.BOOL, Extent.TENSOR, host=True), env.inlined_at or argument.span)

@@ -8,6 +8,7 @@ from optc.dsl.check_hypers import check_hypers
 from optc.dsl.check_states import StateChecker
 from optc.dsl.check_storing import check_one_bit, check_signs, check_storing, pair_of, with_dithers
 from optc.dsl.errors import SpecError
+from optc.dsl.groups import by_group, of_one_kind
 from optc.dsl.infer import Inference
 from optc.dsl.names import PYTHON_KEYWORDS
 from optc.dsl.picking import not_with_rows
@@ -104,6 +105,7 @@ class _Checker:
 
     def check(self, spec: nodes.Spec) -> Program:
         node, context = self._node, self._context
+        context.by_group = by_group(spec)
         context.taken = _names(spec)
         context.declared = frozenset(n.name for n in walk(node.states) if isinstance(n, nodes.State))
         hypers = check_hypers(context, node.hypers)
@@ -115,6 +117,7 @@ class _Checker:
         states = check_storing(context, spec, states)
         procedures = (with_dithers(self._inference, spec, states, self._step()), *self._entries())
         not_with_rows(context)
+        of_one_kind(context, spec)
         context.check_used()
         if node.name in PYTHON_KEYWORDS:
             context.error("python-keyword", f"`{node.name}` cannot be a name in Python", node.span, "choose another name")
@@ -131,6 +134,7 @@ class _Checker:
             node.shape,
             None if context.pick is None else context.pick[0],
             pair_of(spec),
+            context.by_group,
         )
         check_signs(context, spec, program)
         check_one_bit(context, spec, program)

@@ -223,7 +223,7 @@ class ProcedureChecker:
             self.writes = True
             context.written.add(name)
             if Role.INPUT in env.place.roles and context.states[name].extent is Extent.MODEL:
-                message = f"`{name}` is one number for the whole model, and an entry runs for one parameter at a time"
+                message = f"`{name}` is one number for the whole {context.whole}, and an entry runs for one parameter at a time"
                 context.error("entry-writes-model", message, target.span, "write it in `step`, or a state `per tensor` here")
                 return False
             return self._inference.exists(target, env)
@@ -270,17 +270,20 @@ class ProcedureChecker:
 
     def _for_all(self, target: nodes.Name, value: Expression, env: Env) -> bool:
         """Whether every parameter would write the same."""
-        narrow = env.narrow or self._context.stopped
+        narrow, whole = env.narrow or self._context.stopped, self._context.whole
         if value.type.extent is Extent.MODEL and narrow is None:
             return True
         if narrow is not None:
-            message = f"`{target.id}` is one number for the whole model, but this line runs for some parameters or groups only"
+            message = (
+                f"`{target.id}` is one number for the whole {whole}, but this line runs for some parameters or groups only"
+            )
             way = "take it out of the condition" if env.narrow is not None else "put it before the `stop`"
             hint = f"{way}, or declare the hypers of the condition `shared`"
         else:
             cause = varying(value)
-            message = f"`{target.id}` is one number for the whole model, but this value is per {value.type.extent.value}"
-            hint = "add it up: `total(x)`" if value.type.extent in SCALARS else "reduce it and add it up: `total(sum(x))`"
+            message = f"`{target.id}` is one number for the whole {whole}, but this value is per {value.type.extent.value}"
+            total = self._context.total
+            hint = f"add it up: `{total}(x)`" if value.type.extent in SCALARS else f"reduce it and add it up: `{total}(sum(x))`"
             hint = "declare its hypers `shared`" if value.type.extent is Extent.GROUP else hint
         self._context.error("wrong-extent", message, target.span if narrow is not None else cause.span, hint)
         return False

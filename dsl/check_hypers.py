@@ -74,8 +74,8 @@ def check_outside(context: Context, node: nodes.Hyper | nodes.State, keys: dict[
         hint = "choose another name" if renamed else "give it another name outside with `as`"
         taken = "is taken in PyTorch's optimizers" if key in _TAKEN_KEYS else "is an argument that every optimizer has"
         context.error("reserved-name", f"`{key}` {taken}", span, hint)
-    elif isinstance(node, nodes.State) and node.extent == "model" and key in _group_entries(context):
-        message = f"`{key}` is an entry of parameter groups already, where numbers of the model are kept, too"
+    elif isinstance(node, nodes.State) and node.extent in ("model", "group") and key in _group_entries(context):
+        message = f"`{key}` is an entry of parameter groups already, where numbers of the {context.whole} are kept, too"
         context.error("duplicate-key", message, span, "give the state another name outside with `as`")
     elif key in keys:
         line, _ = context.source.position(keys[key].start)

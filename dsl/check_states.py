@@ -14,9 +14,8 @@ from optc.dsl.semantics import reads
 from optc.dsl.source import Span
 from optc.dsl.typing_rules import varying
 
-_EXTENTS = {e.value: e for e in Extent if e is not Extent.GROUP}
-_LATER_EXTENTS = ("group", "axis", "chunk")
-_KNOWN = "a state is like θ, or `per row`, `per col`, `per matrix`, `per pick(p)`, `per tensor` or `per model`"
+_EXTENTS = {e.value: e for e in Extent} | {"group": Extent.MODEL}
+_KNOWN = "a state is like θ, or `per row`, `per col`, `per matrix`, `per pick(p)`, `per tensor`, `per group` or `per model`"
 
 
 class StateChecker:
@@ -90,7 +89,9 @@ class StateChecker:
         if extent is Extent.MODEL:
             for part, what in ((exists, "exists under a condition"), (initial, "starts from a value")):
                 if part is not None and part.type.extent is not Extent.MODEL:
-                    message = f"`{node.name}` is one number for the whole model, and {what} that not all parameters share"
+                    message = (
+                        f"`{node.name}` is one number for the whole {context.whole}, and {what} that not all parameters share"
+                    )
                     context.error("wrong-extent", message, span, "use hypers that are declared `shared`")
                     return False
         return True
@@ -106,11 +107,7 @@ class StateChecker:
             return None
         if word in _EXTENTS:
             return _EXTENTS[word]
-        if word in _LATER_EXTENTS:
-            message = f"states `per {word}` are not part of this version of the language"
-            context.error("unsupported", message, span, _KNOWN)
-            return None
-        near = nearest(word, (*_EXTENTS, *_LATER_EXTENTS))
+        near = nearest(word, _EXTENTS)
         hint = f"did you mean `per {near}`?" if near is not None else _KNOWN
         context.error("unknown-extent", f"there is no extent `{word}`", span, hint)
         return None

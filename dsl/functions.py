@@ -18,7 +18,7 @@ class Builtin:
 
     Exactly one of `operation` (a primitive), `formula` (written out in place) and `refused` (why not) is set; none of them is
     for `where`, `new` and `uniform`, which the checker knows. `reduces` says what a reduction goes over: all entries of a
-    value, those along each row or column, or one number of each parameter of the model.
+    value, those along each row or column, or one number of each parameter of the model, or of a group.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Builtin:
     operation: str | None = None
     formula: Define | None = None
     refused: str | None = None
-    reduces: Literal["entries", "rows", "columns", "model"] | None = None
+    reduces: Literal["entries", "rows", "columns", "model", "group"] | None = None
 
 
 def _binary(operator: BinaryOperator, left: Expression, right: Expression) -> Expression:
@@ -113,6 +113,9 @@ _REDUCTIONS = (
     Builtin("colmax", ("x",), "largest element of each column", operation="largest", reduces="columns"),
     Builtin("colmin", ("x",), "smallest element of each column", operation="smallest", reduces="columns"),
     Builtin("total", ("x",), "sum of one number per parameter over the whole model", operation="total", reduces="model"),
+    Builtin(
+        "group_total", ("x",), "sum of one number per parameter over a parameter group", operation="total", reduces="group"
+    ),
     _formula("norm", ("x",), Call("sqrt", (Call("sum", (_square,)),)), "sqrt(sum(x^2)): Euclidean norm, also written ‖x‖"),
     _formula("norm1", ("x",), Call("sum", (Call("abs", (_x,)),)), "sum(|x|): sum of absolute values"),
     _formula("rms", ("x",), Call("sqrt", (Call("mean", (_square,)),)), "sqrt(mean(x^2)): root of the mean square"),
@@ -125,6 +128,12 @@ _REDUCTIONS = (
         ("x",),
         Call("sqrt", (Call("total", (Call("sum", (_square,)),)),)),
         "sqrt(total(sum(x^2))): Euclidean norm over the whole model",
+    ),
+    _formula(
+        "group_norm",
+        ("x",),
+        Call("sqrt", (Call("group_total", (Call("sum", (_square,)),)),)),
+        "sqrt(group_total(sum(x^2))): Euclidean norm over a parameter group",
     ),
     _formula("outer", ("r", "c"), _binary("*", Name("r"), Name("c")), "r*c: product of a value per row and one per column"),
     _formula("any", ("c",), _binary(">", Call("max", (_one_where,)), Number(0)), "whether c holds for some element"),

@@ -298,7 +298,7 @@ class Inference:
         if not self._allowed(Role.HYPER, name, node, env) or hyper is None:
             return None
         sort = {HyperKind.FLAG: Sort.BOOL, HyperKind.CHOICE: Sort.CHOICE}.get(hyper.kind, Sort.REAL)
-        extent = Extent.MODEL if hyper.shared else Extent.GROUP
+        extent = Extent.MODEL if hyper.shared or context.by_group else Extent.GROUP
         read = Read(
             Symbol(Role.HYPER, name), Type(sort, extent, host=True, static=sort is not Sort.REAL), env.inlined_at or node.span
         )

@@ -310,7 +310,8 @@ class Program:
     `seen`: rows and columns are those of θ seen as (first dimension, all others) for "matrix", as the two factors of its size
     that are nearest to each other for "square", else those of its last two dimensions.
     `pick`: the hyper p of values and states of extent `pick`, if there are any. `pair`: how parameters of 16 bits are kept
-    together with what they lack ("split24", "split32", "kahan" or "master").
+    together with what they lack ("split24", "split32", "kahan" or "master"). `by_group`: values and states of extent `model`
+    are those of a parameter group, each group's for itself.
     """
 
     name: str
@@ -325,6 +326,7 @@ class Program:
     seen: str | None = None
     pick: str | None = None
     pair: str | None = None
+    by_group: bool = False
 
     def view(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in which the program sees a parameter of shape `shape`."""

@@ -28,7 +28,11 @@ NARROWER = {
 
 
 def reduced(
-    inference: Inference, node: nodes.Call, over: Literal["entries", "rows", "columns", "model"], value: Expression, env: Env
+    inference: Inference,
+    node: nodes.Call,
+    over: Literal["entries", "rows", "columns", "model", "group"],
+    value: Expression,
+    env: Env,
 ) -> Extent | None:
     """The extent that a reduction of `value` leaves; None, after a diagnostic, where it cannot stand."""
     context, place = inference.context, place_of(node, env)
@@ -37,7 +41,7 @@ def reduced(
         message = f"`{name}` cannot be used in {env.place.title}"
         context.error("not-readable-here", message, place, "reductions stand in `step` and in entries")
         return None
-    if over == "model":
+    if over in ("model", "group"):
         return _total(context, name, value, env, place)
     extent = value.type.extent
     if extent in SCALARS:
@@ -71,7 +75,7 @@ def _total(context: Context, name: str, value: Expression, env: Env, place: Span
         context.error("wrong-extent", message, value.span, f"reduce it first: `{name}(sum(x))`")
         return None
     if extent is Extent.MODEL:
-        message = f"`{name}` adds up one number per parameter, but this is one number for the whole model already"
+        message = f"`{name}` adds up one number per parameter, but this is one number for the whole {context.whole} already"
         context.error("wrong-extent", message, value.span, "take it off")
         return None
     if env.narrow is not None:
@@ -88,7 +92,7 @@ def _total(context: Context, name: str, value: Expression, env: Env, place: Span
 def _narrow(context: Context, name: str, span: Span, what: str) -> None:
     message = f"`{name}` waits for all parameters, but here it {what} that differs between parameters or groups"
     hint = "name it in a line before the condition, or declare the hypers of the condition `shared`"
-    context.error("narrow-total", message, span, f"{hint}; `total(where(condition, x, 0))` leaves parameters out")
+    context.error("narrow-total", message, span, f"{hint}; `{context.total}(where(condition, x, 0))` leaves parameters out")
 
 
 def waits_for_all(context: Context, condition: Expression, *sides: Expression) -> bool:

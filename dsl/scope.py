@@ -161,6 +161,17 @@ class Context:
     found_on_device: set[str] = field(default_factory=set)  # those that turned out to be
     pick: tuple[str, Span] | None = None  # the hyper p of picked elements, and where it is named first
     rows: Span | None = None  # where rows, columns or matrices are named first
+    by_group: bool = False  # numbers that parameters share are those of a parameter group, not of the whole model
+
+    @property
+    def whole(self) -> str:
+        """What numbers that parameters share are one for."""
+        return "group" if self.by_group else "model"
+
+    @property
+    def total(self) -> str:
+        """The function that adds up over it."""
+        return "group_total" if self.by_group else "total"
 
     def error(self, code: str, message: str, span: Span, hint: str | None = None) -> None:
         """Notes a mistake."""

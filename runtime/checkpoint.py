@@ -174,7 +174,7 @@ def _well_formed(name: str, packed: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _numbers_of_model(schema: Schema, saved: Sequence[Mapping[str, Any]], slots: Mapping[Any, Any]) -> list[str]:
-    """What is wrong with the states of the whole model: every group must have them, and the same."""
+    """What is wrong with the states of the whole model: every group must have them, and the same unless each has its own."""
     problems = []
     for state in schema.of_model:
         entries = [group.get(state.key) for group in saved]
@@ -182,7 +182,7 @@ def _numbers_of_model(schema: Schema, saved: Sequence[Mapping[str, Any]], slots:
         if None in numbers:
             shown = next(_shown(entry) for entry in entries if entry is not None and _number(entry) is None)
             problems.append(f"{state.key!r} of the groups must be a number, not {shown}")
-        elif len(set(map(repr, numbers))) > 1:
+        elif len(set(map(repr, numbers))) > 1 and not schema.by_group:
             problems.append(f"{state.key!r} is one number of the model, but differs between groups: {numbers}")
         elif slots and not numbers and state.exists is None:
             problems.append(f"the groups lack {state.key!r}, a number of the model")

@@ -1,14 +1,15 @@
 """Numbers of the whole model: states that all parameters share, and what is added up over them between two phases of a step.
 
 The states are 0-dim float64 tensors on the device of the first parameter, kept in the parameter groups under their keys (where
-the authors' implementations of D-Adaptation and Prodigy have them, too); all groups hold the same tensor.
+the authors' implementations of D-Adaptation and Prodigy have them, too); all groups hold the same tensor. Where a schema is
+`by_group`, each group is a model for itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from optc.runtime import state as states
 from optc.runtime.devices import moved, placed, together
 from optc.runtime.hypers import Values, holds
 from optc.runtime.schema import Phase, Procedure, Schema, State
+
+if TYPE_CHECKING:
+    from optc.runtime.updates import Update
 
 
 def gathers(procedure: Procedure) -> bool:
@@ -31,7 +35,7 @@ def kept(schema: Schema, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 
 
 def settle(schema: Schema, values: Values, groups: Sequence[dict[str, Any]], device: torch.device) -> dict[str, Tensor]:
-    """The states by name, the same tensor in all groups: what the first group has that has one, else the initial value.
+    """The states by name, the same tensor in all these groups: what the first one has that has any, else the initial value.
 
     Raises ValueError for what is not one number; then no group has changed.
     """
@@ -50,6 +54,14 @@ def settle(schema: Schema, values: Values, groups: Sequence[dict[str, Any]], dev
     return found
 
 
+def total(gatherings: Sequence[Gathering], part: str) -> Tensor:
+    """The sum over the whole model of a part that kernels have left, a 0-dim float64 tensor."""
+    first, *others = (gathering._sums[part] for gathering in gatherings)
+    for other in others:
+        first = first + moved(other, first.device)
+    return first
+
+
 def _as_number(entry: Any, state: State, device: torch.device) -> Tensor:
     if isinstance(entry, Tensor):
         if entry.numel() != 1 or entry.is_complex():
@@ -64,13 +76,14 @@ def _as_number(entry: Any, state: State, device: torch.device) -> Tensor:
 
 @dataclass(slots=True)
 class Gathering:
-    """The programs of one step, run phase by phase. `values` are hypers that all groups share.
+    """The programs of one step over some groups, run phase by phase. `values` are hypers that these share.
 
-    `scalars` and `flags` are the host program's, the same for all parameters; `numbers` the states, on `device`, which
-    stay where `found_inf` (one element) is not 0; `loss` may be None.
+    `updates` are those of the groups, `scalars` and `flags` the host program's, the same for all parameters; `numbers` are the
+    states, on `device`, which stay where `found_inf` (one element) is not 0; `loss` may be None.
     """
 
     schema: Schema
+    updates: Sequence[Update]
     values: Values
     numbers: dict[str, Tensor]
     loss: Tensor | None
@@ -81,13 +94,10 @@ class Gathering:
     _sums: dict[str, Tensor] = field(default_factory=dict)
     _left: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, names: Sequence[str], parts: Sequence[Tensor]) -> None:
+    def add(self, kernel: int, names: Sequence[str]) -> None:
         """Adds up what a kernel has left for all its tensors: float64 [tensors][names] of each batch."""
+        parts = [part for update in self.updates for part in update.parts(kernel)]
         self._sums |= zip(names, together(parts, self.device).sum(0).unbind(), strict=True)
-
-    def total(self, part: str) -> Tensor:
-        """The sum over the whole model of a part that kernels have left, a 0-dim float64 tensor."""
-        return self._sums[part]
 
     def run(self, phase: Phase) -> Mapping[str, float | Tensor]:
         """The numbers that the kernel of a phase is given."""

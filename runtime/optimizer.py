@@ -272,7 +272,7 @@ class Optimizer(Releasable):
             if None in places or not all(on_device):
                 self._skipped = scaling.overflowed()
                 if self._skipped:
-                    return Ready(self, procedure, present, None, None, edits, before)
+                    return Ready(self, procedure, present, None, (), edits, before)
             else:
                 self._skipped = scaling.found_inf
         try:
@@ -287,7 +287,7 @@ class Optimizer(Releasable):
                 updates.append(plan.ready(taking[index], now, edits, factor, scaling.found_inf, self._readers[index].tensors))
             if None in places:
                 self._exchanges[name] = exchange.of(self.schema, procedure, self.param_groups, values, self._shards)
-            gathering = steps.gathering(self, values, updates, given) if gathers else None
+            gatherings = steps.gatherings(self.schema, self.param_groups, values, updates, given) if gathers else ()
         except BaseException:
             edits.undo()
             self._plans.clear()
@@ -295,7 +295,7 @@ class Optimizer(Releasable):
         part = self.schema.square_sum if name == "step" and self._guard is not None and scaling.found_inf is None else None
         watch = None if part is None else Watch(part, self.param_groups, self._shards)
         finding = None in places, scaling.found_inf, watch, self._exchanges[name]
-        return Ready(self, procedure, present, updates, gathering, edits, before, *finding)
+        return Ready(self, procedure, present, updates, gatherings, edits, before, *finding)
 
     def _ran(self, name: str, edited: bool, found_inf: Tensor | None) -> None:
         """Counts the step, and drops plans that were for it alone, and others where the state has got new tensors."""

@@ -310,13 +310,13 @@ class Release:
                 where = plan.turn.places
                 self._plans[id(p)] = _Plan(plan, schema, place)
             update = plan.ready(taking, where, edits, at.factor, None, {})
-            model = steps.gathering(optimizer, [at.values], [update], None) if at.of_model else None
+            gatherings = steps.gatherings(schema, [at.group], [at.values], [update], None) if at.of_model else ()
         except BaseException:
             edits.undo()
             self._plans.pop(id(p), None)
             self._settled = None, -1
             raise
-        updates.run(procedure, [update], model)
+        updates.run(procedure, [update], gatherings)
         plan.release()
         if plan.once:
             del self._plans[id(p)]

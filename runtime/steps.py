@@ -15,7 +15,7 @@ from optc.runtime.guard import Watch
 from optc.runtime.hypers import Values
 from optc.runtime.model import Gathering
 from optc.runtime.plans import Plan
-from optc.runtime.schema import Procedure
+from optc.runtime.schema import Procedure, Schema
 from optc.runtime.sharding import PLACEMENTS
 from optc.runtime.state import Edits
 from optc.runtime.updates import Update
@@ -37,7 +37,7 @@ class Ready:
     procedure: Procedure
     present: Sequence[Plan | None]
     updates: Sequence[Update] | None
-    gathering: Gathering | None
+    gatherings: Sequence[Gathering]
     edits: Edits
     before: Sequence[Mapping[str, Any]]
     built: bool = False
@@ -49,9 +49,10 @@ class Ready:
         """Updates the parameters; leaves everything as it was where the step finds out that a gradient is not finite."""
         if self.updates is None:
             return
-        through = updates.run(self.procedure, self.updates, self.gathering, self.watch, self.exchange)
-        if self.gathering is not None and self.optimizer.schema.square_sum is not None and self.procedure.name == "step":
-            self.optimizer._square_sum = self.gathering.total(self.optimizer.schema.square_sum)
+        through = updates.run(self.procedure, self.updates, self.gatherings, self.watch, self.exchange)
+        part = self.optimizer.schema.square_sum
+        if self.gatherings and part is not None and self.procedure.name == "step":
+            self.optimizer._square_sum = model.total(self.gatherings, part)
         if through:
             shards = self.optimizer._shards
             if shards is not PLACEMENTS and writes_theta(self.procedure):
@@ -101,15 +102,37 @@ def release(present: Sequence[Plan | None]) -> None:
             plan.release()
 
 
-def gathering(
-    optimizer: Optimizer, values: Sequence[Values], works: Sequence[Update], given: loss.Loss | None
+def gatherings(
+    schema: Schema,
+    groups: Sequence[dict[str, Any]],
+    values: Sequence[Values],
+    works: Sequence[Update],
+    given: loss.Loss | None,
+) -> list[Gathering]:
+    """What adds up the numbers of the whole model in this step, or of each group, where any takes part.
+
+    Raises ValueError where a group holds another number.
+    """
+    if schema.by_group:
+        each = zip(groups, values, works, strict=True)
+        found = [_gathering(schema, [group], [own], [update], given) for group, own, update in each]
+    else:
+        found = [_gathering(schema, groups, values, works, given)]
+    return [one for one in found if one is not None]
+
+
+def _gathering(
+    schema: Schema,
+    groups: Sequence[dict[str, Any]],
+    values: Sequence[Values],
+    works: Sequence[Update],
+    given: loss.Loss | None,
 ) -> Gathering | None:
-    """The numbers of the whole model in this step, if any takes part. Raises ValueError where a group holds another."""
     for own, update in zip(values, works, strict=True):
         known = update.for_model()
         if known is not None:
             device = update.turn.thetas[0].device
-            numbers = model.settle(optimizer.schema, own, optimizer.param_groups, device)
+            numbers = model.settle(schema, own, groups, device)
             read = None if given is None else loss.on(given, device)
-            return model.Gathering(optimizer.schema, own, numbers, read, *known, device, update.found_inf)
+            return Gathering(schema, works, own, numbers, read, *known, device, update.found_inf)
     return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from optc.runtime import model
 from optc.runtime.batches import Launch
 from optc.runtime.capturable import DeviceBatch
 from optc.runtime.columns import Columns
@@ -81,11 +82,11 @@ class Update:
 def run(
     procedure: Procedure,
     updates: Sequence[Update],
-    gathering: Gathering | None,
+    gatherings: Sequence[Gathering] = (),
     watch: Watch | None = None,
     exchange: Exchange | None = None,
 ) -> bool:
-    """Runs the updates of all groups side by side; between two phases what they have left is added up over the model.
+    """Runs the updates of all groups side by side; between two phases what they have left is added up, by gatherings if any.
 
     Where other processes have parts of the parameters, an `exchange` joins what passes measure.
 
@@ -95,20 +96,22 @@ def run(
         update.start()
     kernel = 0
     for phase in procedure.phases:
-        numbers = {} if gathering is None else gathering.run(phase)
+        given = [(gathering.updates, gathering.run(phase)) for gathering in gatherings]
         if phase.kernel is None:
             continue
-        for update in updates:
-            update.run(kernel, numbers)
+        for some, numbers in given or [(updates, {})]:
+            for update in some:
+                update.run(kernel, numbers)
         if exchange is not None:
             exchange.run(kernel, phase.kernel, [launcher for update in updates for launcher in update.divided(kernel)])
-        if gathering is not None and phase.kernel.parts:
-            gathering.add(phase.kernel.parts, [part for update in updates for part in update.parts(kernel)])
-            if watch is not None and watch.part in phase.kernel.parts and watch.finds(gathering.total(watch.part)):
+        if gatherings and phase.kernel.parts:
+            for gathering in gatherings:
+                gathering.add(kernel, phase.kernel.parts)
+            if watch is not None and watch.part in phase.kernel.parts and watch.finds(model.total(gatherings, watch.part)):
                 return False
         kernel += 1
     for update in updates:
         update.finish()
-    if gathering is not None:
+    for gathering in gatherings:
         gathering.keep()
     return True

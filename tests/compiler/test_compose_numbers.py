@@ -62,7 +62,7 @@ def before(name: str, g: Array, theta: Array, kept: dict[str, Array]) -> Array:
             return np.clip(g, -0.5, 0.5)
         case "clip_norm":
             return g * min(1.0, 0.7 / (norm(g) + 1e-6))
-        case "clip_global_norm":  # of one tensor that is the model
+        case "clip_global_norm" | "clip_group_norm":  # of one tensor that is the model
             return g * min(1.0, 0.7 / (norm(g) + 1e-6))
         case "agc" if g.ndim < 2:
             return np.asarray(g * min(1.0, 0.3 * max(norm(theta), 0.5) / max(norm(g), 1e-30)))
@@ -176,7 +176,9 @@ def by_hand(names: set[str], problem: Problem, lr: float = 0.01) -> Trace:
     )
 
 
-BEFORE = tuple("clip_value clip_norm clip_global_norm agc orthograd mars grokfast centralize gradient_noise l2".split())
+BEFORE = tuple(
+    "clip_value clip_norm clip_global_norm clip_group_norm agc orthograd mars grokfast centralize gradient_noise l2".split()
+)
 """What changes the gradient, in the order of the stages."""
 
 CONSTRAINING = {"proximal", "max_norm", "balanced"}
@@ -187,6 +189,7 @@ WRITTEN = {
     "clip_value": "clip_value(0.5)",
     "clip_norm": "clip_norm(max_norm = 0.7)",
     "clip_global_norm": "clip_global_norm(0.7)",
+    "clip_group_norm": "clip_group_norm(0.7)",
     "agc": "agc(share = 0.3, least = 0.5)",
     "orthograd": "orthograd",
     "mars": "mars(0.3)",
@@ -214,7 +217,8 @@ WRITTEN = {
 """Each modifier as the loop has it."""
 
 ALONE = (
-    {"clip_value", "clip_norm", "clip_global_norm", "agc"}, {"cautious", "grams"}, {"trust_ratio", "clip_rms"},
+    {"clip_value", "clip_norm", "clip_global_norm", "clip_group_norm", "agc"},
+    {"cautious", "grams"}, {"trust_ratio", "clip_rms"},
     {"l2", "decoupled", "independent", "cautious_decay", "proximal"},  # one name outside
     {"accumulated", "nesterov", "ademamix"},  # the loop has one numerator
     {"orthograd", "mars", "grokfast", "centralize", "gradient_noise"},  # of one stage: left to right

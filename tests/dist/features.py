@@ -46,6 +46,15 @@ def groups(rank: int, engine: str) -> float:
     return both(rank, engine, make, plain_step)
 
 
+def clipped_by_group(rank: int, engine: str) -> float:
+    """The norm of each group's gradient bounded."""
+
+    def make(model: nn.Module) -> Any:
+        return optc.create("AdamW + clip_group_norm(max_norm = 0.1)", optc.groups.no_decay(model, 0.1), lr=1e-2)
+
+    return both(rank, engine, make, plain_step)
+
+
 def scheduled(rank: int, engine: str) -> float:
     """A torch scheduler outside."""
     schedulers: dict[int, Any] = {}

@@ -11,7 +11,7 @@ ENGINES = ["zero1", "stage1", "stage2", "stage3"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("work", [features.groups, features.scheduled, features.added_later])
+@pytest.mark.parametrize("work", [features.groups, features.clipped_by_group, features.scheduled, features.added_later])
 def test_training_as_in_one_process(two: Crew, engine: str, work: object) -> None:
     assert max(two.run(work, engine)) < 2e-6  # type: ignore[arg-type]
 

@@ -179,7 +179,6 @@ CASES: dict[str, tuple[str, list[tuple[str, str]]]] = {
         [("7:21 wrong-extent", "take `per tensor` off `P`, or reduce the value")],
     ),
     "an elem condition": (step("if t > 1 and g > 0: m <- g", *END), [("7:22 elem-condition", "where")]),
-    "extents of later versions": (step("m <- g", END[1], state=("m = 0 per group",)), [("5:19 unsupported", "per tensor")]),
     "an unknown extent": (step("m <- g", END[1], state=("m = 0 per tensr",)), [("5:19 unknown-extent", "per tensor")]),
     "a reduction of a number": (step("m <- g/norm(lr)", END[1]), [("7:16 wrong-extent", "take the reduction off")]),
     "a reduction of a reduction": (step("m <- g/max(sum(g))", END[1]), [("7:20 wrong-extent", "take the reduction off")]),

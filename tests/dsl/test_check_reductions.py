@@ -377,7 +377,6 @@ TOTALS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         step("if t > 1: k <- loss", "u = k*g", END, state=("k = 0 per model",)),
         [("7:19 wrong-extent", "take it out of the condition")],
     ),
-    "a state of groups": (step("u = k*g", END, state=("k = 1 per group",)), [("5:19 unsupported", "`per model`")]),
 }
 
 

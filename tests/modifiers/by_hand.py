@@ -36,6 +36,10 @@ def mixed(pair: tuple[str, str], m: Array, n: Array, t: int, kept: dict[str, Arr
     return np.sign(n) * np.abs(m) if "grams" in pair else m
 
 
+TOGETHER = {"clip_global_norm", "clip_group_norm"}
+"""What looks at all gradients of a step."""
+
+
 def clipped_together(given: Sequence[Problem]) -> list[Problem]:
     """With the norm of all gradients of a step bounded."""
     together = [np.concatenate([g.ravel() for g in of_step]) for of_step in zip(*(p.gradients for p in given), strict=True)]
@@ -45,7 +49,7 @@ def clipped_together(given: Sequence[Problem]) -> list[Problem]:
 
 def by_hand(base: str, pair: tuple[str, str], given: Sequence[Problem], lr: float) -> list[Trace]:
     """The base with modifiers of those names, with the arguments of `WRITTEN` of the test of compositions, on one model."""
-    if "clip_global_norm" in pair:  # the first stage
+    if TOGETHER & set(pair):  # the first stage; the model is one group
         given = clipped_together(given)
     return [one_by_hand(base, pair, problem, lr, number) for number, problem in enumerate(given)]
 

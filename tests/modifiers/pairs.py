@@ -23,6 +23,7 @@ TERMS = {
     "cautious_decay": "cautious_decay(0.3)",
     "centralize": "centralize",
     "clip_global_norm": "clip_global_norm(0.3)",
+    "clip_group_norm": "clip_group_norm(0.3)",
     "clip_norm": "clip_norm(0.3)",
     "clip_rms": "clip_rms(0.05)",
     "clip_value": "clip_value(0.3)",
@@ -45,7 +46,7 @@ TERMS = {
 """Every shipped modifier with arguments that show within three steps."""
 
 ONE_OF = (
-    {"agc", "clip_global_norm", "clip_norm", "clip_value"},
+    {"agc", "clip_global_norm", "clip_group_norm", "clip_norm", "clip_value"},
     {"l2"},
     {"cautious", "grams"},
     {"trust_ratio", "clip_rms"},

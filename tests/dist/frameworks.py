@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -40,6 +41,39 @@ def accelerated(rank: int, size: int, name: str, zero1: bool) -> float:
             optimizer.zero_grad()
         found.append(whole(model))
     return difference(*found)
+
+
+def in_deepspeed(rank: int, size: int, name: str, stage: int) -> float | str:
+    """DeepSpeed's ZeRO around an optimizer, beside one process on the whole batch; or what the optimizer says to it."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    logging.disable(logging.WARNING)
+    import deepspeed
+
+    torch.manual_seed(0)
+    model = Net()
+    config = {
+        "train_micro_batch_size_per_gpu": 2,
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1000,
+    }
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optc.create(name, model, lr=1e-3), config=config)
+    try:
+        for step in range(6):
+            engine.backward(engine(batch(step, rank, size)).square().mean())
+            engine.step()
+    except ValueError as error:
+        return str(error)
+    finally:
+        logging.disable(logging.NOTSET)
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters()), enabled=stage == 3):
+        found = {n: p.detach().clone() for n, p in engine.module.named_parameters()}
+    torch.manual_seed(0)
+    alone = Net()
+    train(alone, optc.create(name, alone, lr=1e-3), range(6), alone=True)
+    return difference(found, whole(alone))
 
 
 def in_lightning(name: str, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:

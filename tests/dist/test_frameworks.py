@@ -11,7 +11,7 @@ import torch
 import optc
 
 from tests.dist.crew import Crew
-from tests.dist.frameworks import accelerated, in_lightning, in_transformers
+from tests.dist.frameworks import accelerated, in_deepspeed, in_lightning, in_transformers
 from tests.dist.training import difference
 
 
@@ -19,6 +19,18 @@ from tests.dist.training import difference
 @pytest.mark.parametrize("name", ["AdamW", "LAMB", "Adafactor"])
 def test_accelerate_trains_as_one_process_does(two: Crew, name: str, zero1: bool) -> None:
     assert max(two.run(accelerated, 2, name, zero1)) < 2e-6
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_takes_what_looks_at_elements_alone(two: Crew, stage: int) -> None:
+    assert max(two.run(in_deepspeed, 2, "AdamW", stage)) < 2e-6
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("name", ["LAMB", "Adafactor"])
+def test_others_tell_deepspeed_why_not(two: Crew, name: str, stage: int) -> None:
+    for said in two.run(in_deepspeed, 2, name, stage):
+        assert "flattened into a vector" in str(said) and f"{name} looks at each parameter" in str(said)
 
 
 @pytest.mark.parametrize("name", ["AdamW", "LAMB", "AdamW8bit"])

@@ -39,8 +39,19 @@ def marks(spec: str, kernel: Kernel) -> tuple[pytest.MarkDecorator, ...]:
     return rest(spec) if reason is None else (*rest(spec), pytest.mark.xfail(reason=reason, strict=True))
 
 
+IDLE = {"adam/adagc step": "most_of_all_is_not_none", "momentum/lomo step": "clip_grad_norm_is_not_none"}
+"""Kernels that measure what something is clipped by, and the flag without which they do nothing."""
+
+
+def busy(spec: str, kernel: Kernel) -> list[int]:
+    """The variants that have something to do."""
+    flag = IDLE.get(f"{spec} {kernel.name}")
+    bit = 0 if flag is None else 1 << kernel.static_flags.index(flag)
+    return [variant for variant in range(1 << len(kernel.static_flags)) if variant & bit == bit]
+
+
 KERNELS = [
-    pytest.param(k, id=f"{s} {k.name}", marks=marks(s, k)) for s in SPECS for p in shipped(s).procedures for k in p.kernels
+    pytest.param(s, k, id=f"{s} {k.name}", marks=marks(s, k)) for s in SPECS for p in shipped(s).procedures for k in p.kernels
 ]
 
 
@@ -73,14 +84,14 @@ def vectorised(kernel: Kernel, dtype: str, variant: int, folder: Path) -> bool:
     return re.search(r"loop vectorized using \d+ byte vectors", done.stderr) is not None
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_float32(kernel: Kernel, tmp_path: Path) -> None:
-    last = (1 << len(kernel.static_flags)) - 1
-    assert [v for v in sorted({0, last}) if not vectorised(kernel, "float32", v, tmp_path)] == []
+@pytest.mark.parametrize(("spec", "kernel"), KERNELS)
+def test_float32(spec: str, kernel: Kernel, tmp_path: Path) -> None:
+    variants = busy(spec, kernel)
+    assert [v for v in sorted({variants[0], variants[-1]}) if not vectorised(kernel, "float32", v, tmp_path)] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_every_variant_and_dtype(kernel: Kernel, dtype: str, tmp_path: Path) -> None:
-    assert [v for v in range(1 << len(kernel.static_flags)) if not vectorised(kernel, dtype, v, tmp_path)] == []
+@pytest.mark.parametrize(("spec", "kernel"), KERNELS)
+def test_every_variant_and_dtype(spec: str, kernel: Kernel, dtype: str, tmp_path: Path) -> None:
+    assert [v for v in busy(spec, kernel) if not vectorised(kernel, dtype, v, tmp_path)] == []

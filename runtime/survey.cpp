@@ -11,7 +11,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#include <utility>
 #include <vector>
 
 namespace {

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,28 @@ def test_states_of_groups_are_saved_and_resumed() -> None:
         optimizer.step()
         resumed.step()
     assert_equal(params, others)
+
+
+def test_files_keep_the_numbers_of_each_group(tmp_path: Path) -> None:
+    model, other = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    other.load_state_dict(model.state_dict())
+    optimizers = [
+        keeping()([{"params": named[:2]}, {"params": named[2:], "lr": 0.3}])
+        for named in (list(m.named_parameters()) for m in (model, other))
+    ]
+    sides = [list(m.parameters()) for m in (model, other)]
+    for t in range(3):
+        give_gradients(t, sides[0])
+        optimizers[0].step()
+    optc.dist.save(tmp_path, optimizers[0], model)
+    optc.dist.load(tmp_path, optimizers[1], other)
+    numbers = [[float(group["largest_norm"]) for group in optimizer.param_groups] for optimizer in optimizers]
+    assert numbers[0] == numbers[1] and len(set(numbers[0])) == 2
+    for t in range(3, 5):
+        give_gradients(t, *sides)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert_equal(*sides)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import optc
+from benchmarks.cpu_many import IN_A_ROW
 from benchmarks.report import Row, Table
 from benchmarks.timing import Contestant, Timings, alternate
 from benchmarks.workloads import Model, large, many
@@ -21,7 +22,6 @@ COST = 1.03
 ABOVE = 250e-6
 """Seconds of `step()` on 1,000 parameters beside its kernel, at most."""
 TINY = [(64,)] * 1000
-IN_A_ROW = 8
 MAX_NORM = 1.0
 NOTE = (
     "Median time of all that follows `backward()` on {elements:.1f} M float32 parameters, by turns in one loop of {rounds} "

@@ -113,26 +113,14 @@ def gatherings(
 
     Raises ValueError where a group holds another number.
     """
-    if schema.by_group:
-        each = zip(groups, values, works, strict=True)
-        found = [_gathering(schema, [group], [own], [update], given) for group, own, update in each]
-    else:
-        found = [_gathering(schema, groups, values, works, given)]
-    return [one for one in found if one is not None]
-
-
-def _gathering(
-    schema: Schema,
-    groups: Sequence[dict[str, Any]],
-    values: Sequence[Values],
-    works: Sequence[Update],
-    given: loss.Loss | None,
-) -> Gathering | None:
-    for own, update in zip(values, works, strict=True):
-        known = update.for_model()
-        if known is not None:
-            device = update.turn.thetas[0].device
-            numbers = model.settle(schema, own, groups, device)
-            read = None if given is None else loss.on(given, device)
-            return Gathering(schema, works, own, numbers, read, *known, device, update.found_inf)
-    return None
+    found = []
+    for span in [slice(at, at + 1) for at in range(len(works))] if schema.by_group else [slice(None)]:
+        for own, update in zip(values[span], works[span], strict=True):
+            known = update.for_model()
+            if known is not None:
+                device = update.turn.thetas[0].device
+                numbers = model.settle(schema, own, groups[span], device)
+                read = None if given is None else loss.on(given, device)
+                found.append(Gathering(schema, works[span], own, numbers, read, *known, device, update.found_inf))
+                break
+    return found

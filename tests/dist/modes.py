@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import nn
 
 import optc
-from tests.dist.training import batch, built, difference, whole
+from tests.dist.training import built, difference, train, whole
 
 STEPS = 6
 
@@ -57,26 +55,10 @@ def trained_with(rank: int, mode: str, feature: str) -> float | str:
             model, optimizer = built(kind, what.optimizer, **options)
             if what.release and kind == mode:
                 optc.release(optimizer, accumulate=what.accumulate if what.counted else 1)
-            _train(model, optimizer, kind, what, rank, options.get("loss_scale"))
+            scaling = {"scale": options["loss_scale"]} if "loss_scale" in options else {}
+            scaling |= {"scaler": torch.amp.GradScaler("cpu", init_scale=8.0)} if what.scaler else {}
+            train(model, optimizer, range(STEPS), alone=kind == "plain", accumulate=what.accumulate, **scaling)
         except (ValueError, RuntimeError) as error:
             return str(error)
         found.append(whole(model))
     return difference(*found)
-
-
-def _train(model: nn.Module, optimizer: Any, kind: str, what: Feature, rank: int, own: optc.LossScale | None) -> None:
-    size = 1 if kind == "plain" else 2 if kind == "tensor" else dist.get_world_size()
-    place = 0 if kind == "plain" else rank // (dist.get_world_size() // 2) if kind == "tensor" else rank
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0) if what.scaler else None
-    for step in range(STEPS):
-        for part, piece in enumerate(batch(step, place, size).chunk(what.accumulate)):
-            optc.dist.microbatch(model, part == what.accumulate - 1)
-            loss: Any = model(piece).square().mean() / what.accumulate
-            loss = scaler.scale(loss) if scaler is not None else loss if own is None else own(loss)
-            loss.backward()
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
-        optimizer.zero_grad()

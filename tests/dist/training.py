@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,18 @@ def batch(step: int, rank: int, size: int) -> Tensor:
     return torch.randn(8, 8, generator=torch.Generator().manual_seed(step))[rank::size]
 
 
-def train(model: nn.Module, optimizer: Any, steps: range, *, alone: bool = False, accumulate: int = 1) -> list[float]:
+def train(
+    model: nn.Module,
+    optimizer: Any,
+    steps: range,
+    *,
+    alone: bool = False,
+    accumulate: int = 1,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    scaler: torch.amp.GradScaler | None = None,
+) -> list[float]:
     """Steps on batches that are divided among the processes, unless each has all of them; the losses of what is here."""
+    scale = scale if scaler is None else scaler.scale
     rank, size = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
     if not alone and any("tensor" in (p.device_mesh.mesh_dim_names or ()) for p in model.parameters() if hasattr(p, "device_mesh")):
         rank, size = rank // (size // 2), 2  # those of one tensor-parallel group have the same batch
@@ -83,9 +93,12 @@ def train(model: nn.Module, optimizer: Any, steps: range, *, alone: bool = False
         for part, piece in enumerate(x.chunk(accumulate)):
             optc.dist.microbatch(model, part == accumulate - 1)
             loss = model(piece).square().mean() / accumulate
-            loss.backward()
+            torch.autograd.backward(scale(loss))
             losses.append(loss.item())
-        if optimizer.schema.reads_loss:
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
+        elif optimizer.schema.reads_loss:
             optimizer.step(lambda: torch.tensor(0.5))
         else:
             optimizer.step()

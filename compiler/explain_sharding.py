@@ -84,9 +84,10 @@ def show_sharding(told: Sharding) -> str:
     for message in told.messages:
         extents = {extent for _, extent in message.measures}
         words = "; ".join(_WORDS[extent] for extent in _WORDS if extent in extents)
-        name = {"sum": "sums", "largest": "the largest"}[message.operation]
+        name = " and ".join({"sum": "sums", "largest": "the largest"}[joined] for joined in message.joins)
+        among = f" among {message.processes} processes" if len(message.joins) > 1 else ""
         place = f"{message.procedure}, exchange {message.phase}"
-        lines.append(f"    {place}: one all_reduce of {name}, {message.nbytes:,} bytes ({words})")
+        lines.append(f"    {place}: one all_reduce of {name}, {message.nbytes:,} bytes{among} ({words})")
         lines.append(f"        {', '.join(name for name, _ in message.measures)}")
     lines += ["", "  Passes run on what is here. What they measure is joined; what follows is computed on all processes alike."]
     return "\n".join(lines)

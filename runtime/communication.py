@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from optc.runtime import divisible
-from optc.runtime.exchange import Exchange, Member
+from optc.runtime.exchange import Exchange
 from optc.runtime.hypers import Facts, Values
+from optc.runtime.rounds import Member
 from optc.runtime.schema import PER_ELEMENT, Schema
 from optc.runtime.shapes import has_rows
 from optc.runtime.sharding import Shard
@@ -21,19 +22,24 @@ from optc.runtime.sharding import Shard
 if TYPE_CHECKING:
     from optc.runtime.optimizer import Optimizer
 
+_PARTS = 2
+"""How many parts parameters are in that only have shapes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One all_reduce of a step or entry: of what a pass has measured, in float64.
 
     `phase` counts the exchanges of a procedure from 1 on; `measures` are names in the generated code, with where they vary.
+    `joins`: what is in it, "sum", "largest" or both. Beside sums, the largest have a place for each of the `processes`.
     """
 
     procedure: str
     phase: int
-    operation: str
+    joins: tuple[str, ...]
     measures: tuple[tuple[str, str], ...]
     tensors: int
+    processes: int
     nbytes: int
 
 
@@ -53,8 +59,9 @@ def messages_of(schema: Schema, exchange: Exchange, procedure: str) -> list[Mess
         kernel = kernels[at]
         measures = tuple((name, str(kernel.extent(name))) for name, _ in kernel.passes[k].measures)
         for one in rounds:
-            for operation, size in one.messages:
-                found.append(Message(procedure, phase, operation, measures, len(one.members), 8 * size))
+            joins, nbytes = tuple(name for name, size in one.sizes.items() if size), 8 * one.length
+            message = Message(procedure, phase, joins, measures, len(one.members), one.processes, nbytes)
+            found += [message] * len(one.groups)
     return found
 
 
@@ -65,12 +72,12 @@ def of_optimizer(optimizer: Optimizer) -> list[Message]:
 
 
 def of_shapes(schema: Schema, values: Values, shapes: Sequence[torch.Size], procedure: str = "step") -> list[Message]:
-    """The messages of a step over float32 parameters of these shapes, all divided among the same processes."""
+    """The messages of a step over float32 parameters of these shapes, all divided among the same two processes."""
     members = []
     for number, shape in enumerate(shapes):
         facts = Facts(len(shape), shape.numel(), False)
-        members.append((Member(number, f"parameter {number}", _rows(shape, 2), facts), values))
-    return messages_of(schema, Exchange(schema, schema.procedure(procedure), members), procedure)
+        members.append((Member(number, f"parameter {number}", _rows(shape, _PARTS), facts), values))
+    return messages_of(schema, Exchange(schema, schema.procedure(procedure), members, lambda _: _PARTS), procedure)
 
 
 def divisions(schema: Schema, values: Values, shape: torch.Size) -> list[Division]:
@@ -79,9 +86,9 @@ def divisions(schema: Schema, values: Values, shape: torch.Size) -> list[Divisio
     numel = shape.numel()
     interval = Shard(torch.Size([numel]), (0,), (numel // 2,), (0,), "cpu", (0, numel // 2))
     ways = [
-        ("by rows: FSDP2, ZeRO 1 to 3, with or without replicas", _rows(shape, 2)),
+        ("by rows: FSDP2, ZeRO 1 to 3, with or without replicas", _rows(shape, _PARTS)),
         ("by columns, or by rows and columns: tensor parallelism", columns),
-        ("by intervals of all elements: optc.dist.Zero1", _rows(shape, 2) if has_rows(schema) else interval),
+        ("by intervals of all elements: optc.dist.Zero1", _rows(shape, _PARTS) if has_rows(schema) else interval),
     ]
     return [Division(name, divisible.refusal(schema, values, shard)) for name, shard in ways]
 

@@ -8,8 +8,7 @@ noticed that a gradient is missing on some of them.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optc.runtime import names
+from optc.runtime import collectives, names
 from optc.runtime.hypers import Facts, Values, holds
+from optc.runtime.rounds import Member, Round
 from optc.runtime.schema import Kernel, Procedure, Schema
-from optc.runtime.shapes import Integers, count_of
-from optc.runtime.sharding import Group, Shard, Shards
+from optc.runtime.shapes import Integers
+from optc.runtime.sharding import Group, Shards
 
 _MOST_KEPT = 256
 
@@ -60,72 +60,6 @@ class Divided(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A parameter that is divided: its number in the optimizer, what errors call it, and what its conditions read."""
-
-    number: int
-    label: str
-    shard: Shard
-    facts: Facts
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """What one set of processes joins after one pass, of `members`: for the operations "sum" and "largest" a buffer each.
-
-    `numbers`: the places of measures that are numbers among all such, by operation, `signs` -1 where the least is wanted.
-    `vectors`: all others, each with the place of every member's values in its buffer. `presence`: who takes part is told first.
-    """
-
-    members: Sequence[Member]
-    numbers: Mapping[str, Sequence[int]]
-    signs: Sequence[int]
-    vectors: Sequence[tuple[str, int, Sequence[tuple[int, int]]]]
-    sizes: Mapping[str, int]
-    groups: Sequence[Group]
-    device: str
-    presence: bool
-
-    @property
-    def messages(self) -> list[tuple[str, int]]:
-        """The operation and length, in numbers of 8 bytes, of each message: NaN travels beside what a maximum is taken of."""
-        of_sums, of_largest = self.sizes["sum"] + self.sizes["largest"], self.sizes["largest"]
-        every = [("sum", of_sums)] * len(self.groups) + [("largest", of_largest)] * len(self.groups)
-        return [(operation, size) for operation, size in every if size]
-
-    def signs_of(self, name: str) -> Tensor:
-        """Those of the numbers of one operation."""
-        return torch.tensor([self.signs[place] for place in self.numbers[name]], dtype=torch.float64)
-
-    @staticmethod
-    def of(kernel: Kernel, k: int, schema: Schema, members: Sequence[Member], presence: bool) -> Round:
-        """Of parameters that are divided among the same processes."""
-        numbers: dict[str, list[int]] = {"sum": [], "largest": []}
-        operations = [operation for _, operation in kernel.numbers(k)]
-        for at, operation in enumerate(operations):
-            numbers[_joined(operation)].append(at)
-        sizes = {name: len(members) * len(found) for name, found in numbers.items()}
-        sizes["sum"] += len(members) * presence
-        vectors = []
-        for name, operation in kernel.vectors(k):
-            places = []
-            for member in members:
-                shape = member.shard.shape
-                length = count_of(kernel.extent(name), shape, schema.seen) if len(shape) >= 2 else 0
-                places.append((sizes[_joined(operation)], length))
-                sizes[_joined(operation)] += length
-            vectors.append((_joined(operation), -1 if operation == "smallest" else 1, places))
-        signs = [-1 if operation == "smallest" else 1 for operation in operations]
-        first = members[0].shard
-        return Round(members, numbers, signs, vectors, sizes, first.groups, first.device, presence)
-
-
-def _joined(operation: str) -> str:
-    """How a measure is joined: sums are added up, of the largest the largest is taken, of the smallest the one below all."""
-    return "sum" if operation in ("sum", "mean") else "largest"
-
-
-@dataclass(frozen=True, slots=True)
 class _Placed:
     """Where what a launcher measures is in the buffers of a round: rows of numbers, and for each other measure the places of
     what is here, and of the whole.
@@ -144,10 +78,16 @@ def _index(parts: Sequence[Integers]) -> Tensor:
 class Exchange:
     """All rounds of a procedure, for parameters and hypers as they are."""
 
-    def __init__(self, schema: Schema, procedure: Procedure, members: Sequence[tuple[Member, Values]]) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        procedure: Procedure,
+        members: Sequence[tuple[Member, Values]],
+        processes: Callable[[Sequence[Group]], int] = collectives.processes,
+    ) -> None:
         self.rounds: dict[tuple[int, int], list[Round]] = {}
         self._known: dict[tuple[int, int, int, int], _Placed] = {}
-        presence = True
+        presence = True  # told in the first round
         for at, kernel in enumerate(procedure.kernels):
             for k, one in enumerate(kernel.passes):
                 domains: dict[tuple[Group, ...], list[Member]] = {}
@@ -156,7 +96,9 @@ class Exchange:
                     if one.measures and one.runs(variant):
                         domains.setdefault(member.shard.groups, []).append(member)
                 if domains:
-                    self.rounds[at, k] = [Round.of(kernel, k, schema, found, presence) for found in domains.values()]
+                    self.rounds[at, k] = [
+                        Round.of(kernel, k, schema, found, presence, processes(groups)) for groups, found in domains.items()
+                    ]
                     presence = False
 
     def run(self, at: int, kernel: Kernel, launches: Sequence[Divided]) -> None:
@@ -169,44 +111,22 @@ class Exchange:
 
     def _join(self, one: Round, k: int, launches: Sequence[Divided], key: tuple[int, int, int]) -> None:
         """Fills the buffers of a round, joins them with those of the other processes, and hands out what they are then."""
-        wide = torch.zeros(one.sizes["sum"] + one.sizes["largest"], dtype=torch.float64)
-        high = torch.full((one.sizes["largest"],), -math.inf, dtype=torch.float64)
-        buffers = {"sum": wide[: one.sizes["sum"]], "largest": high}
-        here, count = wide[: len(one.members)], len(one.members)
-        blocks = {
-            name: buffers[name][count * (one.presence and name == "sum") :][: count * len(places)].view(count, len(places))
-            for name, places in one.numbers.items()
-        }
+        here = one.buffers()
         mine = [(launch, place) for launch in launches if len((place := self._placed(one, k, launch, key)).rows)]
         for launch, place in mine:
             found = launch.measured(k)
             if one.presence:
-                here[place.rows] = 1.0
+                here.present[place.rows] = 1.0
             if found is None:
                 continue
-            for name, places in one.numbers.items():
-                if places:
-                    blocks[name][place.rows] = found.numbers.cpu()[:, list(places)] * one.signs_of(name)
+            one.fill(here, place.rows, found.numbers.cpu())
             for (name, sign, _), values, at in zip(one.vectors, found.vectors, place.here, strict=True):
                 if len(at):
-                    buffers[name][at] = (values * sign).cpu()
-        # collectives need not pass NaN through a maximum: it travels beside, in what is added up
-        odd = wide[one.sizes["sum"] :]
-        odd.copy_(torch.where(high.isnan(), high, 0.0))
-        high.nan_to_num_(-math.inf, math.inf, -math.inf)
-        over_groups(wide, "sum", one.groups, one.device)
-        over_groups(high, "largest", one.groups, one.device)
-        high += odd
-        if one.presence:
-            _agree(one, here)
+                    here.of(name)[at] = (values * sign).cpu()
+        joined = one.joined(here)
         for launch, place in mine:
-            numbers = torch.empty(len(place.rows), len(one.signs), dtype=torch.float64)
-            for name, places in one.numbers.items():
-                if places:
-                    numbers[:, list(places)] = blocks[name][place.rows] * one.signs_of(name)
-            launch.take(
-                k, numbers, [buffers[name][at] * sign for (name, sign, _), at in zip(one.vectors, place.whole, strict=True)]
-            )
+            vectors = [joined.of(name)[at] * sign for (name, sign, _), at in zip(one.vectors, place.whole, strict=True)]
+            launch.take(k, one.numbers_of(joined, place.rows), vectors)
 
     def _placed(self, one: Round, k: int, launch: Divided, key: tuple[int, int, int]) -> _Placed:
         """Where the values of a launcher's parameters are in the buffers of a round; found once."""
@@ -250,61 +170,3 @@ def members_of(groups: Sequence[Mapping[str, Any]], shards: Shards) -> list[list
         before += len(group["params"])
         found.append(own)
     return found
-
-
-def any_of(found: Tensor, groups: Sequence[Mapping[str, Any]], shards: Shards) -> Tensor:
-    """1 where it is above 0 on any of the processes that have parts of these parameters."""
-    found_here = (shards.shard(p) for group in groups for p in group["params"])
-    there = {group: shard.device for shard in found_here if shard is not None for group in shard.groups}
-    for group, device in there.items():
-        found = found.to(device)
-        _all_reduce(found, "largest", group)
-    return found
-
-
-def _agree(one: Round, here: Tensor) -> None:
-    """Raises RuntimeError unless each parameter takes part everywhere or nowhere."""
-    everywhere = math.prod(processes(group) for group in one.groups)
-    torn = ((here != 0) & (here != everywhere)).nonzero().flatten().tolist()
-    if torn:
-        place = torn[0]
-        raise RuntimeError(
-            f"{one.members[place].label} takes part in this step on {int(here[place])} of {everywhere} processes"
-            f"{f', and so do {len(torn) - 1} others' if len(torn) > 1 else ''}: all must have its gradient, or none. Processes "
-            "may have updated their states differently: go on from a checkpoint"
-        )
-
-
-def processes(group: Group) -> int:
-    """How many processes a group has."""
-    import torch.distributed as dist
-
-    return dist.get_world_size(group)
-
-
-def _all_reduce(tensor: Tensor, operation: str, group: Group) -> None:
-    import torch.distributed as dist
-
-    dist.all_reduce(tensor, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX, group=group)
-
-
-def gathered(
-    shape: Sequence[int], parts: Iterable[tuple[tuple[slice, ...], Tensor]], like: Tensor, groups: Sequence[Group], device: str
-) -> Tensor:
-    """The whole of a tensor of this shape: all processes add the bytes that they have of it, at their places, to zeros."""
-    whole = torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
-    for box, part in parts:
-        whole[box] = part
-    over_groups(whole.view(-1).view(torch.uint8), "sum", groups, device)
-    return whole
-
-
-def over_groups(tensor: Tensor, operation: str, groups: Sequence[Group], device: str) -> None:
-    """Joins a tensor over the processes of all groups, in place; they talk through memory of `device`."""
-    if not tensor.numel():
-        return
-    there = tensor.to(device)
-    for group in groups:
-        _all_reduce(there, operation, group)
-    if there is not tensor:
-        tensor.copy_(there)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from optc.runtime.exchange import gathered
+from optc.runtime.collectives import gathered
 from optc.runtime.parts import Part, box_of
 from optc.runtime.sharding import Group, is_divided
 

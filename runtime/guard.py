@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from optc.runtime.amp import Scaling
-from optc.runtime.exchange import any_of
+from optc.runtime.collectives import any_of
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.sharding import Shards
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from optc.runtime.backend import Launcher, Residents
+from optc.runtime.collectives import gathered
 from optc.runtime.columns import Columns
 from optc.runtime.draws import first_element
-from optc.runtime.exchange import gathered
 from optc.runtime.parts import Place, elements_of, place_of
 from optc.runtime.schema import SCALE, Kernel
 from optc.runtime.shapes import Integers

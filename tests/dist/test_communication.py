@@ -19,6 +19,7 @@ def test_every_optimizer_sends_what_it_tells(two: Crew, layout: str) -> None:
         for name, messages in found.items():
             assert messages["sent"] == messages["told"], name
             assert bool(messages["sent"]) != silent(name), name
+            assert len(messages["sent"]) == messages["exchanges"], name  # one collective for all that a pass has measured
             if layout == "fsdp":  # there a 0-dim parameter is whole on all processes
                 assert messages["sent"] == messages["explained"], name
                 assert not messages["others"], name
@@ -35,7 +36,7 @@ def test_as_many_messages_for_many_tensors_as_for_few(two: Crew) -> None:
         assert sum(n for _, n in many[name]["sent"]) == 40 * sum(n for _, n in few[name]["sent"]), name
 
 
-@pytest.mark.parametrize(("which", "names"), [("sum", ["LAMB", "Adafactor", "RACS"]), ("largest", ["Gravity"])])
+@pytest.mark.parametrize(("which", "names"), [("sum", ["LAMB", "Adafactor", "RACS", "ApolloDQN"]), ("largest", ["Gravity", "SM3", "Rose"])])
 def test_no_reduction_is_superfluous(two: Crew, which: str, names: list[str]) -> None:
     """A fault that must be seen: each process goes on with what it has measured of its own part."""
     for found in two.run(without_joining, names, "fsdp", 2, which):

@@ -10,7 +10,7 @@ _PARTS = ("dsl", "compiler")
 _SUFFIXES = (".py", ".lark", ".j2")
 _TELL_ONLY = {
     "aot.py", "assembly.py", "errors.py", "explain.py", "generated_index.py", "instant.py", "interpret.py", "latex.py",
-    "mistakes.py", "schedule_facts.py", "show.py", "show_plan.py", "show_program.py", "show_schedule.py", "show_storage.py",
+    "mistakes.py", "schedule_facts.py", "show.py", "show_plan.py", "show_schedule.py", "show_storage.py",
     "storage_facts.py", "write.py",
 }  # fmt: skip
 """Files that print, check or store, and cannot change a generated module."""

@@ -39,6 +39,7 @@ from optc.compiler.module_parts import (
     with_header,
 )
 from optc.compiler.plan import Plan, ProcedurePlan
+from optc.compiler.show_program import show_mathematics
 from optc.compiler.square_sum import square_sum
 from optc.compiler.storing import book_name, books_of, storage_text
 from optc.compiler.traffic import PRECISIONS, besides, default_variant, state_bytes, traffic
@@ -60,7 +61,7 @@ def emit_module(plan: Plan, module: str) -> str:
         rows=rows,
         names=long_names,
         name=program.name,
-        spec_digest=text_digest(program.source.text),
+        digest=text_digest(show_mathematics(program)),
         procedures=[procedure_text(p, plan) for p in plan.procedures],
         hypers=[hyper_row(h) for h in program.hypers],
         requires=[require_row(require, program) for require in program.requires],

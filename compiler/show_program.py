@@ -28,6 +28,7 @@ from optc.dsl.program import (
     Program,
     Role,
     Scalar,
+    State,
     Statement,
     Stop,
     Store,
@@ -142,15 +143,26 @@ def show_program(program: Program) -> str:
         rows.append("requires")
         rows += [f"{INDENT}{show_expression(r.condition)}  else {write_text(r.message)}" for r in program.requires]
     if program.states:
-        rows.append("states")
-        for state in program.states:
-            where = "" if state.exists == TRUE else f" if {show_expression(state.exists)}"
-            place = "host float64" if state.host else "float64" if state.extent in SCALARS else "memory"
-            left = f"{INDENT}{state.name} = {show_expression(state.initial)} as {state.key}{where}"
-            rows.append(f"{left:<{TYPE_COLUMN}}  : {state.extent.value}, {place}")
+        rows += ["states", *map(_state, program.states)]
     for procedure in program.procedures:
         rows += [_heading(procedure), *show_block(procedure.body, program.source)]
     return "\n".join(rows)
+
+
+def show_mathematics(program: Program) -> str:
+    """States and statements alone: equal for specs that differ in comments, layout, words or defaults only."""
+    rows = [str(program.seen), *map(_state, program.states)]
+    for procedure in program.procedures:
+        lines = show_block(procedure.body, program.source)
+        rows += [_heading(procedure), *(line.partition("| ")[2] for line in lines)]
+    return "\n".join(rows)
+
+
+def _state(state: State) -> str:
+    where = "" if state.exists == TRUE else f" if {show_expression(state.exists)}"
+    place = "host float64" if state.host else "float64" if state.extent in SCALARS else "memory"
+    left = f"{INDENT}{state.name} = {show_expression(state.initial)} as {state.key}{where}"
+    return f"{left:<{TYPE_COLUMN}}  : {state.extent.value}, {place}"
 
 
 def _heading(procedure: Procedure | UpdateProcedure) -> str:

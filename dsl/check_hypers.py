@@ -11,7 +11,7 @@ from optc.dsl.program import Bounds, Hyper, HyperKind, Scalar
 from optc.dsl.scope import Context, HyperEntry
 from optc.dsl.source import Span
 
-_TAKEN_KEYS = frozenset({"params", "param_names", "initial_lr", "step"})
+_TAKEN_KEYS = frozenset({"params", "param_names", "initial_lr", "step", "spec"})
 """Entries of a parameter group and of a saved state that are not the optimizer's own."""
 
 _TAKEN_ARGUMENTS = frozenset({"backend", "maximize", "capturable", "amp", "nonfinite", "loss_scale"})

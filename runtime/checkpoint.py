@@ -20,12 +20,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from optc.runtime import hypers, layout, shapes
+from optc.runtime import checkpoint_spec, hypers, layout, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.callers import stacklevel
 from optc.runtime.checkpoint_codes import STORING, Kept, told
+from optc.runtime.checkpoint_names import NAMES, by_name
 from optc.runtime.checkpoint_parts import entries_here, home_of, in_parts, settled
+from optc.runtime.checkpoint_spec import SPEC, changed
 from optc.runtime.foreign import Foreign
 from optc.runtime.hypers import Values
 from optc.runtime.names import listed
@@ -34,6 +36,9 @@ from optc.runtime.schema import Schema, State
 from optc.runtime.sharding import PLACEMENTS, Shards
 from optc.runtime.state import Home
 from optc.runtime.storage import kept_dtype, readable
+
+_OWN = ("params", "capturable", STORING, SPEC)
+"""Keys of a group that a file does not change."""
 
 Parts: TypeAlias = Sequence[tuple[Schema, Sequence[int]]]
 """The schemas of an optimizer, and which groups, by their numbers, each of them has."""
@@ -57,7 +62,7 @@ def unshared(parts: Parts, packed: Mapping[str, Any]) -> dict[str, Any]:
             for index in groups[number]["params"]:
                 if index in slots:
                     slots[index] = _cloned(slots[index], scalars)
-            groups[number] = told(schema, _cloned(groups[number], own))
+            groups[number] = checkpoint_spec.told(schema, told(schema, _cloned(groups[number], own)))
     return {**packed, "state": slots, "param_groups": groups}
 
 
@@ -100,14 +105,16 @@ def load(
     if have != want:
         raise ValueError(f"the loaded state dict has groups of {have} parameters, this {name} of {want}")
     found = _Found(list(present), shards)
+    matched = by_name(name, saved, present, found.problems)
     for schema, numbers in parts:
-        _read(schema, numbers, present, saved, packed["state"], found)
+        _read(schema, numbers, present, matched, packed["state"], found)
+    since = [line for schema, numbers in parts for line in changed(schema, [saved[number] for number in numbers])]
     problems = found.problems
     if not problems:
         problems += [f"state for {index!r}, which no group has" for index in packed["state"] if index not in found.known]
     if problems:
-        raise ValueError(listed(f"this state dict does not fit {name}, nothing was loaded:", problems))
-    for message in dict.fromkeys(found.changes):
+        raise ValueError(listed(f"this state dict does not fit {name}, nothing was loaded:", [*since, *problems]))
+    for message in dict.fromkeys([*since, *found.changes]):
         warnings.warn(f"{name}: {message}", stacklevel=stacklevel())
     for group, old in zip(found.groups, present, strict=True):
         _keep_tensors(group, old)
@@ -190,8 +197,10 @@ def _numbers_of_model(schema: Schema, saved: Sequence[Mapping[str, Any]], slots:
 
 
 def _merged(group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The loaded group; what it lacks comes from the present one."""
-    loaded = {key: copy.deepcopy(value) for key, value in saved.items() if key not in ("params", "capturable", STORING)}
+    """The loaded group; what it lacks comes from the present one, and so do names if there are any."""
+    loaded = {
+        key: copy.deepcopy(value) for key, value in saved.items() if key not in _OWN and not (key == NAMES and NAMES in group)
+    }
     return {**group, **loaded}
 
 

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+_WRAPPERS = ("module.", "_orig_mod.")
+
 
 def folded(name: str) -> str:
     """What two spellings of one name have in common."""
@@ -33,3 +35,10 @@ def listed(head: str, problems: Sequence[str], most: int = 10) -> str:
     """A message with a line for each problem, of which the first are shown, and how many more there are."""
     more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
     return "\n  ".join([head, *problems[:most], *more])
+
+
+def bare(name: Any) -> Any:
+    """The name of a parameter without what DistributedDataParallel and torch.compile put before it."""
+    while isinstance(name, str) and name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name

@@ -23,8 +23,6 @@ from optc.runtime.watched import State
 TYPE = "type"
 """The key of a group that names its optimizer."""
 
-_WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before names."""
 _SHOWN = 5
 
 
@@ -249,16 +247,6 @@ class Routed(Releasable):
             said = ", ".join(map(str, theirs)) if any(theirs) else "no types"
             own = ", ".join(map(str, ours))
             raise ValueError(f"the loaded state dict has groups of {said}, this optimizer of {own}: route both in the same way")
-        for number, (other, group) in enumerate(zip(saved, self.param_groups, strict=True)):
-            names, here = other.get("param_names"), group.get("param_names")
-            if names is None or here is None or len(names) != len(here):
-                continue
-            for a, b in zip(names, here, strict=True):
-                if _bare(a) != _bare(b):
-                    raise ValueError(
-                        f"the loaded state dict has {a!r} in group {number} where this optimizer has {b!r}: "
-                        "route both in the same way"
-                    )
 
     def __getstate__(self) -> dict[str, Any]:
         self._share()
@@ -274,9 +262,3 @@ class Routed(Releasable):
 def _of_all(parts: Sequence[Optimizer]) -> dict[str, Any]:
     """The defaults that all have, as the first one has them."""
     return {key: value for key, value in parts[0].defaults.items() if all(key in part.defaults for part in parts)}
-
-
-def _bare(name: Any) -> Any:
-    while isinstance(name, str) and name.startswith(_WRAPPERS):
-        name = name.partition(".")[2]
-    return name

@@ -14,6 +14,7 @@ from torch import Tensor
 from optc.runtime import hypers, shapes
 from optc.runtime.callers import stacklevel
 from optc.runtime.checkpoint_codes import STORING, codebook
+from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.divisible import block
 from optc.runtime.names import listed
 from optc.runtime.pairs import REST
@@ -141,7 +142,7 @@ class Fitting:
                     "parameters of one group here were in groups with other hypers there: make the groups as they were"
                 )
             read = {key: decoded(x) for key, x in told[0].items()} if told else {}
-            groups.append({**{k: x for k, x in group.items() if k != STORING}, **read})
+            groups.append({**{k: x for k, x in group.items() if k not in (STORING, SPEC)}, **read})
         return {"state": {index: slot for index, slot in slots.items() if slot}, "param_groups": groups}
 
 

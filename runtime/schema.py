@@ -328,7 +328,8 @@ class Schema:
     `pick`: the inside name of the hyper p for what is kept of every p-th element; it stays as it is once that is there. `pair`:
     how parameters of 16 bits are kept together with a state `theta_rest`, see `pairs.py`. `square_sum`: the part of a total
     that is the sum of all squares of the gradient, left by a kernel of the step that writes nothing. `by_group`: numbers of the
-    model are those of a parameter group, each group's for itself.
+    model are those of a parameter group, each group's for itself. `digest`: a hash of states and statements, the same for specs
+    that differ in comments, words or defaults only.
     """
 
     name: str

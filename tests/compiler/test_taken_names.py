@@ -26,7 +26,7 @@ def entry(name: str) -> str:
     return f"optimizer X:\n    state: h = 0\n    step: θ <- θ - h*g\n    entry {name}(x per elem): h <- h + x\n"
 
 
-@pytest.mark.parametrize("name", ["self", "super", "params", "param_names", "initial_lr", *_ARGUMENTS])
+@pytest.mark.parametrize("name", ["self", "super", "params", "param_names", "initial_lr", "spec", *_ARGUMENTS])
 def test_arguments_of_every_constructor_are_no_hypers(name: str) -> None:
     with pytest.raises(SpecError, match=r"python-keyword|reserved-name"):
         compile_class(hyper(name))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from optc.runtime import choose
 from optc.runtime.names import listed
 from optc.runtime.saved_fitting import names_of
 from optc.runtime.sharding import Group, is_divided
@@ -20,8 +21,9 @@ _MOST_SHOWN = 5
 def compare(optimizer: Optimizer, every: int = 100, process_group: Group = None) -> Any:
     """Lets all processes compare hypers, parameters and step counts of an optimizer before every so many steps.
 
-    A learning rate that differs by process, a parameter that is frozen in some of them, or another order of groups leads to
-    parts that silently grow apart; so does a gradient that some processes lack. Where anything differs, `step` raises
+    A learning rate that differs by process, a parameter that is frozen in some of them, or another order of parameters leads to
+    parts that silently grow apart; so does a gradient that some processes lack. Where one has no compiler, it would run other
+    code, and the others would wait for messages that it does not send. Where anything differs, `step` raises
     RuntimeError in all processes, with what differs, and has changed nothing. It sends a few kilobytes each time and waits for
     all processes of the group (of all, if it is None).
 
@@ -60,18 +62,25 @@ def require_equal(optimizer: Optimizer, process_group: Group = None) -> None:
 def _facts(optimizer: Optimizer) -> Iterator[tuple[str, str]]:
     """What must be the same in all processes, as texts."""
     yield "the spec", f"{optimizer.schema.name} {optimizer.schema.digest[:12]}"
+    there = {optimizer._shards.here(p).device for group in optimizer.param_groups for p in group["params"]}
+    for device in sorted(there, key=str):
+        yield f"the code for {device.type}", choose.expected(optimizer.backend, device)
     names = iter(names_of(optimizer))
     for number, group in enumerate(optimizer.param_groups):
         for key, value in group.items():
             if key not in ("params", "param_names"):
                 shown = repr(value.tolist()) if isinstance(value, Tensor) else repr(value)
                 yield f"{key} of group {number}", shown
-        for p in group["params"]:
+        for place, p in enumerate(group["params"]):
             name = next(names)
+            yield f"parameter {place} of group {number}", name
             placed = f" placed by {p.placements}" if is_divided(p) else ""
             yield f"parameter {name!r}", f"{tuple(p.shape)} {p.dtype}{placed}{'' if p.requires_grad else ', frozen'}"
             yield f"the gradient of {name!r}", "there" if p.grad is not None else "not there"
             step = optimizer.state[p].get("step") if p in optimizer.state else None
+            shard = optimizer._shards.shard(p)
+            if shard is not None:
+                yield f"the parts of {name!r}", f"{shard.cuts or 'boxes'} of {tuple(shard.shape)}"
             yield f"the steps of {name!r}", "none" if step is None else f"{float(step):g}"
 
 

@@ -60,6 +60,21 @@ def prepare(
     raise BackendUnavailable(f"no backend can run on {device}: {reason}")
 
 
+def expected(choice: Choice, device: torch.device) -> str:
+    """The backend that `prepare` would take, as far as can be said without compiling anything."""
+    names = _BEST.get(device.type, ("torch",)) if choice == "auto" else (choice,)
+    for name in names:
+        try:
+            _require_device(name, device)
+            load(name)
+            if name == "native":
+                importlib.import_module("optc.runtime.native_build").find_compiler()
+        except BackendUnavailable:
+            continue
+        return name
+    return "none"
+
+
 def prepare_capturable(choice: Choice, device: torch.device) -> Any:
     """Triton's `prepare_capturable`. Raises BackendUnavailable unless these parameters are for the triton backend."""
     try:

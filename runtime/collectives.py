@@ -40,6 +40,14 @@ def over_groups(tensor: Tensor, operation: str, groups: Sequence[Group], device:
         tensor.copy_(there)
 
 
+def send(tensor: Tensor, operation: str, group: Group, device: str) -> None:
+    """This process's part of what all of a group join, in memory of its own; waits for nobody."""
+    import torch.distributed as dist
+
+    there = tensor.to(device, copy=True)
+    dist.all_reduce(there, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX, group=group, async_op=True)
+
+
 def any_of(found: Tensor, groups: Sequence[Mapping[str, Any]], shards: Shards) -> Tensor:
     """1 where it is above 0 on any of the processes that have parts of these parameters."""
     found_here = (shards.shard(p) for group in groups for p in group["params"])

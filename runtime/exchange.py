@@ -102,12 +102,20 @@ class Exchange:
                     presence = False
 
     def run(self, at: int, kernel: Kernel, launches: Sequence[Divided]) -> None:
-        """Runs the kernel with this number. Raises RuntimeError where a gradient is missing on some processes only."""
+        """Runs the kernel with this number. Raises RuntimeError where a gradient is missing on some processes only, or
+        some cannot do the step."""
         for k in range(len(kernel.passes) + 1):
             for launch in launches:
                 launch.advance(k)
             for number, one in enumerate(self.rounds.get((at, k), ())):
                 self._join(one, k, launches, (at, k, number))
+
+    def refuse(self) -> bool:
+        """Tells the others that this process cannot do a step; False if they do not wait for anything in it."""
+        if not self.rounds:
+            return False
+        self.rounds[min(self.rounds)][0].refuse()
+        return True
 
     def _join(self, one: Round, k: int, launches: Sequence[Divided], key: tuple[int, int, int]) -> None:
         """Fills the buffers of a round, joins them with those of the other processes, and hands out what they are then."""

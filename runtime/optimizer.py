@@ -191,7 +191,7 @@ class Optimizer(Releasable):
         scaling = amp.read(self) if self._scales else amp.Scaling()
         if guard is not None:
             scaling = guard.before(self.param_groups, self._told(), self._shards)
-        steps.together([self], lambda optimizer: optimizer._ready(name, inputs, given, scaling))
+        steps.together([self], lambda optimizer: optimizer._ready(name, inputs, given, scaling), name)
         if guard is not None:
             guard.after(self._skipped, self.param_groups, self._shards)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optc.runtime import collectives
+from optc.runtime import collectives, presence
 from optc.runtime.hypers import Facts
 from optc.runtime.schema import Kernel, Schema
 from optc.runtime.shapes import count_of
@@ -133,35 +133,29 @@ class Round:
         return torch.tensor([self.signs[place] for place in self.numbers[name]], dtype=torch.float64)
 
     def joined(self, here: Buffers) -> Buffers:
-        """What all processes have measured together, in the memory of what this one has.
-
-        Raises RuntimeError unless each member takes part everywhere or nowhere.
-        """
+        """What all processes have measured together, in the memory of `here`. Raises what `presence.require` does."""
         message, told, compared = here.message, len(self.members) * self.presence, self.sizes["largest"]
         if self.operation == "sum":
             collectives.over_groups(message, "sum", self.groups, self.device)
-            if self.presence:
-                self._agree(here.present == 0, here.present == self.processes, [f"{int(n)}" for n in here.present.tolist()])
+            self._agree(here.present)
             if compared:
                 here.largest.copy_(message[told + self.sizes["sum"] :].view(self.processes, compared).amax(0))
             return here
-        message[told : 2 * told] = 1.0 - here.present
+        absent = message[told : 2 * told].copy_(1.0 - here.present)
         keys = _ordered(message)
         collectives.over_groups(keys, "largest", self.groups, self.device)
         message.copy_(_ordered_back(keys))
-        if self.presence:
-            self._agree(here.present == 0, message[told : 2 * told] == 0, ["some"] * told)
+        self._agree(here.present * (self.processes + absent * (presence.SOME - self.processes)))
         return here
 
-    def _agree(self, nowhere: Tensor, everywhere: Tensor, count: Sequence[str]) -> None:
-        torn = (~nowhere & ~everywhere).nonzero().flatten().tolist()
-        if torn:
-            place = torn[0]
-            raise RuntimeError(
-                f"{self.members[place].label} takes part in this step on {count[place]} of {self.processes} processes"
-                f"{f', and so do {len(torn) - 1} others' if len(torn) > 1 else ''}: all must have its gradient, or none. "
-                "Processes may have updated their states differently: go on from a checkpoint"
-            )
+    def refuse(self) -> None:
+        """Tells the others, without waiting for them, that this process cannot do what they wait for it to do."""
+        message = torch.full((self.length,), presence.UNABLE, dtype=torch.float64)
+        for group in self.groups:
+            collectives.send(message if self.operation == "sum" else _ordered(message), self.operation, group, self.device)
+
+    def _agree(self, taking: Tensor) -> None:
+        presence.require([member.label for member in self.members], taking.tolist(), self.processes)
 
 
 def _joined(operation: str) -> str:

@@ -156,6 +156,10 @@ class Shards:
     def settle(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """What is to be done when parameters have been updated."""
 
+    def refuse(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Tells processes that would wait in `settle` for this one that it cannot do a step; False if none would."""
+        return False
+
 
 PLACEMENTS = Shards()
 

@@ -72,8 +72,8 @@ class Ready:
             group.update(before)
 
 
-def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready]) -> None:
-    """One step of several optimizers; if one of them cannot do it, nothing has changed."""
+def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready], name: str = "step") -> None:
+    """One step of several optimizers, or an entry called `name`; if one of them cannot do it, nothing has changed."""
     for optimizer in optimizers:
         optimizer._watch()
     works: list[Ready] = []
@@ -84,6 +84,7 @@ def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready
         except BaseException:
             for work in reversed(works):
                 work.undo()
+            _refuse(optimizers, name)
             raise
         for work in works:
             work.run()
@@ -93,6 +94,22 @@ def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready
     if any(work.edits or work.built for work in works):
         for optimizer in optimizers:
             optimizer._settle()
+
+
+def _refuse(optimizers: Sequence[Optimizer], name: str) -> None:
+    """Tells the other processes that this one cannot do a step, so that they need not wait until their patience is over.
+
+    They wait at the first message of the step, which is that of the step before: in a first step nothing is known of it.
+    """
+    for optimizer in optimizers:
+        exchange = optimizer._exchanges.get(name)
+        try:
+            if exchange is not None and exchange.refuse():
+                return
+            if name in optimizer._exchanges and optimizer._shards.refuse(optimizer.param_groups):
+                return
+        except Exception:  # what went wrong first counts
+            return
 
 
 def release(present: Sequence[Plan | None]) -> None:

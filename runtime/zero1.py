@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from optc.runtime import divisible, hypers, shapes
+from optc.runtime import divisible, hypers, names, presence, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.checkpoint_parts import cut_entries
@@ -56,18 +57,21 @@ class Intervals(Shards):
                 why = "a DTensor, which is divided already" if is_divided(p) else f"not contiguous (strides {p.stride()})"
                 raise ValueError(f"parameter {place}: it is {why}; ZeRO 1 cuts whole, contiguous parameters")
         values = hypers.validate(self._schema, group)
-        costs = [self._bytes_per_element(p, values) for p in new]
-        total, before = sum(p.numel() * cost for p, cost in zip(new, costs, strict=True)), 0.0
-        for p, cost in zip(new, costs, strict=True):
-            self._cut(p, values, before / cost, total / cost)
-            before += p.numel() * cost
+        costs = {id(p): self._bytes_per_element(p, values) for p in new}
+        # those without state per element are work all the same, and divided for themselves
+        for own in ([p for p in new if bool(costs[id(p)]) is kept] for kept in (True, False)):
+            total, before = sum(p.numel() * (costs[id(p)] or 1.0) for p in own), 0.0
+            for p in own:
+                cost = costs[id(p)] or 1.0
+                self._cut(p, values, before / cost, total / cost)
+                before += p.numel() * cost
 
     def _knows(self, p: Tensor) -> bool:
         known = self._shards.get(id(p))
         return known is not None and known[0] is p
 
     def _bytes_per_element(self, p: Tensor, values: Values) -> float:
-        """What the state of a parameter takes."""
+        """What the state per element of a parameter takes; 0 where it has none."""
         bits = 0.0
         for state in self._schema.of_parameters:
             if state.extent not in PER_ELEMENT or not states.exists(state, values, p):
@@ -76,7 +80,7 @@ class Intervals(Shards):
             wide = kept_dtype(state, arithmetic_dtype(p.dtype)).itemsize * 8
             one = wide if book is None else book.bits + (32 / book.block if book.scaled else 0)
             bits += one / (shapes.period(self._schema, values) if state.extent == "pick" else 1)
-        return bits / 8 or 1.0
+        return bits / 8
 
     def _cut(self, p: Tensor, values: Values, before: float, total: float) -> None:
         """`before`: elements that come first, `total` all, if all took as much as those of `p`."""
@@ -138,9 +142,24 @@ class Intervals(Shards):
     # --- after a step ---------------------------------------------------------------------------------------------------------
 
     def settle(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Sends what each process has updated to all others."""
-        for bucket in self._buckets([p for group in groups for p in group["params"]]):
-            self._gather(bucket)
+        """Sends what each process has updated to all others. Raises what `presence.require` does."""
+        parameters = [p for group in groups for p in group["params"]]
+        taking = [float(p.grad is not None) for p in parameters]
+        for bucket in self._buckets(parameters):
+            counts = self._gather(bucket, taking)
+            if taking:
+                labels = [names.parameter(g, k, f"group {n}") for n, g in enumerate(groups) for k in range(len(g["params"]))]
+                presence.require(labels, counts, self._world)
+                taking = []  # is told once
+
+    def refuse(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """See `Shards.refuse`."""
+        parameters = [p for group in groups for p in group["params"]]
+        for bucket in self._buckets(parameters):
+            everybody = self._everybody(bucket, len(parameters)).fill_(presence.UNABLE)
+            all_gather(everybody, everybody[self._rank], self._process_group, wait=False)
+            return True
+        return False
 
     def _buckets(self, parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Parameters of one dtype and device whose parts are sent together."""
@@ -157,28 +176,41 @@ class Intervals(Shards):
                 bucket.append(p)
             yield bucket
 
-    def _gather(self, bucket: Sequence[Tensor]) -> None:
-        spans_of = [self._owners[id(p)] for p in bucket]
-        lengths = [sum(spans[rank][1] - spans[rank][0] for spans in spans_of) for rank in range(self._world)]
-        flats, widest = [p.detach().view(-1) for p in bucket], max(lengths)
-        everybody = flats[0].new_empty(self._world, widest)
+    def _everybody(self, bucket: Sequence[Tensor], told: int) -> Tensor:
+        """Memory for what all processes send of some parameters, a row each, with `told` numbers at the end."""
+        widest = max(sum(map(self._length, bucket, repeat(rank))) for rank in range(self._world))
+        return bucket[0].detach().new_empty(self._world, widest + told)
+
+    def _length(self, p: Tensor, rank: int) -> int:
+        start, end = self._owners[id(p)][rank]
+        return end - start
+
+    def _gather(self, bucket: Sequence[Tensor], taking: Sequence[float]) -> list[float]:
+        """Sends parts of parameters, and numbers; gives the sums of these over all processes."""
+        spans_of, told = [self._owners[id(p)] for p in bucket], len(taking)
+        flats, everybody = [p.detach().view(-1) for p in bucket], self._everybody(bucket, told)
         mine = [flat[slice(*spans[self._rank])] for spans, flat in zip(spans_of, flats, strict=True)]
-        torch.cat(mine, out=everybody[self._rank][: lengths[self._rank]])
+        length = sum(map(len, mine))
+        torch.cat(mine, out=everybody[self._rank][:length])
+        everybody[self._rank, everybody.shape[1] - told :] = everybody.new_tensor(taking)
         all_gather(everybody, everybody[self._rank], self._process_group)
         for rank, row in enumerate(everybody):
             if rank == self._rank:
                 continue
             theirs = [spans[rank] for spans in spans_of]
-            parts = row[: lengths[rank]].split([end - start for start, end in theirs])
+            lengths = [end - start for start, end in theirs]
+            parts = row[: sum(lengths)].split(lengths)
             torch._foreach_copy_([flat[a:b] for flat, (a, b) in zip(flats, theirs, strict=True)], list(parts))
+        counts: list[float] = everybody[:, everybody.shape[1] - told :].double().sum(0).tolist()
+        return counts
 
 
-def all_gather(everybody: Tensor, mine: Tensor, process_group: Group) -> None:
+def all_gather(everybody: Tensor, mine: Tensor, process_group: Group, wait: bool = True) -> None:
     """The rows that all processes have, in place; `mine` may be one of them."""
     import torch.distributed as dist
 
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(everybody.view(-1), mine.contiguous(), group=process_group)
+    gather(everybody.view(-1), mine.contiguous(), group=process_group, async_op=not wait)
 
 
 class Zero1:

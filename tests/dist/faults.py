@@ -38,12 +38,15 @@ def refused(work: Callable[[], Any]) -> str:
     return "nothing"
 
 
-def gradient_missing(rank: int, name: str, layout: str) -> str:
-    """One process lacks a gradient that the other has."""
-    _, parts, _, optimizer = prepared(name, 2, layout)
-    if rank == 1:
-        parts[0].grad = None
-    return refused(optimizer.step)
+def gradient_missing(rank: int, name: str, layout: str) -> list[str]:
+    """One process lacks a gradient that the other has: of each parameter in turn, and what is raised."""
+    said = []
+    for place in range(len(SHAPES) - 1):
+        _, parts, _, optimizer = prepared(name, 2, layout)
+        if rank == 1:
+            parts[place].grad = None
+        said.append(refused(optimizer.step))
+    return said
 
 
 def gradient_missing_everywhere(rank: int, name: str) -> float:
@@ -183,6 +186,37 @@ def loaded_after(rank: int, path: Path) -> float:
     train(expected, other, range(2))
     a, b = whole(model), whole(expected)
     return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+def unable(rank: int, name: str, layout: str) -> tuple[float, str]:
+    """One process cannot do a step; the others are told, and need not wait. Seconds, and what is raised."""
+    _, _, _, optimizer = prepared(name, 2, layout)
+    if rank == 1:
+        optimizer.param_groups[0]["lr"] = -1.0
+    began = time.monotonic()
+    said = refused(lambda: optimizer.step(lambda: torch.tensor(0.5)))
+    return time.monotonic() - began, said
+
+
+def order_differs(rank: int) -> str:
+    """One process has its parameters, which have one shape, in another order."""
+    named = [(name, torch.nn.Parameter(torch.ones(4, 4))) for name in "ab"]
+    optimizer = optc.create("LAMB", named if rank == 0 else named[::-1])
+    optc.dist.compare(optimizer)
+    return refused(optimizer.step)
+
+
+def code_differs(rank: int) -> str:
+    """One process has no compiler."""
+    optimizer = optc.create("LAMB", [torch.nn.Parameter(torch.ones(4, 4))])
+    optc.dist.compare(optimizer)
+    before = os.environ.get("CXX")
+    if rank == 1:
+        os.environ["CXX"] = "no-such-compiler"
+    try:
+        return refused(optimizer.step)
+    finally:
+        os.environ.pop("CXX", None) if before is None else os.environ.update(CXX=before)
 
 
 def hypers_differ(rank: int, every: int) -> list[str]:

@@ -9,13 +9,28 @@ import pytest
 
 from tests.dist import faults
 from tests.dist.crew import Crew
+from tests.dist.layouts import SHAPES
 
 
-@pytest.mark.parametrize("name", ["LAMB", "Adafactor"])
-@pytest.mark.parametrize("layout", ["fsdp", "zero1"])
+@pytest.mark.parametrize(
+    ("name", "layout"), [("LAMB", "fsdp"), ("Adafactor", "fsdp"), ("SM3", "fsdp"), ("LAMB", "zero1"), ("AdamW", "zero1")]
+)
 def test_a_gradient_that_one_process_lacks_is_told_in_all(two: Crew, name: str, layout: str) -> None:
-    for said in two.run(faults.gradient_missing, name, layout):
-        assert said.startswith("RuntimeError: parameter 0 of group 0 takes part in this step on 1 of 2 processes")
+    """Of whatever parameter; those that are whole on all processes (0-dim under FSDP) are no matter of the optimizer."""
+    for every in two.run(faults.gradient_missing, name, layout):
+        for place, said in enumerate(every):
+            if SHAPES[place] or layout == "zero1":
+                count = "some" if name == "SM3" else "1"  # which joins maxima alone
+                assert said.startswith(f"RuntimeError: parameter {place} of group 0 takes part in this step on {count} of 2")
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"), [("LAMB", "fsdp"), ("SM3", "fsdp"), ("Prodigy", "zero1"), ("AdamW", "zero1"), ("AdamW8bit", "zero1")]
+)
+def test_an_error_in_one_process_is_told_in_all(two: Crew, name: str, layout: str) -> None:
+    (waited, there), (_, here) = two.run(faults.unable, name, layout)
+    assert here.startswith("ValueError: ") and "lr = -1.0" in here
+    assert there.startswith("RuntimeError: another process could not do this step") and waited < 10
 
 
 @pytest.mark.parametrize("name", ["LAMB", "AdamW"])
@@ -83,6 +98,13 @@ def test_a_save_that_is_killed_leaves_the_one_before(two: Crew, tmp_path: Path) 
     assert not any(value == "saved" for value, _ in outcomes)
     assert (tmp_path / "latest").read_text() == "save-000001\n" and (tmp_path / "save-000002").is_dir()
     assert max(two.run(faults.loaded_after, tmp_path)) == 0
+
+
+def test_processes_compare_their_parameters_and_code(two: Crew) -> None:
+    for said in two.run(faults.order_differs):
+        assert "parameter 0 of group 0: a in process 0, b in process 1" in said
+    for said in two.run(faults.code_differs):
+        assert "the code for cpu: native in process 0, torch in process 1" in said
 
 
 def test_processes_compare_their_hypers(two: Crew) -> None:

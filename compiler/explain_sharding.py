@@ -44,6 +44,7 @@ class Sharding:
     divided: Sequence[str]
     everywhere: Sequence[str]
     messages: Sequence[Message]
+    zero1: Sequence[Message]
 
     def json(self) -> dict[str, object]:
         """As JSON values; `bytes` are those of a step."""
@@ -63,7 +64,8 @@ def explain_sharding(source: Source, shapes: Sequence[tuple[int, ...]]) -> Shard
     matrix = next((size for size in sizes if len(size) == 2), torch.Size((4096, 4096)))
     messages = [m for one in schema.procedures for m in communication.of_shapes(schema, values, sizes, one.name)]
     divisions = communication.divisions(schema, values, matrix)
-    return Sharding(schema.name, shapes, divisions, states["divided"], states["everywhere"], messages)
+    zero1 = communication.of_zero1(schema, sizes) if divisions[-1].refusal is None else []
+    return Sharding(schema.name, shapes, divisions, states["divided"], states["everywhere"], messages, zero1)
 
 
 def show_sharding(told: Sharding) -> str:
@@ -72,6 +74,9 @@ def show_sharding(told: Sharding) -> str:
     for way in told.divisions:
         lines.append(f"  {way.name}: {'yes' if way.refusal is None else 'no'}")
         lines += [f"      {way.refusal}"] if way.refusal is not None else []
+    for message in told.zero1:
+        sent = f"{message.nbytes:,} bytes after a step of {message.processes} processes"
+        lines.append(f"      which sends what was updated in one {message.call}: {sent}")
     lines += ["", f"  states divided as their parameter is: {', '.join(told.divided) or 'none'}"]
     lines += [f"  the same on every process: {', '.join(told.everywhere)}"] if told.everywhere else []
     lines.append("")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from optc.runtime.sharding import Group, Shards
+
+ALIGNED = 16
+"""Bytes."""
+BUCKET = 1 << 28
+"""Bytes that are sent at a time, at most, where parameters are: as many again are taken for what comes in."""
 
 
 def processes(groups: Sequence[Group]) -> int:
@@ -50,22 +56,45 @@ def send(tensor: Tensor, operation: str, group: Group, device: str) -> None:
 
 def any_of(found: Tensor, groups: Sequence[Mapping[str, Any]], shards: Shards) -> Tensor:
     """1 where it is above 0 on any of the processes that have parts of these parameters."""
-    found_here = (shards.shard(p) for group in groups for p in group["params"])
-    there = {group: shard.device for shard in found_here if shard is not None for group in shard.groups}
-    for group, device in there.items():
+    for group, device in groups_of(groups, shards).items():
         found = found.to(device)
         _all_reduce(found, "largest", group)
     return found
 
 
-def gathered(
-    shape: Sequence[int], parts: Iterable[tuple[tuple[slice, ...], Tensor]], like: Tensor, groups: Sequence[Group], device: str
-) -> Tensor:
-    """The whole of a tensor of this shape: all processes add the bytes that they have of it, at their places, to zeros."""
-    whole = torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
-    for box, part in parts:
-        whole[box] = part
-    over_groups(whole.view(-1).view(torch.uint8), "sum", groups, device)
+def groups_of(groups: Sequence[Mapping[str, Any]], shards: Shards) -> dict[Group, str]:
+    """The groups of processes that have parts of these parameters, and the device through whose memory each talks."""
+    found = (shards.shard(p) for group in groups for p in group["params"])
+    return {group: shard.device for shard in found if shard is not None for group in shard.groups}
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A tensor of `shape`, of which this process has `parts`, each with its place; `like` has its dtype and device."""
+
+    shape: tuple[int, ...]
+    parts: Sequence[tuple[tuple[slice, ...], Tensor]]
+    like: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes in a message, where each tensor begins at a multiple of `ALIGNED`."""
+        return -(-math.prod(self.shape) * self.like.itemsize // ALIGNED) * ALIGNED
+
+
+def gathered(wanted: Sequence[Whole], groups: Sequence[Group], device: str) -> list[Tensor]:
+    """Whole tensors, on one device: all processes add the bytes that they have of them, at their places, to zeros."""
+    if not wanted:
+        return []
+    message = torch.zeros(sum(one.nbytes for one in wanted), dtype=torch.uint8, device=wanted[0].like.device)
+    whole, at = [], 0
+    for one in wanted:
+        own = message[at : at + math.prod(one.shape) * one.like.itemsize].view(one.like.dtype).view(one.shape)
+        for box, part in one.parts:
+            own[box] = part
+        whole.append(own)
+        at += one.nbytes
+    over_groups(message, "sum", groups, device)
     return whole
 
 

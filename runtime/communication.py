@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optc.runtime import divisible
+from optc.runtime import collectives, divisible
 from optc.runtime.exchange import Exchange
 from optc.runtime.hypers import Facts, Values
 from optc.runtime.rounds import Member
 from optc.runtime.schema import PER_ELEMENT, Schema
 from optc.runtime.shapes import has_rows
 from optc.runtime.sharding import Shard
+from optc.runtime.zero1 import Intervals
 
 if TYPE_CHECKING:
     from optc.runtime.optimizer import Optimizer
@@ -28,14 +29,17 @@ _PARTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One all_reduce of a step or entry: of what a pass has measured, in float64.
+    """One collective of a step or entry: mostly an all_reduce of what a pass has measured, in float64.
 
-    `phase` counts the exchanges of a procedure from 1 on; `measures` are names in the generated code, with where they vary.
-    `joins`: what is in it, "sum", "largest" or both. Beside sums, the largest have a place for each of the `processes`.
+    `phase` counts the exchanges of a procedure from 1 on, and is 0 for what is no exchange; `measures` are names in the
+    generated code, with where they vary. `joins`: what is in it, "sum" and "largest" of measures, or "finite" (whether all
+    gradients are), "tensors" (whole ones, for PyTorch code that measures), "parameters" (what was updated, under ZeRO 1).
+    Beside sums, the largest have a place for each of the `processes`. `nbytes`: of what all processes have afterwards.
     """
 
     procedure: str
     phase: int
+    call: str
     joins: tuple[str, ...]
     measures: tuple[tuple[str, str], ...]
     tensors: int
@@ -60,15 +64,44 @@ def messages_of(schema: Schema, exchange: Exchange, procedure: str) -> list[Mess
         measures = tuple((name, str(kernel.extent(name))) for name, _ in kernel.passes[k].measures)
         for one in rounds:
             joins, nbytes = tuple(name for name, size in one.sizes.items() if size), 8 * one.length
-            message = Message(procedure, phase, joins, measures, len(one.members), one.processes, nbytes)
+            message = Message(procedure, phase, "all_reduce", joins, measures, len(one.members), one.processes, nbytes)
             found += [message] * len(one.groups)
     return found
 
 
 def of_optimizer(optimizer: Optimizer) -> list[Message]:
     """The messages of a step of an optimizer as it was last made; none where nothing is divided or must be told."""
-    exchange = optimizer._exchanges.get("step")
-    return [] if exchange is None else messages_of(optimizer.schema, exchange, "step")
+    groups, shards, exchange = optimizer.param_groups, optimizer._shards, optimizer._exchanges.get("step")
+    every = collectives.groups_of(groups, shards)
+    found = []
+    if optimizer._guard is not None and not optimizer._told():
+        tensors = sum(len(group["params"]) for group in groups)
+        for one in every:
+            found.append(Message("step", 0, "all_reduce", ("finite",), (), tensors, collectives.processes([one]), 4))
+    if exchange is not None:
+        found += messages_of(optimizer.schema, exchange, "step")
+        count = max((one.processes for rounds in exchange.rounds.values() for one in rounds), default=1)
+        for tensors, nbytes in (one for gathers in exchange.gathers.values() for one in gathers):
+            found.append(Message("step", 0, "all_reduce", ("tensors",), (), tensors, count, nbytes))
+    if isinstance(shards, Intervals):
+        found += _sent(shards, groups, collectives.processes([*every]))
+    return found
+
+
+def of_zero1(schema: Schema, shapes: Sequence[torch.Size]) -> list[Message]:
+    """What ZeRO 1 adds to a step over float32 parameters of these shapes, on two processes, with the default hypers."""
+    given = {hyper.key: hyper.defaults if hyper.is_tuple else hyper.defaults[0] for hyper in schema.hypers}
+    group = {**given, "params": [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]}
+    intervals = Intervals(schema, 0, 0, _PARTS)
+    intervals.cut(group)
+    return _sent(intervals, [group], _PARTS)
+
+
+def _sent(intervals: Intervals, groups: Sequence[Mapping[str, Any]], processes: int) -> list[Message]:
+    return [
+        Message("step", 0, "all_gather", ("parameters",), (), tensors, processes, nbytes)
+        for tensors, nbytes in intervals.messages(groups)
+    ]
 
 
 def of_shapes(schema: Schema, values: Values, shapes: Sequence[torch.Size], procedure: str = "step") -> list[Message]:

@@ -52,6 +52,9 @@ class Divided(Protocol):
     def measured(self, k: int) -> Measured | None:
         """What pass k has measured here; None where the launcher finds out in another way."""
 
+    def gathers(self) -> Sequence[tuple[int, int]]:
+        """What it sends by itself in `advance`: of how many parameters, and bytes."""
+
     def lines(self, k: int) -> Sequence[Sequence[Integers]]:
         """Which rows, columns or matrices are here: for each measure of pass k that is not a number, of each parameter."""
 
@@ -61,14 +64,19 @@ class Divided(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """Where what a launcher measures is in the buffers of a round: rows of numbers, and for each other measure the places of
-    what is here, and of the whole.
+    """Where what a launcher measures is in the buffers of a round: which of its parameters are told of, rows of numbers, and
+    for each other measure the places of what is here, and of the whole.
     """
 
     launch: Divided
+    told: Tensor
     rows: Tensor
     here: Sequence[Tensor]
     whole: Sequence[Tensor]
+
+
+def _places(numbers: Sequence[int]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64)
 
 
 def _index(parts: Sequence[Integers]) -> Tensor:
@@ -76,7 +84,10 @@ def _index(parts: Sequence[Integers]) -> Tensor:
 
 
 class Exchange:
-    """All rounds of a procedure, for parameters and hypers as they are."""
+    """All rounds of a procedure, for parameters and hypers as they are.
+
+    `gathers`: what kernels have sent beside them, by their numbers, when they last ran.
+    """
 
     def __init__(
         self,
@@ -86,8 +97,11 @@ class Exchange:
         processes: Callable[[Sequence[Group]], int] = collectives.processes,
     ) -> None:
         self.rounds: dict[tuple[int, int], list[Round]] = {}
+        self.gathers: dict[int, list[tuple[int, int]]] = {}
         self._known: dict[tuple[int, int, int, int], _Placed] = {}
-        presence = True  # told in the first round
+        untold: dict[tuple[Group, ...], list[Member]] = {}
+        for member, _ in members:
+            untold.setdefault(member.shard.groups, []).append(member)
         for at, kernel in enumerate(procedure.kernels):
             for k, one in enumerate(kernel.passes):
                 domains: dict[tuple[Group, ...], list[Member]] = {}
@@ -97,13 +111,14 @@ class Exchange:
                         domains.setdefault(member.shard.groups, []).append(member)
                 if domains:
                     self.rounds[at, k] = [
-                        Round.of(kernel, k, schema, found, presence, processes(groups)) for groups, found in domains.items()
+                        Round.of(kernel, k, schema, found, untold.pop(groups, []), processes(groups))
+                        for groups, found in domains.items()
                     ]
-                    presence = False
 
     def run(self, at: int, kernel: Kernel, launches: Sequence[Divided]) -> None:
         """Runs the kernel with this number. Raises RuntimeError where a gradient is missing on some processes only, or
         some cannot do the step."""
+        self.gathers[at] = [one for launch in launches for one in launch.gathers()]
         for k in range(len(kernel.passes) + 1):
             for launch in launches:
                 launch.advance(k)
@@ -120,11 +135,12 @@ class Exchange:
     def _join(self, one: Round, k: int, launches: Sequence[Divided], key: tuple[int, int, int]) -> None:
         """Fills the buffers of a round, joins them with those of the other processes, and hands out what they are then."""
         here = one.buffers()
-        mine = [(launch, place) for launch in launches if len((place := self._placed(one, k, launch, key)).rows)]
+        placed = [(launch, self._placed(one, k, launch, key)) for launch in launches]
+        mine = [(launch, place) for launch, place in placed if len(place.rows)]
+        for _, place in placed:
+            here.present[place.told] = 1.0
         for launch, place in mine:
             found = launch.measured(k)
-            if one.presence:
-                here.present[place.rows] = 1.0
             if found is None:
                 continue
             one.fill(here, place.rows, found.numbers.cpu())
@@ -142,16 +158,18 @@ class Exchange:
         if known is None or known.launch is not launch:
             row = {member.number: at for at, member in enumerate(one.members)}
             rows = [row[number] for number in launch.places if number in row]
+            own = set(launch.places)
+            told = [at for at, member in enumerate(one.told) if member.number in own]
             lines = launch.lines(k) if rows and one.vectors else []
             here, whole = [], []
-            for (_, _, spans), own in zip(one.vectors if rows else (), lines, strict=True):
+            for (_, _, spans), lying in zip(one.vectors if rows else (), lines, strict=True):
                 wanted = [spans[index] for index in rows]
-                starts = [start + of for (start, length), of in zip(wanted, own, strict=True) if length]
+                starts = [start + of for (start, length), of in zip(wanted, lying, strict=True) if length]
                 here.append(_index(starts))
                 whole.append(_index([np.arange(start, start + length) for start, length in wanted]))
             if len(self._known) >= _MOST_KEPT:  # others take part in every step
                 self._known.clear()
-            known = self._known[*key, id(launch)] = _Placed(launch, torch.tensor(rows, dtype=torch.int64), here, whole)
+            known = self._known[*key, id(launch)] = _Placed(launch, _places(told), _places(rows), here, whole)
         return known
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from optc.runtime.collectives import gathered
+from optc.runtime.collectives import Whole, gathered
 from optc.runtime.parts import Part, box_of
 from optc.runtime.sharding import Group, is_divided
 
@@ -33,5 +33,5 @@ def _whole(entry: Any, groups: tuple[Group, ...], device: str) -> Any:
         return entry.full_tensor()
     if not isinstance(entry, Part):
         return entry
-    pieces = ((box_of(offset, piece.shape), piece) for offset, piece in entry.views())
-    return gathered(entry.whole, pieces, entry.here, groups, device)
+    pieces = [(box_of(offset, piece.shape), piece) for offset, piece in entry.views()]
+    return gathered([Whole(tuple(entry.whole), pieces, entry.here)], groups, device)[0]

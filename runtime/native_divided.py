@@ -124,6 +124,10 @@ class DividedNative:
         found: np.ndarray[Any, Any] = exact[self._places(name, "part")]
         return found
 
+    def gathers(self) -> list[tuple[int, int]]:
+        """See `Divided.gathers`."""
+        return []
+
     def lines(self, k: int) -> list[list[Integers]]:
         """See `Divided.lines`."""
         return [self._lines_here(name) for name, _ in self._kernel.vectors(k)]

@@ -54,7 +54,7 @@ class Round:
 
     `numbers`: the places of measures that are numbers among all such, by operation, `signs` -1 where the least is wanted.
     `vectors`: all others, each with the place of every member's values among those of its operation. `sizes`: how many numbers
-    an operation joins. `presence`: who takes part is told first. `processes`: how many the groups have together.
+    an operation joins. `told`: of which parameters it is told first who takes part. `processes`: how many the groups have.
     """
 
     members: Sequence[Member]
@@ -65,10 +65,10 @@ class Round:
     groups: Sequence[Group]
     processes: int
     device: str
-    presence: bool
+    told: Sequence[Member]
 
     @staticmethod
-    def of(kernel: Kernel, k: int, schema: Schema, members: Sequence[Member], presence: bool, processes: int) -> Round:
+    def of(kernel: Kernel, k: int, schema: Schema, members: Sequence[Member], told: Sequence[Member], processes: int) -> Round:
         """Of parameters that are divided among the same processes."""
         numbers: dict[str, list[int]] = {"sum": [], "largest": []}
         operations = [operation for _, operation in kernel.numbers(k)]
@@ -86,7 +86,7 @@ class Round:
             vectors.append((_joined(operation), -1 if operation == "smallest" else 1, places))
         signs = [-1 if operation == "smallest" else 1 for operation in operations]
         first = members[0].shard
-        return Round(members, numbers, signs, vectors, sizes, first.groups, processes, first.device, presence)
+        return Round(members, numbers, signs, vectors, sizes, first.groups, processes, first.device, told)
 
     @property
     def operation(self) -> str:
@@ -97,13 +97,13 @@ class Round:
     def length(self) -> int:
         """The length of its message along each dimension of a mesh that divides the members, in numbers of 8 bytes."""
         adds = self.operation == "sum"
-        told = len(self.members) * self.presence
+        told = len(self.told)
         return (told if adds else 2 * told) + self.sizes["sum"] + self.sizes["largest"] * (self.processes if adds else 1)
 
     def buffers(self) -> Buffers:
         """Of one process that takes no part and has measured nothing."""
         message = torch.zeros(self.length, dtype=torch.float64)
-        told, added, compared = len(self.members) * self.presence, self.sizes["sum"], self.sizes["largest"]
+        told, added, compared = len(self.told), self.sizes["sum"], self.sizes["largest"]
         start = told + added if self.operation == "sum" else 2 * told
         if added and compared:
             message[start:] = -0.0  # whatever is added to it stays what it is
@@ -134,7 +134,7 @@ class Round:
 
     def joined(self, here: Buffers) -> Buffers:
         """What all processes have measured together, in the memory of `here`. Raises what `presence.require` does."""
-        message, told, compared = here.message, len(self.members) * self.presence, self.sizes["largest"]
+        message, told, compared = here.message, len(self.told), self.sizes["largest"]
         if self.operation == "sum":
             collectives.over_groups(message, "sum", self.groups, self.device)
             self._agree(here.present)
@@ -155,7 +155,7 @@ class Round:
             collectives.send(message if self.operation == "sum" else _ordered(message), self.operation, group, self.device)
 
     def _agree(self, taking: Tensor) -> None:
-        presence.require([member.label for member in self.members], taking.tolist(), self.processes)
+        presence.require([member.label for member in self.told], taking.tolist(), self.processes)
 
 
 def _joined(operation: str) -> str:

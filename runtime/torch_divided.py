@@ -1,27 +1,29 @@
 """PyTorch code that reduces, over tensors of which other processes have parts.
 
-It is one function per kernel, which cannot stop between two passes. So it runs on the whole parameter: each is gathered in
-turn, with all that it has per element, updated alike on all processes, and every process keeps its part. That is correct for
-every program, and the price of the fallback: as much is sent as the parameter has elements, times what is kept of it.
+It is one function per kernel, which cannot stop between two passes. So it runs on whole parameters: these are gathered, with
+all that they have per element, as many at a time as `BUCKET` holds, updated alike on all processes, and every process keeps its
+part. That is correct for every program, and the price of the fallback: as much is sent as parameters have elements, times what
+is kept of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from optc.runtime import collectives
 from optc.runtime.backend import Launcher, Residents
-from optc.runtime.collectives import gathered
+from optc.runtime.collectives import Whole, gathered
 from optc.runtime.columns import Columns
 from optc.runtime.draws import first_element
 from optc.runtime.parts import Place, elements_of, place_of
 from optc.runtime.schema import SCALE, Kernel
 from optc.runtime.shapes import Integers
-from optc.runtime.sharding import Shard
+from optc.runtime.sharding import Group, Shard
 from optc.runtime.torch_launch import TorchLauncher
 
 
@@ -71,38 +73,73 @@ class DividedTorch:
         """Runs everything when nothing is to be waited for any more."""
         if k < len(self.kernel.passes):
             return
-        varying, scalars, flags, factor = self._given
-        for at, member in enumerate(self.members):
-            self._update(member, {name: column[at] for name, column in varying.items()}, scalars, flags, factor)
+        for bucket in self._buckets():
+            shard = self.residents.shards[self.members[bucket[0]]]
+            wanted = [self._wanted(at) for at in bucket]
+            whole = iter(gathered([one for own in wanted for one in own.values()], shard.groups, shard.device))
+            for at, own in zip(bucket, wanted, strict=True):
+                self._update(at, {name: next(whole) for name in own})
 
-    def _update(
-        self,
-        member: int,
-        varying: dict[str, Tensor],
-        scalars: Sequence[float | Tensor],
-        flags: Sequence[bool],
-        factor: float,
-    ) -> None:
-        """One parameter, the whole of it."""
+    def gathers(self) -> list[tuple[int, int]]:
+        """See `Divided.gathers`."""
+        return [
+            (len(bucket), sum(one.nbytes for at in bucket for one in self._wanted(at).values())) for bucket in self._buckets()
+        ]
+
+    def _buckets(self) -> Iterator[list[int]]:
+        """Members, by their places among those that take part, that are gathered in one message."""
+        kinds: dict[tuple[Group, ...], list[int]] = {}
+        for at, member in enumerate(self.members):
+            kinds.setdefault(self.residents.shards[member].groups, []).append(at)
+        for own in kinds.values():
+            bucket: list[int] = []
+            size = 0
+            for at in own:
+                more = sum(one.nbytes for one in self._wanted(at).values())
+                if bucket and size + more > collectives.BUCKET:
+                    yield bucket
+                    bucket, size = [], 0
+                bucket.append(at)
+                size += more
+            yield bucket
+
+    def _columns(self, at: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What stays from step to step, and what comes with this one, of a member."""
+        member = self.members[at]
+        residents = {name: column[member] for name, column in self.residents.tensors.items()}
+        return residents, {name: column[at] for name, column in self._given[0].items()}
+
+    def _wanted(self, at: int) -> dict[str, Whole]:
+        """What is divided of a member's tensors."""
+        shard = self.residents.shards[self.members[at]]
+        residents, varying = self._columns(at)
+        found = {}
+        for name, here in {**residents, **varying}.items():
+            place = self._place(name, shard) if name in residents else elements_of(shard)
+            if place is not None and not place.ones:
+                found[name] = Whole(tuple(place.shape), [(place.box, here)], here)
+        return found
+
+    def _update(self, at: int, whole: Mapping[str, Tensor]) -> None:
+        """One parameter, the whole of it; keeps what belongs here."""
+        member = self.members[at]
         residents, shard = self.residents, self.residents.shards[member]
-        columns = {name: column[member] for name, column in residents.tensors.items()}
+        columns, varying = self._columns(at)
         places = {name: self._place(name, shard) for name in columns}
-        whole = {name: _gathered(here, places[name], shard) for name, here in columns.items()}
-        elements = elements_of(shard)
-        of_step = {name: _gathered(x, elements, shard) for name, x in varying.items()}
+        ones = {name: here.new_ones(p.shape) for name, here in columns.items() if (p := places[name]) is not None and p.ones}
         kept = replace(
             residents,
-            tensors={name: [tensor] for name, tensor in whole.items()},
+            tensors={name: [whole.get(name, ones.get(name, here))] for name, here in columns.items()},
             shapes=[shard.shape],
             elements=[first_element(residents.numbers[member])],
             shards=(),
         )
         launcher = TorchLauncher(self.kernel, kept, self.device, [self.statistics[member]])
-        launcher.launch({name: [tensor] for name, tensor in of_step.items()}, scalars, flags, factor)
+        launcher.launch({name: [whole[name]] for name in varying}, *self._given[1:])
         for name, here in columns.items():
             place = places[name]
             if place is not None:
-                here.copy_(whole[name][place.box])
+                here.copy_(kept.tensors[name][0][place.box])
 
     def _place(self, name: str, shard: Shard) -> Place | None:
         """Where what lies here of a column is; None where that is all."""
@@ -113,15 +150,6 @@ class DividedTorch:
     def _period(self) -> int:
         scalars = self._given[1]
         return 1 if self.kernel.pick is None else int(float(scalars[self.kernel.scalars.index(self.kernel.pick)]))
-
-
-def _gathered(here: Tensor, place: Place | None, shard: Shard) -> Tensor:
-    """The whole of a tensor."""
-    if place is None:
-        return here
-    if place.ones:
-        return here.new_ones(place.shape)
-    return gathered(place.shape, [(place.box, here)], here, shard.groups, shard.device)
 
 
 def divided(

@@ -92,6 +92,10 @@ class DividedTriton:
         found = torch.stack(columns, 1) if columns else torch.zeros(len(self.members), 0, dtype=torch.float64)
         return Measured(found, [self._vector(name, operation) for name, operation in self.kernel.vectors(k)])
 
+    def gathers(self) -> list[tuple[int, int]]:
+        """See `Divided.gathers`."""
+        return []
+
     def lines(self, k: int) -> list[list[Integers]]:
         """See `Divided.lines`."""
         none = dict.fromkeys(IN_MATRICES, np.zeros(0, dtype=np.int64))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optc.runtime import divisible, hypers, names, presence, shapes
+from optc.runtime import collectives, divisible, hypers, names, presence, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.checkpoint_parts import cut_entries
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 ALIGNED = 64
 """Elements; intervals begin at multiples of so many, if nothing asks for more: lines of the cache, and what vectors load."""
-BUCKET = 1 << 28
-"""Bytes that are sent at a time, at most: as many again are taken for what comes in."""
 
 
 class Intervals(Shards):
@@ -37,11 +35,9 @@ class Intervals(Shards):
 
     everywhere = True
 
-    def __init__(self, schema: Schema, process_group: Group) -> None:
-        import torch.distributed as dist
-
+    def __init__(self, schema: Schema, process_group: Group, rank: int, world: int) -> None:
         self._schema, self._process_group = schema, process_group
-        self._rank, self._world = dist.get_rank(process_group), dist.get_world_size(process_group)
+        self._rank, self._world = rank, world
         self._shards: dict[int, tuple[Tensor, Shard]] = {}
         self._owners: dict[int, list[tuple[int, int]]] = {}
 
@@ -152,6 +148,12 @@ class Intervals(Shards):
                 presence.require(labels, counts, self._world)
                 taking = []  # is told once
 
+    def messages(self, groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+        """What `settle` sends: of how many parameters, and the bytes that all processes then have."""
+        parameters = [p for group in groups for p in group["params"]]
+        buckets = enumerate(self._buckets(parameters))
+        return [(len(bucket), self._everybody(bucket, 0 if k else len(parameters)).nbytes) for k, bucket in buckets]
+
     def refuse(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """See `Shards.refuse`."""
         parameters = [p for group in groups for p in group["params"]]
@@ -170,7 +172,7 @@ class Intervals(Shards):
         for own in by_kind.values():
             bucket: list[Tensor] = []
             for p in own:
-                if bucket and sum(q.nbytes for q in bucket) + p.nbytes > BUCKET:
+                if bucket and sum(q.nbytes for q in bucket) + p.nbytes > collectives.BUCKET:
                     yield bucket
                     bucket = []
                 bucket.append(p)
@@ -236,7 +238,8 @@ class Zero1:
             raise RuntimeError("there is no process group: call torch.distributed.init_process_group first")
         if any(group.get("capturable", False) for group in optimizer.param_groups):
             raise ValueError("capturable=True counts on one device, and ZeRO 1 divides the work among several: leave it out")
-        intervals = Intervals(optimizer.schema, process_group if process_group is not None else dist.group.WORLD)
+        group = process_group if process_group is not None else dist.group.WORLD
+        intervals = Intervals(optimizer.schema, group, dist.get_rank(group), dist.get_world_size(group))
         for group in optimizer.param_groups:
             intervals.cut(group)
             divisible.require_all(optimizer.schema, hypers.validate(optimizer.schema, group), group, intervals)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import optc
-from optc.runtime import communication, sharding
+from optc.runtime import collectives, communication, sharding
 from optc.runtime.rounds import Buffers, Round
 from tests.dist.counting import counted
 from tests.dist.layouts import SHAPES, divided, gradient
@@ -17,26 +17,33 @@ from tests.dist.parity import compare, pair, steps
 
 
 def sent_and_told(
-    rank: int, names: Sequence[str], layout: str, size: int, shapes: Sequence[Sequence[int]] = SHAPES
+    rank: int,
+    names: Sequence[str],
+    layout: str,
+    size: int,
+    shapes: Sequence[Sequence[int]] = SHAPES,
+    backend: str = "native",
+    **hypers: Any,
 ) -> dict[str, Any]:
     """For each optimizer the messages of its third step: those that were sent, and those that it and `explain` tell of."""
     found = {}
     for name in names:
-        alone, parts, first, second = pair(name, layout, size, "native", shapes)
+        alone, parts, first, second = pair(name, layout, size, backend, shapes, **hypers)
         steps(alone, parts, first, second, layout, size, 2)
         for q in parts:
             q.grad = divided(layout, gradient(q.shape, 2), size)
         with counted() as sent:
             second.step((lambda: torch.tensor(0.5)) if second.schema.reads_loss else None)
         values = {name: second._readers[0].read(second.param_groups[0], False)[name] for name in second.schema.defaults}
-        of_shapes = [torch.Size(shape) for shape in shapes if shape]
+        of_shapes = [torch.Size(shape) for shape in shapes if shape or layout == "zero1"]
         spoken = communication.of_shapes(second.schema, values, of_shapes)
+        spoken += communication.of_zero1(second.schema, of_shapes) if layout == "zero1" else []
+        told = communication.of_optimizer(second)
         found[name] = {
-            "sent": [("all_reduce", nbytes) for kind, nbytes in sent if kind == "all_reduce"],
-            "others": [(kind, nbytes) for kind, nbytes in sent if kind != "all_reduce"],
-            "told": [("all_reduce", message.nbytes) for message in communication.of_optimizer(second)],
-            "exchanges": max((message.phase for message in communication.of_optimizer(second)), default=0),
-            "explained": [("all_reduce", message.nbytes) for message in spoken],
+            "sent": [(kind.removesuffix("_single").removesuffix("_into_tensor"), nbytes) for kind, nbytes in sent],
+            "told": [(message.call, message.nbytes) for message in told],
+            "exchanges": max((message.phase for message in told), default=0),
+            "explained": [(message.call, message.nbytes) for message in spoken],
         }
     return found
 
@@ -97,3 +104,15 @@ def parameters_sent(rank: int, size: int, shapes: Sequence[Sequence[int]]) -> li
     with counted() as sent:
         optimizer.step()
     return sent
+
+
+def gathered_in_buckets(rank: int, size: int) -> tuple[tuple[list[int], list[int]], list[int]]:
+    """What PyTorch code sends and tells where memory holds a few parameters only, and what it sends where it holds all."""
+    shapes = [(12, 4)] * 6
+    (whole,) = sent_and_told(rank, ["LAMB"], "fsdp", size, shapes, "torch").values()
+    before, collectives.BUCKET = collectives.BUCKET, 4 * 48 * 8
+    try:
+        (few,) = sent_and_told(rank, ["LAMB"], "fsdp", size, shapes, "torch").values()
+    finally:
+        collectives.BUCKET = before
+    return ([n for _, n in few["sent"]], [n for _, n in few["told"]]), [n for _, n in whole["sent"]]

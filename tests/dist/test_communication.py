@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 import optc
-from tests.dist.communication import joined_where_is_shard_says, parameters_sent, sent_and_told, state_bytes, without_joining
+from tests.dist.communication import gathered_in_buckets, joined_where_is_shard_says, parameters_sent, sent_and_told, state_bytes, without_joining
 from tests.dist.crew import Crew
 from tests.dist.test_parity import SAMPLE, SCALES, silent
 
@@ -17,23 +19,38 @@ MANY = [(12, 4)] * 40 + [(12,)] * 40
 def test_every_optimizer_sends_what_it_tells(two: Crew, layout: str) -> None:
     for found in two.run(sent_and_told, NAMES, layout, 2):
         for name, messages in found.items():
+            assert messages["sent"] == messages["told"] == messages["explained"], name
+            own = [call for call, _ in messages["sent"] if call == "all_reduce"]
+            assert len(own) == messages["exchanges"], name  # one collective for all that a pass has measured
+            assert bool(own) != silent(name), name
+            assert len(messages["sent"]) == len(own) + (layout == "zero1"), name
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "zero1"])
+def test_what_guards_send_is_told(two: Crew, layout: str) -> None:
+    names = ["AdamW", "LAMB", "AdamW + clip_global_norm"]
+    for found in two.run(partial(sent_and_told, nonfinite="skip"), names, layout, 2):
+        for name, messages in found.items():
             assert messages["sent"] == messages["told"], name
-            assert bool(messages["sent"]) != silent(name), name
-            assert len(messages["sent"]) == messages["exchanges"], name  # one collective for all that a pass has measured
-            if layout == "fsdp":  # there a 0-dim parameter is whole on all processes
-                assert messages["sent"] == messages["explained"], name
-                assert not messages["others"], name
-            else:
-                assert [kind for kind, _ in messages["others"]] == ["all_gather_single"], name
+            assert (("all_reduce", 4) in messages["sent"]) is ("clip" not in name), name  # where the norm tells, nothing is added
 
 
-def test_as_many_messages_for_many_tensors_as_for_few(two: Crew) -> None:
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_as_many_messages_for_many_tensors_as_for_few(two: Crew, backend: str) -> None:
+    """PyTorch code, the fallback, gathers what it measures: in one message, as long as there is memory for it."""
     names = [name for name in SAMPLE if name not in SCALES]
-    few = two.run(sent_and_told, names, "fsdp", 2, MANY[:1] + MANY[-1:])[0]
-    many = two.run(sent_and_told, names, "fsdp", 2, MANY)[0]
+    few = two.run(sent_and_told, names, "fsdp", 2, MANY[:1] + MANY[-1:], backend)[0]
+    many = two.run(sent_and_told, names, "fsdp", 2, MANY, backend)[0]
     for name in names:
+        assert few[name]["sent"] == few[name]["told"] and many[name]["sent"] == many[name]["told"], name
         assert len(few[name]["sent"]) == len(many[name]["sent"]), name
+        assert backend == "torch" or len(many[name]["sent"]) == many[name]["exchanges"], name
         assert sum(n for _, n in many[name]["sent"]) == 40 * sum(n for _, n in few[name]["sent"]), name
+
+
+def test_pytorch_code_gathers_no_more_than_fits(two: Crew) -> None:
+    for found, whole in two.run(gathered_in_buckets, 2):
+        assert found[0] == found[1] and len(found[0]) > len(whole) and sum(found[0]) == sum(whole)
 
 
 @pytest.mark.parametrize(("which", "names"), [("sum", ["LAMB", "Adafactor", "RACS", "ApolloDQN"]), ("largest", ["Gravity", "SM3", "Rose"])])
@@ -51,14 +68,12 @@ def test_placements_that_are_no_shards_count(four: Crew) -> None:
 
 def test_zero1_divides_the_state_evenly(four: Crew) -> None:
     """Of an embedding beside small tensors, where whole tensors per process would be 400 to 1 apart."""
-    shapes = [(1000, 64), (64, 64), (64,), (256, 64), (256,), (1,), (3, 5)]
-    for name, replicas in (("AdamW", False), ("LAMB", False), ("AdamW8bit", False), ("Adafactor", True)):
+    shapes = [(1000, 64), (64, 64), (640,), (256, 64), (256,), (1,), (3, 5)]
+    for name in ("AdamW", "LAMB", "AdamW8bit", "Adafactor", "RACS", "SM3", "CAME"):
         found = four.run(state_bytes, name, 4, shapes)
-        here = [one for one, _, _ in found]
-        if not replicas:  # of Adafactor's only biases have a state per element: nothing to divide, and the work counts
-            assert max(here) <= 1.05 * min(here), (name, here)
-        assert sum(here) == found[0][1], name
-        assert (found[0][2] > 0) is replicas, name
+        every = [here + replicas for here, _, replicas in found]
+        assert max(every) <= 1.05 * min(every), (name, every)
+        assert sum(here for here, _, _ in found) == found[0][1], name
 
 
 def test_zero1_sends_every_parameter_once(two: Crew) -> None:

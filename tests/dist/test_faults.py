@@ -13,7 +13,7 @@ from tests.dist.layouts import SHAPES
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"), [("LAMB", "fsdp"), ("Adafactor", "fsdp"), ("SM3", "fsdp"), ("LAMB", "zero1"), ("AdamW", "zero1")]
+    ("name", "layout"), [("LAMB", "fsdp"), ("CAME", "fsdp"), ("SM3", "fsdp"), ("LARS", "zero1"), ("AdamW", "zero1")]
 )
 def test_a_gradient_that_one_process_lacks_is_told_in_all(two: Crew, name: str, layout: str) -> None:
     """Of whatever parameter; those that are whole on all processes (0-dim under FSDP) are no matter of the optimizer."""

@@ -47,7 +47,7 @@ class Fitting:
         """Makes the templates. Raises ValueError with all that does not fit."""
         schema, manifest = self.optimizer.schema, self.manifest
         problems = []
-        if manifest["optimizer"] != schema.name:
+        if manifest["optimizer"] != schema.name and manifest.get("spec") != schema.digest:  # else it is stored otherwise
             raise ValueError(f"{self.folder} was saved by {manifest['optimizer']}, and this is {schema.name}")
         known = {state.key for state in schema.of_parameters}
         gone = [key for key in manifest["states"] if key not in known]

@@ -20,7 +20,7 @@ from optc.runtime.shapes import has_rows
 from optc.runtime.sharding import Shard
 
 if TYPE_CHECKING:
-    from optc.runtime.optimizer import Optimizer
+    from optc.runtime.parted import Parted
 
 _PARTS = 2
 """How many parts parameters are in that only have shapes."""
@@ -65,10 +65,10 @@ def messages_of(schema: Schema, exchange: Exchange, procedure: str) -> list[Mess
     return found
 
 
-def of_optimizer(optimizer: Optimizer) -> list[Message]:
+def of_optimizer(optimizer: Parted) -> list[Message]:
     """The messages of a step of an optimizer as it was last made; none where nothing is divided or must be told."""
-    exchange = optimizer._exchanges.get("step")
-    return [] if exchange is None else messages_of(optimizer.schema, exchange, "step")
+    told = [(part.schema, part._exchanges.get("step")) for part in optimizer._share()]
+    return [message for schema, one in told if one is not None for message in messages_of(schema, one, "step")]
 
 
 def of_shapes(schema: Schema, values: Values, shapes: Sequence[torch.Size], procedure: str = "step") -> list[Message]:

@@ -43,7 +43,8 @@ def route(
     it, the rest to `otherwise`. A rule is a pattern of names, a function (name, parameter) -> bool, or a tuple of these, with
     a dict of the optimizer's `type` (a name, a composition, a class, as for `optc.create`) and its hypers; what a group of
     `params` says itself (`weight_decay`, `lr`, even `type`) wins. Rules of one type are groups of one optimizer, as far as
-    numbers of the whole model go. The other keywords are those of every optimizer, for all of them.
+    numbers of the whole model go; the norm that `clip_global_norm` bounds is that of all optimizers that have it. The other
+    keywords are those of every optimizer, for all of them.
 
     Raises ValueError for parameters that no rule takes, rules that take none, unknown types and hypers out of range, TypeError
     for unknown hypers.
@@ -85,8 +86,9 @@ class Routed(Parted):
     """Parameter groups with a `type` each, updated by the optimizer of that type; `optc.route` makes it by rules.
 
     A group has the hypers of its own type, and takes what it does not say from that type's defaults; `defaults` are those that
-    all have. Schedulers, gradient scaling (`amp=True`), hooks, closures and copies work as for one optimizer; `parts` has the
-    optimizers by type, for methods of their own. `state_dict` is in torch's layout, and loads where the routing is the same.
+    all have. Schedulers, gradient scaling (`amp=True`), hooks, closures, copies and `optc.dist` work as for one optimizer, see
+    `parted.py`; `parts` has the optimizers by type, for methods of their own. `state_dict` is in torch's layout, and loads
+    where the routing is the same.
 
     Raises ValueError and TypeError as the optimizers do, naming the group, before anything has changed.
     """
@@ -115,7 +117,7 @@ class Routed(Parted):
     def parts(self) -> Mapping[str, Optimizer]:
         """The optimizers by type, each with its groups of this one, for entries such as `update_hessian`.
 
-        Steps and state dicts are those of the whole: a part's own would leave out the others.
+        Steps and state dicts are those of the whole: a part's own leave out the others, which `optc.export_state` needs.
         """
         self._share()
         return self._parts

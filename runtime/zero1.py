@@ -185,7 +185,8 @@ def all_gather(everybody: Tensor, mine: Tensor, process_group: Group) -> None:
 
 
 class Zero1:
-    """Divides an optimizer's work and state among the processes of a group: ZeRO stage 1, for any model that is whole on each.
+    """Divides the work and state of an optimizer, or of several in one, among processes: ZeRO stage 1, for any model that is
+    whole on each.
 
         model = DistributedDataParallel(model)
         optimizer = optc.create("AdamW", model, lr=3e-4)

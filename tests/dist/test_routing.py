@@ -60,8 +60,10 @@ def test_processes_compare_their_optimizers(two: Crew) -> None:
 def test_what_is_not_finite_in_one_process_stops_all_optimizers_in_all(two: Crew, engine: str) -> None:
     for said, skipped, moved in two.run(routing.not_finite, engine, "skip"):
         assert (said, skipped, moved) == ("nothing", True, 0)
-    for said, _, moved in two.run(routing.not_finite, engine, "raise"):
-        assert said.startswith("FloatingPointError") and moved == 0
+    outcomes = two.run(routing.not_finite, engine, "raise")
+    assert all(said.startswith("FloatingPointError") and moved == 0 for said, _, moved in outcomes)
+    who_has_it, who_has_not = sorted((said for said, _, _ in outcomes), key=lambda said: "another process" in said)
+    assert "the gradient of first.weight (1 of " in who_has_it and "on another process" in who_has_not
 
 
 @pytest.mark.parametrize("own", [True, False])

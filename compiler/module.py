@@ -40,7 +40,7 @@ from optc.compiler.module_parts import (
 )
 from optc.compiler.plan import Plan, ProcedurePlan
 from optc.compiler.show_program import show_mathematics
-from optc.compiler.square_sum import square_sum
+from optc.compiler.square_sum import rescales, square_sum
 from optc.compiler.storing import book_name, books_of, storage_text
 from optc.compiler.traffic import PRECISIONS, besides, default_variant, state_bytes, traffic
 from optc.dsl.kinds import PER_ELEMENT, Extent
@@ -76,6 +76,7 @@ def emit_module(plan: Plan, module: str) -> str:
         pair=program.pair,
         by_group=program.by_group,
         square_sum=square_sum(plan.procedures[0]),
+        rescales=rescales(plan.procedures[0]),
         books=[_book(s) for s in books_of(program)],
     )
     body = without_unused_imports(without_unused_names(body))

@@ -1,9 +1,10 @@
-"""Whether a step adds up the squares of the whole gradient before it changes anything."""
+"""Whether a step adds up the squares of the whole gradient before it changes anything, and whether it rescales it by them."""
 
 from __future__ import annotations
 
+from optc.compiler.ir import reads
 from optc.compiler.plan import ProcedurePlan
-from optc.dsl.program import GRADIENT, Apply, Constant, Expression, Let, Read
+from optc.dsl.program import GRADIENT, Apply, Constant, Expression, Let, Read, Symbol
 
 
 def square_sum(procedure: ProcedurePlan) -> str | None:
@@ -24,6 +25,27 @@ def square_sum(procedure: ProcedurePlan) -> str | None:
         if isinstance(statement, Let) and statement.target.name in totals and _is_sum_of_squares(statement.value):
             return statement.target.name
     return None
+
+
+def rescales(procedure: ProcedurePlan) -> bool:
+    """Whether what follows reads a gradient that is rescaled by a total of `square_sum`, as where its norm is bounded.
+
+    An optimizer that reads the total itself, for a step size of its own, does not.
+    """
+    part = square_sum(procedure)
+    numbers: set[str] = set()
+    for phase in procedure.phases if part is not None else ():
+        if phase.model is not None and part in dict(phase.model.totals).values():
+            numbers.update(phase.model.exports)
+        derived: set[Symbol] = set()
+        for statement in phase.kernel.body if phase.kernel is not None else ():
+            if not isinstance(statement, Let):
+                continue
+            if any(read.symbol.name in numbers or read.symbol in derived for read in reads(statement.value)):
+                derived.add(statement.target)
+                if statement.target == GRADIENT:
+                    return True
+    return False
 
 
 def _is_sum_of_squares(value: Expression) -> bool:

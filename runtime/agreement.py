@@ -13,12 +13,12 @@ from optc.runtime.saved_fitting import names_of
 from optc.runtime.sharding import Group, is_divided
 
 if TYPE_CHECKING:
-    from optc.runtime.optimizer import Optimizer
+    from optc.runtime.parted import Parted
 
 _MOST_SHOWN = 5
 
 
-def compare(optimizer: Optimizer, every: int = 100, process_group: Group = None) -> Any:
+def compare(optimizer: Parted, every: int = 100, process_group: Group = None) -> Any:
     """Lets all processes compare hypers, parameters and step counts of an optimizer before every so many steps.
 
     A learning rate that differs by process, a parameter that is frozen in some of them, or another order of parameters leads to
@@ -42,7 +42,7 @@ def compare(optimizer: Optimizer, every: int = 100, process_group: Group = None)
     return optimizer.register_step_pre_hook(look)
 
 
-def require_equal(optimizer: Optimizer, process_group: Group = None) -> None:
+def require_equal(optimizer: Parted, process_group: Group = None) -> None:
     """Raises RuntimeError, in all processes, with what differs between them."""
     import torch.distributed as dist
 
@@ -59,12 +59,13 @@ def require_equal(optimizer: Optimizer, process_group: Group = None) -> None:
         raise RuntimeError(listed("processes would go on differently, nothing has changed:", problems, _MOST_SHOWN))
 
 
-def _facts(optimizer: Optimizer) -> Iterator[tuple[str, str]]:
+def _facts(optimizer: Parted) -> Iterator[tuple[str, str]]:
     """What must be the same in all processes, as texts."""
-    yield "the spec", f"{optimizer.schema.name} {optimizer.schema.digest[:12]}"
-    there = {optimizer._shards.here(p).device for group in optimizer.param_groups for p in group["params"]}
-    for device in sorted(there, key=str):
-        yield f"the code for {device.type}", choose.expected(optimizer.backend, device)
+    yield "the spec", " and ".join(f"{schema.name} {schema.digest[:12]}" for schema, _ in optimizer._schemas())
+    for part in optimizer._share():
+        there = {optimizer._shards.here(p).device for group in part.param_groups for p in group["params"]}
+        for device in sorted(there, key=str):
+            yield f"the code of {part.schema.name} for {device.type}", choose.expected(part.backend, device)
     names = iter(names_of(optimizer))
     for number, group in enumerate(optimizer.param_groups):
         for key, value in group.items():

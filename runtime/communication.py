@@ -21,7 +21,7 @@ from optc.runtime.sharding import Shard
 from optc.runtime.zero1 import Intervals
 
 if TYPE_CHECKING:
-    from optc.runtime.optimizer import Optimizer
+    from optc.runtime.parted import Parted
 
 _PARTS = 2
 """How many parts parameters are in that only have shapes."""
@@ -69,22 +69,26 @@ def messages_of(schema: Schema, exchange: Exchange, procedure: str) -> list[Mess
     return found
 
 
-def of_optimizer(optimizer: Optimizer) -> list[Message]:
+def of_optimizer(optimizer: Parted) -> list[Message]:
     """The messages of a step of an optimizer as it was last made; none where nothing is divided or must be told."""
-    groups, shards, exchange = optimizer.param_groups, optimizer._shards, optimizer._exchanges.get("step")
+    groups, shards, parts = optimizer.param_groups, optimizer._shards, optimizer._share()
     every = collectives.groups_of(groups, shards)
     found = []
     if optimizer._guard is not None and not optimizer._told():
         tensors = sum(len(group["params"]) for group in groups)
         for one in every:
             found.append(Message("step", 0, "all_reduce", ("finite",), (), tensors, collectives.processes([one]), 4))
-    if exchange is not None:
-        found += messages_of(optimizer.schema, exchange, "step")
+    for part in parts:
+        exchange = part._exchanges.get("step")
+        if exchange is None:
+            continue
+        found += messages_of(part.schema, exchange, "step")
         count = max((one.processes for rounds in exchange.rounds.values() for one in rounds), default=1)
         for tensors, nbytes in (one for gathers in exchange.gathers.values() for one in gathers):
             found.append(Message("step", 0, "all_reduce", ("tensors",), (), tensors, count, nbytes))
     if isinstance(shards, Intervals):
-        found += _sent(shards, groups, collectives.processes([*every]))
+        for part in parts:
+            found += _sent(shards, part.param_groups, collectives.processes([*every]))
     return found
 
 
@@ -92,8 +96,8 @@ def of_zero1(schema: Schema, shapes: Sequence[torch.Size]) -> list[Message]:
     """What ZeRO 1 adds to a step over float32 parameters of these shapes, on two processes, with the default hypers."""
     given = {hyper.key: hyper.defaults if hyper.is_tuple else hyper.defaults[0] for hyper in schema.hypers}
     group = {**given, "params": [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]}
-    intervals = Intervals(schema, 0, 0, _PARTS)
-    intervals.cut(group)
+    intervals = Intervals(0, 0, _PARTS)
+    intervals.cut(schema, group)
     return _sent(intervals, [group], _PARTS)
 
 

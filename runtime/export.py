@@ -22,6 +22,7 @@ from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.codebook import Codebook
 from optc.runtime.names import listed
 from optc.runtime.optimizer import Optimizer
+from optc.runtime.parted import Parted
 from optc.runtime.peers import LIBRARIES, OF_BITSANDBYTES, OF_TORCHAO, Library, Rule
 from optc.runtime.registry import lookup
 from optc.runtime.schema import Schema, State
@@ -46,6 +47,9 @@ def export_state(optimizer: Optimizer, library: Library) -> dict[str, Any]:
     """
     if library not in LIBRARIES:
         raise ValueError(f"library = {library!r}, but it must be one of {', '.join(map(repr, LIBRARIES))}")
+    if isinstance(optimizer, Parted) and not isinstance(optimizer, Optimizer):
+        parts = ", ".join(f"parts[{part.param_groups[0]['type']!r}]" for part in optimizer._share() if part.param_groups)
+        raise TypeError(f"{library} has no optimizer of several rules: export them one by one, each by itself: {parts}")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"needs an optimizer of optc, not {type(optimizer).__name__}")
     schema = optimizer.schema

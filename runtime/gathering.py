@@ -9,10 +9,10 @@ from optc.runtime.parts import Part, box_of
 from optc.runtime.sharding import Group, is_divided
 
 if TYPE_CHECKING:
-    from optc.runtime.optimizer import Optimizer
+    from optc.runtime.parted import Parted
 
 
-def full_state_dict(optimizer: Optimizer) -> dict[str, Any]:
+def full_state_dict(optimizer: Parted) -> dict[str, Any]:
     """A state dict with whole tensors, as the optimizer would have without other processes; all of them must call it.
 
     It takes the memory of the whole state on every process. `load_state_dict` takes it anywhere, and cuts from it what belongs

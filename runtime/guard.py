@@ -97,9 +97,8 @@ def gradients(groups: _Groups, shards: Shards) -> Iterable[tuple[str, Tensor]]:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Looks, within a step, at the sum of the squares of the gradients of `groups`: the part `part` of a phase."""
+    """Looks, within a step, at the sum of the squares of the gradients of `groups`."""
 
-    part: str
     groups: _Groups
     shards: Shards
 

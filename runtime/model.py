@@ -56,10 +56,31 @@ def settle(schema: Schema, values: Values, groups: Sequence[dict[str, Any]], dev
 
 def total(gatherings: Sequence[Gathering], part: str) -> Tensor:
     """The sum over the whole model of a part that kernels have left, a 0-dim float64 tensor."""
-    first, *others = (gathering._sums[part] for gathering in gatherings)
+    return summed([gathering._sums[part] for gathering in gatherings])
+
+
+def summed(numbers: Sequence[Tensor]) -> Tensor:
+    """The sum of 0-dim tensors, on the device of the first one."""
+    first, *others = numbers
     for other in others:
         first = first + moved(other, first.device)
     return first
+
+
+def share(gatherings: Sequence[Gathering]) -> None:
+    """Gives all that rescale the gradient by the sum of its squares that sum over all of them: they bound one norm.
+
+    What an optimizer adds up for itself (a distance, a step size) stays its own, and so do numbers of a group.
+    """
+    sharing = [(one, part) for one in gatherings if (part := one.schema.square_sum) and _is_shared(one.schema)]
+    if len(sharing) > 1:
+        whole = summed([one._sums[part] for one, part in sharing])
+        for one, part in sharing:
+            one._sums[part] = moved(whole, one.device)
+
+
+def _is_shared(schema: Schema) -> bool:
+    return schema.rescales and not schema.by_group
 
 
 def _as_number(entry: Any, state: State, device: torch.device) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from optc.runtime import (
     amp,
-    checkpoint,
     choose,
     counter,
     divisible,
@@ -20,7 +19,6 @@ from optc.runtime import (
     hypers,
     locality,
     loss,
-    members,
     model,
     participants,
     plans,
@@ -32,16 +30,15 @@ from optc.runtime import state as states
 from optc.runtime.exchange import Exchange
 from optc.runtime.guard import Guard, Watch
 from optc.runtime.loss_scale import LossScale
+from optc.runtime.parted import Parted
 from optc.runtime.participants import Given, Participants
-from optc.runtime.release import Releasable
 from optc.runtime.revive import bare
 from optc.runtime.schema import Hyper, Procedure, Schema
-from optc.runtime.sharding import PLACEMENTS, Shards
 from optc.runtime.steps import Ready
 from optc.runtime.watched import State
 
 
-class Optimizer(Releasable):
+class Optimizer(Parted):
     """Runs `schema` over parameter groups.
 
     `backend`: "auto", "torch", "native" (CPU) or "triton" (GPU). `maximize` and `capturable` mean what they mean in torch;
@@ -65,7 +62,6 @@ class Optimizer(Releasable):
     _numbers: Sequence[int] | None = None
     """What errors call the groups, and the next one, where they are some of another optimizer's."""
 
-    _shards: Shards = PLACEMENTS
     _plans: dict[int, dict[str, plans.Plan]]
     _exchanges: dict[str, Exchange | None]
     _given: set[int]
@@ -73,7 +69,6 @@ class Optimizer(Releasable):
     _settled: tuple[State | None, int]
     _skipped: bool | Tensor
     _square_sum: Tensor | None
-    _guard: Guard | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Finds the hyper that counts steps, which every step asks for."""
@@ -113,6 +108,12 @@ class Optimizer(Releasable):
         super().__init__(params, {**defaults, "maximize": maximize, "capturable": capturable})
         self.state = State()
 
+    def _share(self) -> Sequence[Optimizer]:
+        return [self]
+
+    def _called(self) -> str:
+        return self.schema.name
+
     # --- groups --------------------------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -131,15 +132,6 @@ class Optimizer(Releasable):
             self.param_groups.pop()
             raise
         self._given.update(map(id, param_group["params"]))
-
-    def forget(self, params: members.Leaving) -> None:
-        """Takes parameters out of their groups, with their names and their state.
-
-        `params` is one or several of them: tensors, or the names that groups have of them. Groups stay where they are, even
-        empty ones: schedulers count on it. An optimizer that draws random numbers draws them by a parameter's place among all,
-        which moves for those behind. Raises ValueError for what is not here; then nothing has changed.
-        """
-        members.forget(self.param_groups, self.state, params)
 
     @classmethod
     def refuses_release(cls) -> str | None:
@@ -172,15 +164,6 @@ class Optimizer(Releasable):
     def last_step_skipped(self) -> bool | Tensor:
         """Whether the last step did nothing, as the scaler had found inf or NaN; a 0-dim tensor if only the device knows."""
         return self._skipped > 0 if isinstance(self._skipped, Tensor) else self._skipped
-
-    @property
-    def gradient_norm(self) -> Tensor | None:
-        """The norm of the whole gradient in the last step, unscaled and before it was bounded; None before the first step.
-
-        A 0-dim float64 tensor on the parameters' device, which nothing has waited for. Only optimizers that are compiled with
-        `clip_global_norm` know it; None for all others.
-        """
-        return None if self._square_sum is None else self._square_sum.sqrt()
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def _run(self, name: str, inputs: Mapping[str, Given] | None, given: loss.Loss | None = None) -> None:
@@ -292,8 +275,8 @@ class Optimizer(Releasable):
             edits.undo()
             self._plans.clear()
             raise
-        part = self.schema.square_sum if name == "step" and self._guard is not None and scaling.found_inf is None else None
-        watch = None if part is None else Watch(part, self.param_groups, self._shards)
+        watched = name == "step" and self._guard is not None and scaling.found_inf is None
+        watch = Watch(self.param_groups, self._shards) if watched and self.schema.square_sum is not None else None
         finding = None in places, scaling.found_inf, watch, self._exchanges[name]
         return Ready(self, procedure, present, updates, gatherings, edits, before, *finding)
 
@@ -358,19 +341,18 @@ class Optimizer(Releasable):
 
     def state_dict(self) -> dict[str, Any]:
         """In torch's layout; step counts and host states are copies of their own."""
-        parts = [(self.schema, range(len(self.param_groups)))]
-        return checkpoint.saved(parts, super().state_dict(), self.param_groups, self._shards)
+        if self._numbers is None:
+            return super().state_dict()
+        shared = self.state  # with parameters of others
+        self.state = State({p: shared[p] for group in self.param_groups for p in group["params"] if p in shared})
+        try:
+            return super().state_dict()
+        finally:
+            self.state = shared
 
-    @torch._disable_dynamo  # type: ignore[attr-defined]
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Loads what `state_dict` gave, or the optimizer of the same kind in torch, bitsandbytes or torchao.
-
-        See `optc.runtime.checkpoint` and `optc.runtime.foreign`.
-
-        Raises ValueError with everything that does not fit; then nothing has changed.
-        """
-        parts = [(self.schema, range(len(self.param_groups)))]
-        checkpoint.load(self, self.schema.name, parts, state_dict, shards=self._shards)
+    def _fits(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        if self._numbers is not None:
+            raise ValueError(f"this {self.schema.name} is one of several optimizers in one: load a state dict of the whole")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (bare, (type(self) if self.spec_text is None else self.spec_text,), self.__getstate__())

@@ -131,7 +131,7 @@ def admit(schema: Schema, group: Mapping[str, Any], label: str, shards: Shards) 
     """Looks at the parameters of a new group. Raises ValueError or TypeError that names the one that cannot be optimized."""
     checks.no_duplicates(group["params"])
     check(group["params"], {}, group, label, shards)
-    shards.cut(group)
+    shards.cut(schema, group)
     if any(map(shards.divides, group["params"])):
         divisible.require_all(schema, hypers.validate(schema, group), group, shards)
 

@@ -34,6 +34,10 @@ class Releasable(Hooked):
 
     _released: Release | None = None
 
+    def _share(self) -> Sequence[Optimizer]:
+        """The parts, each with its groups, the state, the division and the guard as they are now; see `parted.py`."""
+        raise NotImplementedError
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch. Under gradient release, an accumulation that has not updated anything yet starts over."""
         super().zero_grad(set_to_none)
@@ -183,9 +187,7 @@ class Release:
 
     def _parts(self) -> Sequence[Optimizer]:
         """The optimizers, with the groups and the state that they have now: several where it is routed."""
-        whole: Any = self._optimizer
-        found: Sequence[Optimizer] = whole._share() if hasattr(whole, "_share") else [whole]
-        return found
+        return self._optimizer._share()
 
     @staticmethod
     def _values(part: Optimizer) -> Sequence[hypers.Values]:
@@ -316,7 +318,8 @@ class Release:
             self._plans.pop(id(p), None)
             self._settled = None, -1
             raise
-        updates.run(procedure, [update], gatherings)
+        for _ in updates.run(procedure, [update], gatherings):
+            pass
         plan.release()
         if plan.once:
             del self._plans[id(p)]

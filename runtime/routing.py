@@ -12,16 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optc.runtime import amp, checkpoint, groups, hypers, loss, members, registry, steps
+from optc.runtime import amp, counter, groups, hypers, loss, registry, steps
 from optc.runtime.guard import Guard
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.optimizer import Optimizer
-from optc.runtime.release import Releasable
-from optc.runtime.sharding import PLACEMENTS
+from optc.runtime.parted import TYPE, Parted
 from optc.runtime.watched import State
-
-TYPE = "type"
-"""The key of a group that names its optimizer."""
 
 _SHOWN = 5
 
@@ -45,7 +41,8 @@ def route(
     it, the rest to `otherwise`. A rule is a pattern of names, a function (name, parameter) -> bool, or a tuple of these, with
     a dict of the optimizer's `type` (a name, a composition, a class, as for `optc.create`) and its hypers; what a group of
     `params` says itself (`weight_decay`, `lr`, even `type`) wins. Rules of one type are groups of one optimizer, as far as
-    numbers of the whole model go. The other keywords are those of every optimizer, for all of them.
+    numbers of the whole model go; the norm that `clip_global_norm` bounds is that of all optimizers that have it. The other
+    keywords are those of every optimizer, for all of them.
 
     Raises ValueError for parameters that no rule takes, rules that take none, unknown types and hypers out of range, TypeError
     for unknown hypers.
@@ -83,18 +80,18 @@ def _check(options: Mapping[str, Any], label: str) -> None:
             raise hypers.unknown_keyword(cls.__name__, key, known)
 
 
-class Routed(Releasable):
+class Routed(Parted):
     """Parameter groups with a `type` each, updated by the optimizer of that type; `optc.route` makes it by rules.
 
     A group has the hypers of its own type, and takes what it does not say from that type's defaults; `defaults` are those that
-    all have. Schedulers, gradient scaling (`amp=True`), hooks, closures and copies work as for one optimizer; `parts` has the
-    optimizers by type, for methods of their own. `state_dict` is in torch's layout, and loads where the routing is the same.
+    all have. Schedulers, gradient scaling (`amp=True`), hooks, closures, copies and `optc.dist` work as for one optimizer, see
+    `parted.py`; `parts` has the optimizers by type, for methods of their own. `state_dict` is in torch's layout, and loads
+    where the routing is the same.
 
     Raises ValueError and TypeError as the optimizers do, naming the group, before anything has changed.
     """
 
     _parts: dict[str, Optimizer]
-    _guard: Guard | None = None
 
     def __init__(
         self,
@@ -118,7 +115,7 @@ class Routed(Releasable):
     def parts(self) -> Mapping[str, Optimizer]:
         """The optimizers by type, each with its groups of this one, for entries such as `update_hessian`.
 
-        Steps and state dicts are those of the whole: a part's own would leave out the others.
+        Steps and state dicts are those of the whole: a part's own leave out the others, which `optc.export_state` needs.
         """
         self._share()
         return self._parts
@@ -140,6 +137,8 @@ class Routed(Releasable):
         self._share()
         part._numbers = [*self._of(tag), number]
         param_group[TYPE] = tag
+        if part._counting is not None and self.param_groups:  # a schedule goes on where those of the others are
+            param_group.setdefault(part._counting.key, counter.latest(part._counting, self.param_groups))
         part.add_param_group(param_group)
         before = self.defaults
         self.defaults = _of_all([*self._parts.values(), part])  # torch gives every group what it lacks of these
@@ -149,10 +148,6 @@ class Routed(Releasable):
             self.defaults = before
             raise
         self._parts[tag] = part
-
-    def forget(self, params: members.Leaving) -> None:
-        """Takes parameters out of their groups, with their names and their state; as `Optimizer.forget`."""
-        members.forget(self.param_groups, self.state, params)
 
     def _part(self, given: Any) -> tuple[str, Optimizer]:
         """The optimizer of a type and what it is called here, new if there is none yet."""
@@ -166,13 +161,14 @@ class Routed(Releasable):
             raise ValueError(f"two different optimizers are called {tag!r}: give one of them another name")
         part = cls([{"params": []}], **self._common)
         part.param_groups.clear()
+        part._shards, part._guard = self._shards, self._guard
         return tag, part
 
     def _of(self, tag: str) -> list[int]:
         return [number for number, group in enumerate(self.param_groups) if group.get(TYPE) == tag]
 
     def _share(self) -> list[Optimizer]:
-        """Gives every part its groups and the state as they are now."""
+        """Gives every part its groups, the state, the division and the guard as they are now."""
         if not isinstance(self.state, State):
             self.state = State(self.state)
         for number, group in enumerate(self.param_groups):
@@ -183,8 +179,11 @@ class Routed(Releasable):
             numbers = self._of(tag)
             part._numbers = numbers
             part.param_groups = [self.param_groups[number] for number in numbers]
-            part.state = self.state
+            part.state, part._shards, part._guard = self.state, self._shards, self._guard
         return list(self._parts.values())
+
+    def _called(self) -> str:
+        return type(self).__name__
 
     # --- updates -------------------------------------------------------------------------------------------------------------
 
@@ -205,11 +204,11 @@ class Routed(Releasable):
         parts = self._share()
         scaling = amp.read(self) if self._common["amp"] else amp.Scaling()
         if self._guard is not None:
-            scaling = self._guard.before(self.param_groups, told=False, shards=PLACEMENTS)
+            scaling = self._guard.before(self.param_groups, told=False, shards=self._shards)
         losses = dict(zip(map(id, parts), given, strict=True))
         steps.together(parts, lambda part: part._ready("step", None, losses[id(part)], scaling))
         if self._guard is not None:
-            self._guard.after(self.last_step_skipped, self.param_groups, PLACEMENTS)
+            self._guard.after(self.last_step_skipped, self.param_groups, self._shards)
 
     @property
     def last_step_skipped(self) -> bool | Tensor:
@@ -224,24 +223,8 @@ class Routed(Releasable):
         for part in self._share():
             part.init_state()
 
-    def _schemas(self) -> checkpoint.Parts:
-        return [(part.schema, self._of(tag)) for tag, part in self._parts.items()]
-
-    def state_dict(self) -> dict[str, Any]:
-        """In torch's layout, every group with its `type`; step counts and host states are copies of their own."""
-        self._share()
-        return checkpoint.saved(self._schemas(), super().state_dict(), self.param_groups, PLACEMENTS)
-
-    @torch._disable_dynamo  # type: ignore[attr-defined]
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Loads what `state_dict` gave, into an optimizer with the same routing: types, and names where there are any.
-
-        Raises ValueError for another routing, or with everything that does not fit; then nothing has changed.
-        """
-        self._share()
-        checkpoint.load(self, "Routed", self._schemas(), state_dict, self._same_routing)
-
-    def _same_routing(self, saved: Sequence[Mapping[str, Any]]) -> None:
+    def _fits(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """The routing must be the same."""
         theirs, ours = ([group.get(TYPE) for group in found] for found in (saved, self.param_groups))
         if theirs != ours:
             said = ", ".join(map(str, theirs)) if any(theirs) else "no types"

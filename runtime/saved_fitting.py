@@ -18,11 +18,13 @@ from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.divisible import block
 from optc.runtime.names import listed
 from optc.runtime.pairs import REST
+from optc.runtime.parted import TYPE
 from optc.runtime.parts import Part, Place, elements_of, place_of
 from optc.runtime.sharding import Shard, is_divided, like
 
 if TYPE_CHECKING:
-    from optc.runtime.optimizer import Optimizer
+    from optc.runtime.parted import Parted
+    from optc.runtime.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Loaded:
 class Fitting:
     """Brings together what a checkpoint has and what an optimizer wants. `templates`: what is to be read, by name and key."""
 
-    optimizer: Optimizer
+    optimizer: Parted
     manifest: Mapping[str, Any]
     folder: Path
     templates: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -45,37 +47,33 @@ class Fitting:
 
     def check(self, strict: bool) -> Loaded:
         """Makes the templates. Raises ValueError with all that does not fit."""
-        schema, manifest = self.optimizer.schema, self.manifest
-        problems = []
-        if manifest["optimizer"] != schema.name and manifest.get("spec") != schema.digest:  # else it is stored otherwise
-            raise ValueError(f"{self.folder} was saved by {manifest['optimizer']}, and this is {schema.name}")
-        known = {state.key for state in schema.of_parameters}
-        gone = [key for key in manifest["states"] if key not in known]
-        if gone and manifest.get("spec") != schema.digest:
-            problems.append(f"the spec has changed since, and has no states {', '.join(map(repr, gone))} any more")
-        elif manifest.get("spec") != schema.digest:
-            warnings.warn(f"the spec of {schema.name} has changed since {self.folder} was saved", stacklevel=stacklevel())
+        manifest = self.manifest
+        problems = self._changed_specs()
         self.names = self._matched()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         saved: Mapping[str, Any] = manifest["parameters"]
-        every = {name for group in manifest["groups"] for name in group["names"]}
-        missing = tuple(name for name in self.names if name not in every)
-        unexpected = tuple(sorted(every.difference(self.names)))
-        for name, p in zip(self.names, parameters, strict=True):
+        there = {name: manifest["parts"][group["part"]] for group in manifest["groups"] for name in group["names"]}
+        missing = tuple(name for name in self.names if name not in there)
+        unexpected = tuple(sorted(there.keys() - set(self.names)))
+        for name, (p, schema, group) in zip(self.names, self._owned(), strict=True):
+            if name in there and not _same(there[name], schema):
+                problems.append(f"{name!r} was updated by {there[name]['optimizer']} there, and is by {schema.name} here")
+                continue
             if name not in saved:
                 continue
             if list(p.shape) != saved[name].get("shape"):
                 problems.append(f"{name!r} has shape {tuple(saved[name].get('shape', ()))} there and {tuple(p.shape)} here")
                 continue
             try:
-                self.templates[name] = self._template(p, saved[name]["entries"])
+                self.templates[name] = self._template(p, schema, group, saved[name]["entries"], there[name]["states"])
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 problems.append(f"{name!r}: {error}")
         if strict and (missing or unexpected):
             problems += [f"{name!r} is not in the checkpoint" for name in missing]
             problems += [f"{name!r} is only in the checkpoint" for name in unexpected]
         if problems:
-            raise ValueError(listed(f"{self.folder} does not fit this {schema.name}, nothing was loaded:", problems))
+            raise ValueError(
+                listed(f"{self.folder} does not fit this {self.optimizer._called()}, nothing was loaded:", problems)
+            )
         if missing or unexpected:
             warnings.warn(
                 f"{self.folder}: {len(missing)} parameters are not in the checkpoint ({_some(missing)}), {len(unexpected)} are "
@@ -83,6 +81,32 @@ class Fitting:
                 stacklevel=stacklevel(),
             )
         return Loaded(missing, unexpected)
+
+    def _changed_specs(self) -> list[str]:
+        """States that specs have no more; warns where one has changed otherwise. Raises ValueError for other optimizers."""
+        theirs, ours = self.manifest["parts"], {schema.name: schema for schema, _ in self.optimizer._schemas()}
+        if theirs and not any(_same(one, schema) for one in theirs for schema in ours.values()):
+            saved = " and ".join(dict.fromkeys(one["optimizer"] for one in theirs))
+            raise ValueError(f"{self.folder} was saved by {saved}, and this is {' and '.join(ours)}")
+        problems = []
+        for one in theirs:
+            schema = ours.get(one["optimizer"])
+            if schema is None or one.get("spec") == schema.digest:
+                continue
+            known = {state.key for state in schema.of_parameters}
+            gone = [key for key in one["states"] if key not in known]
+            if gone:
+                shown = ", ".join(map(repr, gone))
+                problems.append(f"the spec of {schema.name} has changed since, and has no states {shown} any more")
+            else:
+                warnings.warn(f"the spec of {schema.name} has changed since {self.folder} was saved", stacklevel=stacklevel())
+        return problems
+
+    def _owned(self) -> list[tuple[Tensor, Schema, Mapping[str, Any]]]:
+        """The parameters here in order, each with the schema that updates it, and its group."""
+        schemas = {number: schema for schema, numbers in self.optimizer._schemas() for number in numbers}
+        groups = enumerate(self.optimizer.param_groups)
+        return [(p, schemas[number], group) for number, group in groups for p in group["params"]]
 
     def _matched(self) -> list[str]:
         """What the checkpoint calls this optimizer's parameters: by their names, or, where one side has none, by place."""
@@ -95,14 +119,17 @@ class Fitting:
             raise ValueError(f"{self.folder} has {len(there)} parameters without names, this optimizer {len(here)}")
         return there
 
-    def _template(self, p: Tensor, entries: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _template(
+        self, p: Tensor, schema: Schema, group: Mapping[str, Any], entries: Mapping[str, Any], states: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
         """Tensors to read a parameter's entries into: parts of those that are divided here."""
         shards = self.optimizer._shards
         shard, here = shards.shard(p), shards.here(p)
+        period = 1 if shard is None else shapes.period(schema, hypers.validate(schema, group))
         found = {}
         for key, entry in entries.items():
             dtype, shape = getattr(torch, entry["dtype"]), tuple(entry["shape"])
-            place = None if shard is None else self._place(key, shard, entries)
+            place = None if shard is None else _place(key, shard, entries, states, period)
             device = here.device if shape else torch.device("cpu")
             if place is None or shard is None or place.ones:
                 found[key] = torch.empty(shape, dtype=dtype, device=device)
@@ -110,24 +137,6 @@ class Fitting:
             empty = torch.empty(place.size, dtype=dtype, device=device)
             found[key] = like(p, empty) if is_divided(p) and place.elements else Part.of(empty, place, p)
         return found
-
-    def _place(self, key: str, shard: Shard, entries: Mapping[str, Any]) -> Place | None:
-        """Where a part of an entry is, by what the checkpoint says of its state."""
-        if key == REST:
-            return elements_of(shard)
-        for name, told in self.manifest["states"].items():
-            book = codebook(told["codes"]) if told["codes"] is not None else None
-            if key in (name, told["scale_key"]) and not told["host"]:
-                period = self._period()
-                is_scale = key != name
-                coded = book if told["scale_key"] in entries else None
-                if coded is not None and (shard.cuts is None or any(cut % block(coded) for cut in shard.cuts)):
-                    raise ValueError(f"{name!r} was saved as codes ({coded.name}), whose blocks the parts here cut through")
-                return place_of(told["extent"], coded, is_scale, period, shard)
-        return None
-
-    def _period(self) -> int:
-        return shapes.period(self.optimizer.schema, hypers.validate(self.optimizer.schema, self.optimizer.param_groups[0]))
 
     def packed(self) -> dict[str, Any]:
         """A state dict of this optimizer with what was read; what the checkpoint lacks stays as it is here."""
@@ -141,12 +150,26 @@ class Fitting:
                 raise ValueError(
                     "parameters of one group here were in groups with other hypers there: make the groups as they were"
                 )
-            read = {key: decoded(x) for key, x in told[0].items()} if told else {}
+            read = {key: decoded(x) for key, x in told[0].items() if key != TYPE} if told else {}
             groups.append({**{k: x for k, x in group.items() if k not in (STORING, SPEC)}, **read})
         return {"state": {index: slot for index, slot in slots.items() if slot}, "param_groups": groups}
 
 
-def names_of(optimizer: Optimizer) -> list[str]:
+def _place(key: str, shard: Shard, entries: Mapping[str, Any], states: Mapping[str, Any], period: int) -> Place | None:
+    """Where a part of an entry is, by what the checkpoint says of its state; every `period`-th element may be picked."""
+    if key == REST:
+        return elements_of(shard)
+    for name, told in states.items():
+        book = codebook(told["codes"]) if told["codes"] is not None else None
+        if key in (name, told["scale_key"]) and not told["host"]:
+            coded = book if told["scale_key"] in entries else None
+            if coded is not None and (shard.cuts is None or any(cut % block(coded) for cut in shard.cuts)):
+                raise ValueError(f"{name!r} was saved as codes ({coded.name}), whose blocks the parts here cut through")
+            return place_of(told["extent"], coded, key != name, period, shard)
+    return None
+
+
+def names_of(optimizer: Parted) -> list[str]:
     """What parameters are called, by the numbers that state dicts give them: names of groups that have some, else numbers."""
     found: list[str] = []
     for group in optimizer.param_groups:
@@ -166,6 +189,11 @@ def decoded(x: Any) -> Any:
     if "tuple" in x:
         return tuple(decoded(value) for value in x["tuple"])
     return {key: decoded(value) for key, value in x["table"].items()} if "table" in x else x.get("text")
+
+
+def _same(part: Mapping[str, Any], schema: Schema) -> bool:
+    """Whether a part of a checkpoint comes from this optimizer, or one that only keeps its states otherwise."""
+    return bool(part["optimizer"] == schema.name or part.get("spec") == schema.digest)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,9 +1,10 @@
 """Checkpoints on disk, by one process or by many, which any other number of processes can load.
 
 A checkpoint is a folder. In it each save makes a folder of its own, by torch.distributed.checkpoint, with the tensors; a file
-beside them says what they are, in JSON: the optimizer, its spec's hash, how states are kept, hypers. Only then the file
-`latest` is replaced, at once, to name it. So whatever ends a save early, the last whole one is loaded. Nothing that is read is
-executed but the index of torch.distributed.checkpoint, which is a pickle: load none from a source that you do not trust.
+beside them says what they are, in JSON: the optimizers, the hashes of their specs, how states are kept, hypers. Only then the
+file `latest` is replaced, at once, to name it. So whatever ends a save early, the last whole one is loaded. Nothing that is
+read is executed but the index of torch.distributed.checkpoint, which is a pickle: load none from a source that you do not
+trust.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from optc.runtime.codebook import Codebook
 from optc.runtime.saved_fitting import Fitting, Loaded, names_of
-from optc.runtime.schema import Schema
+from optc.runtime.schema import State
 
 if TYPE_CHECKING:
-    from optc.runtime.optimizer import Optimizer
+    from optc.runtime.parted import Parted
 
 LATEST = "latest"
 """The file that names the folder of the last whole save."""
 MANIFEST = "optc.json"
-FORMAT = 1
+FORMAT = 2
 
 
-def save(path: str | os.PathLike[str], optimizer: Optimizer, model: nn.Module | None = None, *, keep: int = 1) -> Path:
+def save(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | None = None, *, keep: int = 1) -> Path:
     """Saves an optimizer and, if it is given, a model; all processes of the default group call it, and it waits for all.
 
     Each process writes what it has: of parameters that are divided (FSDP2, tensor parallelism, `optc.dist.Zero1`) its part. Of
@@ -56,7 +57,7 @@ def save(path: str | os.PathLike[str], optimizer: Optimizer, model: nn.Module | 
     return folder
 
 
-def load(path: str | os.PathLike[str], optimizer: Optimizer, model: nn.Module | None = None, *, strict: bool = True) -> Loaded:
+def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | None = None, *, strict: bool = True) -> Loaded:
     """Loads what `save` has saved, whoever saved it: other numbers of processes, other divisions, other storages of states.
 
     States go to parameters by name, where optimizer and checkpoint have names, else by place. Without `strict` parameters that
@@ -64,7 +65,7 @@ def load(path: str | os.PathLike[str], optimizer: Optimizer, model: nn.Module | 
 
     Raises FileNotFoundError where there is no whole save, ValueError with everything that does not fit: another optimizer,
     states that the spec does not have any more, parameters of other shapes, files that are damaged. Then neither optimizer nor
-    model has changed. Warns where the spec has changed since, and its states have not.
+    model has changed. Warns where a spec has changed since, and its states have not.
     """
     folder = latest(path)
     manifest = _read_manifest(folder)
@@ -101,23 +102,30 @@ def latest(path: str | os.PathLike[str]) -> Path:
 # --- writing ------------------------------------------------------------------------------------------------------------------
 
 
-def _manifest(optimizer: Optimizer, names: Sequence[str], packed: Mapping[str, Any], has_model: bool) -> dict[str, Any]:
+def _manifest(optimizer: Parted, names: Sequence[str], packed: Mapping[str, Any], has_model: bool) -> dict[str, Any]:
     """What the tensors of a save are."""
-    schema = optimizer.schema
+    parts = optimizer._schemas()
+    part_of = {number: at for at, (_, numbers) in enumerate(parts) for number in numbers}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {
         "format": FORMAT,
-        "optimizer": schema.name,
-        "spec": schema.digest,
-        "states": {state.key: _described(schema, state.key) for state in schema.of_parameters},
+        "parts": [
+            {
+                "optimizer": schema.name,
+                "spec": schema.digest,
+                "states": {state.key: _described(state) for state in schema.of_parameters},
+            }
+            for schema, _ in parts
+        ],
         "model": has_model,
         "groups": [
             {
+                "part": part_of[number],
                 "names": [names[index] for index in group["params"]],
                 "named": "param_names" in group,
                 "hypers": {key: _encoded(x) for key, x in group.items() if key not in ("params", "param_names")},
             }
-            for group in packed["param_groups"]
+            for number, group in enumerate(packed["param_groups"])
         ],
         "parameters": {
             names[index]: {
@@ -129,8 +137,7 @@ def _manifest(optimizer: Optimizer, names: Sequence[str], packed: Mapping[str, A
     }
 
 
-def _described(schema: Schema, key: str) -> dict[str, Any]:
-    state = next(s for s in schema.of_parameters if s.key == key)
+def _described(state: State) -> dict[str, Any]:
     book = {**asdict(state.storage), "levels": list(state.storage.levels)} if isinstance(state.storage, Codebook) else None
     return {"extent": state.extent, "host": state.host, "scale_key": state.scale_key, "codes": book}
 
@@ -193,14 +200,27 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder / MANIFEST} cannot be read: {error}") from None
-    tables = ("states", "parameters")
-    well = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in tables)
-    if not well or not isinstance(found.get("groups"), list) or not isinstance(found.get("optimizer"), str):
+    if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"{folder} was saved in format {found['format']!r}; this version of optc reads {FORMAT}")
+    if not _well_formed(found):
         raise ValueError(f"{folder / MANIFEST} is not the description of a checkpoint")
-    if found.get("format") != FORMAT:
-        raise ValueError(f"{folder} was saved in format {found.get('format')!r}; this version of optc reads {FORMAT}")
     read: dict[str, Any] = found
     return read
+
+
+def _well_formed(found: Any) -> bool:
+    """Whether it has optimizers, groups of each, and parameters."""
+    if not isinstance(found, dict) or not isinstance(found.get("parameters"), dict):
+        return False
+    parts, groups = found.get("parts"), found.get("groups")
+    if not _are_tables(parts) or not _are_tables(groups):
+        return False
+    described = all(isinstance(one.get("optimizer"), str) and isinstance(one.get("states"), dict) for one in parts)
+    return described and all(group.get("part") in range(len(parts)) and "names" in group for group in groups)
+
+
+def _are_tables(found: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(found, list) and all(isinstance(row, dict) for row in found)
 
 
 def _fresh(x: Tensor) -> Tensor:

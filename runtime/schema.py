@@ -327,9 +327,10 @@ class Schema:
     that are nearest to each other for "square", else those of its last two dimensions.
     `pick`: the inside name of the hyper p for what is kept of every p-th element; it stays as it is once that is there. `pair`:
     how parameters of 16 bits are kept together with a state `theta_rest`, see `pairs.py`. `square_sum`: the part of a total
-    that is the sum of all squares of the gradient, left by a kernel of the step that writes nothing. `by_group`: numbers of the
-    model are those of a parameter group, each group's for itself. `digest`: a hash of states and statements, the same for specs
-    that differ in comments, words or defaults only.
+    that is the sum of all squares of the gradient, left by a kernel of the step that writes nothing. `rescales`: by that sum
+    the gradient is rescaled, as where its norm is bounded. `by_group`: numbers of the model are those of a parameter group,
+    each group's for itself. `digest`: a hash of states and statements, the same for specs that differ in comments, words or
+    defaults only.
     """
 
     name: str
@@ -343,6 +344,7 @@ class Schema:
     pick: str | None = None
     pair: Pair | None = None
     square_sum: str | None = None
+    rescales: bool = False
     by_group: bool = False
 
     @property

@@ -11,10 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from optc.runtime.schema import Schema
 
 Group: TypeAlias = Any
 """A process group."""
@@ -150,8 +153,8 @@ class Shards:
         """What the state of a parameter has of a tensor per element."""
         return like(p, entry) if is_divided(p) else entry
 
-    def cut(self, group: Mapping[str, Any]) -> None:
-        """Decides who has what of a group that is new, or has new parameters."""
+    def cut(self, schema: Schema, group: Mapping[str, Any]) -> None:
+        """Decides who has what of a group of an optimizer that is new, or has new parameters."""
 
     def settle(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """What is to be done when parameters have been updated."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from optc.runtime import loss, model, updates
@@ -45,22 +46,27 @@ class Ready:
     watch: Watch | None = None
     exchange: Exchange | None = None
 
-    def run(self) -> None:
-        """Updates the parameters; leaves everything as it was where the step finds out that a gradient is not finite."""
+    def run(self) -> Iterator[None]:
+        """Updates the parameters; leaves everything as it was where the step finds out that a gradient is not finite.
+
+        Pauses, with nothing changed yet, where it knows the sum of the squares of its gradients, if it needs that.
+        """
         if self.updates is None:
             return
-        through = updates.run(self.procedure, self.updates, self.gatherings, self.watch, self.exchange)
-        part = self.optimizer.schema.square_sum
-        if self.gatherings and part is not None and self.procedure.name == "step":
-            self.optimizer._square_sum = model.total(self.gatherings, part)
-        if through:
-            shards = self.optimizer._shards
-            if shards is not PLACEMENTS and writes_theta(self.procedure):
-                shards.settle(self.optimizer.param_groups)
-            self.optimizer._ran(self.procedure.name, bool(self.edits), self.found_inf)
-        else:
-            self.undo()
-            self.optimizer._skipped = True
+        part = self.optimizer.schema.square_sum if self.procedure.name == "step" else None
+        if part is not None and not self.gatherings:
+            self.optimizer._square_sum = torch.zeros((), dtype=torch.float64)
+        for _ in updates.run(self.procedure, self.updates, self.gatherings, self.exchange, part):
+            self.optimizer._square_sum = found = model.total(self.gatherings, str(part))
+            if self.watch is not None and self.watch.finds(found):
+                self.undo()
+                self.optimizer._skipped = True
+                return
+            yield
+        shards = self.optimizer._shards
+        if shards is not PLACEMENTS and writes_theta(self.procedure):
+            shards.settle(self.optimizer.param_groups)
+        self.optimizer._ran(self.procedure.name, bool(self.edits), self.found_inf)
 
     def undo(self) -> None:
         """Leaves everything as it was before."""
@@ -73,7 +79,10 @@ class Ready:
 
 
 def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready], name: str = "step") -> None:
-    """One step of several optimizers, or an entry called `name`; if one of them cannot do it, nothing has changed."""
+    """One step of several optimizers, or an entry called `name`; if one of them cannot do it, nothing has changed.
+
+    Those that bound the norm of the gradient wait for each other to have measured theirs: it is that of all of them.
+    """
     for optimizer in optimizers:
         optimizer._watch()
     works: list[Ready] = []
@@ -86,8 +95,11 @@ def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready
                 work.undo()
             _refuse(optimizers, name)
             raise
-        for work in works:
-            work.run()
+        running = [work.run() for work in works]
+        paused = [work for work, one in zip(works, running, strict=True) if next(one, work) is None]
+        model.share([gathering for work in paused for gathering in work.gatherings])
+        for one in running:
+            next(one, None)
     finally:
         for work in works:
             release(work.present)

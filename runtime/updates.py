@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from optc.runtime import model
 from optc.runtime.batches import Launch
 from optc.runtime.capturable import DeviceBatch
 from optc.runtime.columns import Columns
 from optc.runtime.exchange import Divided, Exchange
-from optc.runtime.guard import Watch
 from optc.runtime.model import Gathering
 from optc.runtime.rows import Outcome
 from optc.runtime.schema import Procedure
@@ -83,14 +81,13 @@ def run(
     procedure: Procedure,
     updates: Sequence[Update],
     gatherings: Sequence[Gathering] = (),
-    watch: Watch | None = None,
     exchange: Exchange | None = None,
-) -> bool:
+    part: str | None = None,
+) -> Iterator[None]:
     """Runs the updates of all groups side by side; between two phases what they have left is added up, by gatherings if any.
 
-    Where other processes have parts of the parameters, an `exchange` joins what passes measure.
-
-    Stops where the `watch` finds a gradient that is not finite, before anything has changed; whether it went through.
+    Where other processes have parts of the parameters, an `exchange` joins what passes measure. Pauses once gatherings have
+    added up `part`: whoever runs it may look, change the sum, or leave it at that.
     """
     for update in updates:
         update.start()
@@ -107,11 +104,10 @@ def run(
         if gatherings and phase.kernel.parts:
             for gathering in gatherings:
                 gathering.add(kernel, phase.kernel.parts)
-            if watch is not None and watch.part in phase.kernel.parts and watch.finds(model.total(gatherings, watch.part)):
-                return False
+            if part in phase.kernel.parts:
+                yield
         kernel += 1
     for update in updates:
         update.finish()
     for gathering in gatherings:
         gathering.keep()
-    return True

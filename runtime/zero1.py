@@ -24,7 +24,7 @@ from optc.runtime.sharding import Group, Shard, Shards, is_divided
 from optc.runtime.storage import kept_dtype
 
 if TYPE_CHECKING:
-    from optc.runtime.optimizer import Optimizer
+    from optc.runtime.parted import Parted
 
 ALIGNED = 64
 """Elements; intervals begin at multiples of so many, if nothing asks for more: lines of the cache, and what vectors load."""
@@ -35,15 +35,15 @@ class Intervals(Shards):
 
     everywhere = True
 
-    def __init__(self, schema: Schema, process_group: Group, rank: int, world: int) -> None:
-        self._schema, self._process_group = schema, process_group
+    def __init__(self, process_group: Group, rank: int, world: int) -> None:
+        self._process_group = process_group
         self._rank, self._world = rank, world
         self._shards: dict[int, tuple[Tensor, Shard]] = {}
         self._owners: dict[int, list[tuple[int, int]]] = {}
 
     # --- who has what ---------------------------------------------------------------------------------------------------------
 
-    def cut(self, group: Mapping[str, Any]) -> None:
+    def cut(self, schema: Schema, group: Mapping[str, Any]) -> None:
         """Cuts what of a group has not been cut yet. Raises ValueError for a parameter that is divided already, or strided."""
         new = [p for p in group["params"] if not self._knows(p)]
         if not new:
@@ -52,41 +52,29 @@ class Intervals(Shards):
             if is_divided(p) or not p.is_contiguous():
                 why = "a DTensor, which is divided already" if is_divided(p) else f"not contiguous (strides {p.stride()})"
                 raise ValueError(f"parameter {place}: it is {why}; ZeRO 1 cuts whole, contiguous parameters")
-        values = hypers.validate(self._schema, group)
-        costs = {id(p): self._bytes_per_element(p, values) for p in new}
+        values = hypers.validate(schema, group)
+        costs = {id(p): _bytes_per_element(schema, p, values) for p in new}
         # those without state per element are work all the same, and divided for themselves
         for own in ([p for p in new if bool(costs[id(p)]) is kept] for kept in (True, False)):
             total, before = sum(p.numel() * (costs[id(p)] or 1.0) for p in own), 0.0
             for p in own:
                 cost = costs[id(p)] or 1.0
-                self._cut(p, values, before / cost, total / cost)
+                self._cut(schema, p, values, before / cost, total / cost)
                 before += p.numel() * cost
 
     def _knows(self, p: Tensor) -> bool:
         known = self._shards.get(id(p))
         return known is not None and known[0] is p
 
-    def _bytes_per_element(self, p: Tensor, values: Values) -> float:
-        """What the state per element of a parameter takes; 0 where it has none."""
-        bits = 0.0
-        for state in self._schema.of_parameters:
-            if state.extent not in PER_ELEMENT or not states.exists(state, values, p):
-                continue
-            book = state.codebook(p.numel())
-            wide = kept_dtype(state, arithmetic_dtype(p.dtype)).itemsize * 8
-            one = wide if book is None else book.bits + (32 / book.block if book.scaled else 0)
-            bits += one / (shapes.period(self._schema, values) if state.extent == "pick" else 1)
-        return bits / 8
-
-    def _cut(self, p: Tensor, values: Values, before: float, total: float) -> None:
+    def _cut(self, schema: Schema, p: Tensor, values: Values, before: float, total: float) -> None:
         """`before`: elements that come first, `total` all, if all took as much as those of `p`."""
-        each, numel = self._granularity(p, values), p.numel()
+        each, numel = _granularity(schema, p, values), p.numel()
         ends = [round((total * (rank + 1) / self._world - before) / each) * each for rank in range(self._world)]
         ends = [min(max(end, 0), numel) for end in ends[:-1]] + [numel]
         spans = list(zip([0, *ends[:-1]], ends, strict=True))
         start, end = spans[self._rank]
         cuts = tuple(sorted({a for a, b in spans if b > a} or {0}))
-        if self._in_order(p):
+        if _in_order(schema, p):
             inner = math.prod(p.shape[1:])
             offset, size = (start // max(1, inner), *[0] * (p.ndim - 1)), ((end - start) // max(1, inner), *p.shape[1:])
             shard = Shard(p.shape, offset, size, (self._process_group,), p.device.type, cuts)
@@ -94,16 +82,6 @@ class Intervals(Shards):
             shard = Shard(torch.Size([numel]), (start,), (end - start,), (self._process_group,), p.device.type, cuts)
         self._shards[id(p)] = p, shard
         self._owners[id(p)] = spans
-
-    def _in_order(self, p: Tensor) -> bool:
-        """Whether rows and columns count, so that a part has to be some of the rows."""
-        return p.ndim >= 2 and shapes.has_rows(self._schema)
-
-    def _granularity(self, p: Tensor, values: Values) -> int:
-        """Every cut is a multiple of it."""
-        books = [book for state in self._schema.states if (book := state.codebook(p.numel())) is not None]
-        least = max(1, math.prod(p.shape[1:])) if self._in_order(p) else ALIGNED
-        return math.lcm(least, shapes.period(self._schema, values), *map(divisible.block, books))
 
     # --- see Shards -----------------------------------------------------------------------------------------------------------
 
@@ -207,6 +185,31 @@ class Intervals(Shards):
         return counts
 
 
+def _bytes_per_element(schema: Schema, p: Tensor, values: Values) -> float:
+    """What the state per element of a parameter takes; 0 where it has none."""
+    bits = 0.0
+    for state in schema.of_parameters:
+        if state.extent not in PER_ELEMENT or not states.exists(state, values, p):
+            continue
+        book = state.codebook(p.numel())
+        wide = kept_dtype(state, arithmetic_dtype(p.dtype)).itemsize * 8
+        one = wide if book is None else book.bits + (32 / book.block if book.scaled else 0)
+        bits += one / (shapes.period(schema, values) if state.extent == "pick" else 1)
+    return bits / 8
+
+
+def _in_order(schema: Schema, p: Tensor) -> bool:
+    """Whether rows and columns count, so that a part has to be some of the rows."""
+    return p.ndim >= 2 and shapes.has_rows(schema)
+
+
+def _granularity(schema: Schema, p: Tensor, values: Values) -> int:
+    """Every cut is a multiple of it."""
+    books = [book for state in schema.states if (book := state.codebook(p.numel())) is not None]
+    least = max(1, math.prod(p.shape[1:])) if _in_order(schema, p) else ALIGNED
+    return math.lcm(least, shapes.period(schema, values), *map(divisible.block, books))
+
+
 def all_gather(everybody: Tensor, mine: Tensor, process_group: Group, wait: bool = True) -> None:
     """The rows that all processes have, in place; `mine` may be one of them."""
     import torch.distributed as dist
@@ -216,7 +219,8 @@ def all_gather(everybody: Tensor, mine: Tensor, process_group: Group, wait: bool
 
 
 class Zero1:
-    """Divides an optimizer's work and state among the processes of a group: ZeRO stage 1, for any model that is whole on each.
+    """Divides the work and state of an optimizer, or of several in one, among processes: ZeRO stage 1, for any model that is
+    whole on each.
 
         model = DistributedDataParallel(model)
         optimizer = optc.create("AdamW", model, lr=3e-4)
@@ -231,23 +235,25 @@ class Zero1:
     optimizers that cannot update parts, and for those with capturable=True; RuntimeError without a process group.
     """
 
-    def __init__(self, optimizer: Optimizer, process_group: Group = None) -> None:
+    def __init__(self, optimizer: Parted, process_group: Group = None) -> None:
         import torch.distributed as dist
 
         if not dist.is_available() or not dist.is_initialized():
             raise RuntimeError("there is no process group: call torch.distributed.init_process_group first")
         if any(group.get("capturable", False) for group in optimizer.param_groups):
             raise ValueError("capturable=True counts on one device, and ZeRO 1 divides the work among several: leave it out")
-        group = process_group if process_group is not None else dist.group.WORLD
-        intervals = Intervals(optimizer.schema, group, dist.get_rank(group), dist.get_world_size(group))
-        for group in optimizer.param_groups:
-            intervals.cut(group)
-            divisible.require_all(optimizer.schema, hypers.validate(optimizer.schema, group), group, intervals)
-        for group in optimizer.param_groups:
-            values = hypers.validate(optimizer.schema, group)
+        processes = process_group if process_group is not None else dist.group.WORLD
+        intervals = Intervals(processes, dist.get_rank(processes), dist.get_world_size(processes))
+        owned = [(part.schema, group) for part in optimizer._share() for group in part.param_groups]
+        for schema, group in owned:
+            intervals.cut(schema, group)
+            divisible.require_all(schema, hypers.validate(schema, group), group, intervals)
+        for schema, group in owned:
+            values = hypers.validate(schema, group)
             for p in group["params"]:
                 if p in optimizer.state:
                     slot = dict(optimizer.state[p])
-                    optimizer.state[p].update(cut_entries(optimizer.schema, values, p, intervals, slot))
+                    optimizer.state[p].update(cut_entries(schema, values, p, intervals, slot))
         optimizer._shards = intervals
-        optimizer._forget()
+        for part in optimizer._share():
+            part._forget()

@@ -13,7 +13,8 @@ from tests.dist.crew import Crew
 from tests.dist.test_training import CODED
 from tests.dist.training import difference, resumed, resumed_alone, saved, whole_state
 
-NAMES = ["AdamW", "Adafactor", "AdamW8bit", "AdamW4bit", "Prodigy"]
+NAMES = ["AdamW", "Adafactor", "AdamW8bit", "AdamW4bit", "Prodigy", "LAMB | AdamW8bit"]
+MORE = ["AdamWFactored", "CAME", "LAMB", "MADGRAD", "AdamWBf16Stochastic", "Adafactor | Prodigy + clip_global_norm"]
 
 
 def same(a: Any, b: Any) -> bool:
@@ -32,7 +33,7 @@ def bound(name: str) -> float:
     return CODED if "bit" in name else 1e-6
 
 
-@pytest.mark.parametrize("name", [*NAMES, "AdamWFactored", "CAME", "LAMB", "MADGRAD", "AdamWBf16Stochastic"])
+@pytest.mark.parametrize("name", [*NAMES, *MORE])
 def test_states_are_the_same_to_the_bit_on_every_engine(four: Crew, two: Crew, tmp_path: Path, name: str) -> None:
     """Codes stay codes, rows and columns what they were; whoever loads, and whoever has saved."""
     if name != "AdamWFactored":  # its signs refuse the parts of small parameters

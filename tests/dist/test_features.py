@@ -16,7 +16,7 @@ def test_training_as_in_one_process(two: Crew, engine: str, work: object) -> Non
     assert max(two.run(work, engine)) < 2e-6  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("engine", ["stage1", "stage3"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_several_optimizers_in_one(two: Crew, engine: str) -> None:
     assert max(two.run(features.routed, engine)) < 2e-6
 

@@ -48,11 +48,20 @@ def built(engine: str, name: str, **hypers: Any) -> tuple[nn.Module, Any]:
         optc.dist.shard(model, stage=3, mesh=mesh)
     elif engine == "tensor":
         _in_both_ways(model)
-    optimizer = optc.create(name, model, **hypers)
+    optimizer = made(name, model, **hypers)
     if engine == "zero1":
         model = DistributedDataParallel(model)
         optc.dist.Zero1(optimizer)
     return model, optimizer
+
+
+def made(name: str, model: nn.Module, **options: Any) -> Any:
+    """The optimizer of this name; of two, such as "LAMB | AdamW", the first one for small matrices, the other for the rest."""
+    first, _, second = name.partition(" | ")
+    if not second:
+        return optc.create(name, model, **options)
+    rules = [(lambda _, p: p.ndim == 2 and p.numel() < 8192, dict(type=first))]
+    return optc.route(model, rules, otherwise=dict(type=second), **options)
 
 
 def _in_both_ways(model: nn.Module) -> None:
@@ -98,7 +107,7 @@ def train(
         if scaler is not None:
             scaler.step(optimizer)
             scaler.update()
-        elif optimizer.schema.reads_loss:
+        elif any(schema.reads_loss for schema, _ in optimizer._schemas()):
             optimizer.step(lambda: torch.tensor(0.5))
         else:
             optimizer.step()

@@ -252,6 +252,25 @@ def test_everything_that_does_not_fit_is_told_at_once() -> None:
 
 
 def test_other_libraries_have_nothing_of_the_kind() -> None:
-    model = network()
-    with pytest.raises(TypeError, match="needs an optimizer of optc, not Routed"):
-        optc.export_state(routed(model), "bitsandbytes")  # type: ignore[arg-type]
+    with pytest.raises(TypeError) as caught:
+        optc.export_state(routed(network()), "bitsandbytes")  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "bitsandbytes has no optimizer of several rules: export them one by one, each by itself: parts['SGD'], parts['AdamW']"
+    )
+
+
+def test_a_part_is_exported_as_if_it_were_alone() -> None:
+    models = [nn.Sequential(nn.Linear(80, 60), nn.LayerNorm(60)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizer = optc.route(models[0], [(matrix, {"type": "AdamW8bit"})], otherwise={"type": "Lion"})
+    alone = optc.create("AdamW8bit", [p for p in models[1].parameters() if p.ndim == 2])
+    for seed in range(3):
+        step(models[0], [optimizer], seed)
+        step(models[1], [alone], seed)
+    ours = optc.export_state(optimizer.parts["AdamW8bit"], "bitsandbytes")
+    theirs = optc.export_state(alone, "bitsandbytes")
+    assert list(ours["state"]) == [0] and ours["state"][0].keys() == theirs["state"][0].keys()
+    assert all(torch.equal(torch.as_tensor(ours["state"][0][k]), torch.as_tensor(x)) for k, x in theirs["state"][0].items())
+    with pytest.raises(ValueError, match="this AdamW8bit is one of several optimizers in one: load a state dict of the whole"):
+        optimizer.parts["AdamW8bit"].load_state_dict(alone.state_dict())
+    assert len(optimizer.state) == 4

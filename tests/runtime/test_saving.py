@@ -122,7 +122,7 @@ def test_a_changed_spec_is_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the spec of Mine has changed since"):
         load(tmp_path, same_states)
     others = optc.compile(SPEC.replace("m = 0", "n = 0").replace("m ←", "n ←").replace("ema(m", "ema(n").replace("·m", "·n"))
-    with pytest.raises(ValueError, match="the spec has changed since, and has no states 'm' any more"):
+    with pytest.raises(ValueError, match="the spec of Mine has changed since, and has no states 'm' any more"):
         load(tmp_path, others(net.named_parameters()))
     with pytest.raises(ValueError, match="was saved by Mine, and this is AdamW"):  # no other storage of the same
         load(tmp_path, optc.create("AdamW", net))

@@ -150,7 +150,7 @@ class Fitting:
                 raise ValueError(
                     "parameters of one group here were in groups with other hypers there: make the groups as they were"
                 )
-            read = {key: decoded(x) for key, x in told[0].items() if key != TYPE} if told else {}
+            read = {key: decoded(x) for key, x in told[0].items() if key not in (TYPE, SPEC)} if told else {}
             groups.append({**{k: x for k, x in group.items() if k not in (STORING, SPEC)}, **read})
         return {"state": {index: slot for index, slot in slots.items() if slot}, "param_groups": groups}
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from optc.runtime.checkpoint_names import NAMES
+from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.codebook import Codebook
 from optc.runtime.saved_fitting import Fitting, Loaded, names_of
 from optc.runtime.schema import State
@@ -122,8 +124,8 @@ def _manifest(optimizer: Parted, names: Sequence[str], packed: Mapping[str, Any]
             {
                 "part": part_of[number],
                 "names": [names[index] for index in group["params"]],
-                "named": "param_names" in group,
-                "hypers": {key: _encoded(x) for key, x in group.items() if key not in ("params", "param_names")},
+                "named": NAMES in group,
+                "hypers": {key: _encoded(x) for key, x in group.items() if key not in ("params", NAMES, SPEC)},
             }
             for number, group in enumerate(packed["param_groups"])
         ],

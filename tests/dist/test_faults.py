@@ -104,7 +104,7 @@ def test_processes_compare_their_parameters_and_code(two: Crew) -> None:
     for said in two.run(faults.order_differs):
         assert "parameter 0 of group 0: a in process 0, b in process 1" in said
     for said in two.run(faults.code_differs):
-        assert "the code for cpu: native in process 0, torch in process 1" in said
+        assert "the code of LAMB for cpu: native in process 0, torch in process 1" in said
 
 
 def test_processes_compare_their_hypers(two: Crew) -> None:

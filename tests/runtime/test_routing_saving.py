@@ -136,7 +136,7 @@ def test_the_spec_of_one_has_changed(tmp_path: Path) -> None:
     save(tmp_path, optimizer)
     with pytest.warns(UserWarning, match="the spec of Mine has changed since") as warned:
         load(tmp_path, made(SPEC.replace("0.9", "0.95")))
-    assert len(warned) == 1
+    assert len(warned) == 1, [str(w.message) for w in warned]
     others = SPEC.replace("m = 0", "n = 0").replace("m ←", "n ←").replace("ema(m", "ema(n").replace("·m", "·n")
     with pytest.raises(ValueError, match=r"this Routed, .*:\n  the spec of Mine has changed since, and has no states 'm' any"):
         load(tmp_path, made(others))

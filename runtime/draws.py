@@ -6,13 +6,13 @@ They are a function of the seed, the parameter, the step, the element and the pl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from optc.runtime.schema import Kernel, Procedure
+from optc.runtime.schema import Kernel, Procedure, Stream
 
 ELEMENTS = 1 << 40
 """The elements of parameter p of an optimizer (0, 1, … over all groups) are numbered from (p + 1)·ELEMENTS on."""
@@ -33,7 +33,12 @@ def draws(procedure: Procedure) -> bool:
 
 def kernel_draws(kernel: Kernel) -> bool:
     """Whether a kernel draws random numbers."""
-    return any(stream.role == "element" for stream in kernel.streams)
+    return draws_for(kernel.streams)
+
+
+def draws_for(streams: Iterable[Stream]) -> bool:
+    """Whether random numbers are drawn where these streams are read."""
+    return any(stream.role == "element" for stream in streams)
 
 
 def first_element(parameter: int) -> int:

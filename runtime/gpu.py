@@ -246,13 +246,15 @@ def uniform(
     seed = seed_low.to(tl.int64) | (seed_high.to(tl.int64) << 32)
     third = step_low.to(tl.uint32)
     fourth = step_high.to(tl.uint32) * 256 + place.to(tl.uint32)
-    if WHOLE:
+    # in float64 a thread has two neighbours only
+    SHARED: tl.constexpr = WHOLE and step_low.dtype == tl.float32
+    if SHARED:
         blocks = tl.split(tl.split(tl.reshape(element, (element.numel // 4, 2, 2)))[0])[0] >> 2
     else:
         blocks = element >> 2
     low = (blocks & 0xFFFFFFFF).to(tl.uint32)
     a, b, c, d = tl.philox(seed, low, (blocks >> 32).to(tl.uint32), third + low * 0, fourth + low * 0)
-    if WHOLE:
+    if SHARED:
         words = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), element.shape)
     else:
         odd = element & 1 != 0

@@ -354,8 +354,9 @@ def test_gpu_compilers_take_them(tmp_path: Path) -> None:
     text = compile_expanded(expand(Source("x.opt", f"optimizer X = AdamW without amsgrad storing {clauses}\n"))).module
     path = tmp_path / "random_codes.py"
     path.write_text(text, encoding="utf-8")
+    codes = {"m": "uint8", "v": "uint8"}
     requests = [
-        Request("step_triton", target, {"theta": d, "g": d, "m": "uint8", "v": "uint8"}, {"numel_ge_4096": True}, codes=256)
+        Request("step_triton", target, {"theta": d, "g": d, **codes}, {"numel_ge_4096": True}, codes=256, draws=True)
         for target in TARGETS
         for d in ("float32", "bfloat16")
     ]

@@ -40,9 +40,10 @@ OPTC_INLINE Lanes everywhere(uint64_t x) { return Lanes{} + x; }
 // Exact, and through a signed integer, for which there are vectors: what kernels are given is below 2^24.
 OPTC_INLINE uint32_t whole(math_t x) { return uint32_t(int32_t(x)); }
 
-constexpr int64_t TOGETHER = 2;                     // vectors, whose chains of products take turns
-constexpr int64_t AT_ONCE = TOGETHER * WIDTH;       // blocks
-constexpr int64_t MORE = 4 * AT_ONCE + 4;           // words in a buffer beside those that are wanted
+// Vectors whose chains of products take turns; few wide ones, as the last of them are often in vain.
+constexpr int64_t TOGETHER = WIDTH == 8 ? 2 : 4;
+constexpr int64_t AT_ONCE = TOGETHER * WIDTH;  // blocks
+constexpr int64_t MORE = 4 * AT_ONCE + 4;      // words in a buffer beside those that are wanted
 
 }  // namespace philox
 

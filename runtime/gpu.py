@@ -240,13 +240,12 @@ def uniform(
 ) -> tl.tensor:
     """For each element a number from [0, 1), of the dtype of `step_low`: the upper 24 bits of a word of Philox, exactly.
 
-    WHOLE: the elements are neighbours in blocks of Philox, along the last axis; so each block is computed once. See
-    `dsl/philox.py`.
+    WHOLE: rows of elements begin with a multiple of a thread's lanes. In float32 these are four with one block of Philox, which
+    is computed once; in float64 two, and each has its block computed for itself. See `dsl/philox.py`.
     """
     seed = seed_low.to(tl.int64) | (seed_high.to(tl.int64) << 32)
     third = step_low.to(tl.uint32)
     fourth = step_high.to(tl.uint32) * 256 + place.to(tl.uint32)
-    # in float64 a thread has two neighbours only
     SHARED: tl.constexpr = WHOLE and step_low.dtype == tl.float32
     if SHARED:
         blocks = tl.split(tl.split(tl.reshape(element, (element.numel // 4, 2, 2)))[0])[0] >> 2

@@ -17,7 +17,6 @@ from optc.compiler.backends.triton.sweep import GEOMETRY_OF_PANELS, TABLES, TABL
 from optc.compiler.backends.triton.trees import Tree, trees_of
 from optc.compiler.layout import Call, laid_out
 from optc.dsl.kinds import Extent
-from optc.dsl.program import ELEMENT
 
 _CALL_INDENT = 12
 
@@ -45,7 +44,7 @@ def emit_panels(one: Sweep) -> str:
         flag_lines=one.flag_lines(),
         pointer_lines=one.pointer_lines(),
         aligned_lines=[one.hint(s, "at") for s in streams if s not in one.signs],
-        also_aligned=_also_aligned(one),
+        also_aligned=" & (width % 8 == 0)" if one.signs else "",
         matrix_needs=list(_needs(one, Extent.TENSOR, Extent.MATRIX)),
         col_needs=list(_needs(one, Extent.COL)),
         row_needs=list(_row_needs(one)),
@@ -62,11 +61,6 @@ def emit_panels(one: Sweep) -> str:
             *(_left(one, tree, "(matrix * col_panels + across) * row_panels + panel", "matrix < matrices") for tree in numbers),
         ],
     )
-
-
-def _also_aligned(one: Sweep) -> str:
-    """What else whole blocks need: that rows begin with a byte of signs, with a block of random numbers."""
-    return " & (width % 8 == 0)" if one.signs else " & (width % 4 == 0)" if ELEMENT.name in one.streams else ""
 
 
 def _needs(one: Sweep, *wanted: Extent) -> Iterator[str]:

@@ -35,7 +35,7 @@ RESERVED = PYTHON | {
 _CALLS: dict[str, Callable[..., str]] = {
     **{o: f"gpu.{o}({{}})".format for o in _UNARY},
     **{o: f"gpu.{name}({{}}, {{}})".format for o, name in _BINARY.items()},
-    DRAW: f"gpu.{DRAW}({{}}, {{}}, {{}}, {{}}, {{}}, {{}}, mask is None)".format,  # whole tiles begin with a block
+    DRAW: f"gpu.{DRAW}({{}}, {{}}, {{}}, {{}}, {{}}, {{}}, mask is None)".format,
     "abs": "tl.abs({})".format,
     "where": "tl.where({}, {}, {})".format,
     "choose": "({1} if {0} else {2})".format,

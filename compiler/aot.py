@@ -47,7 +47,7 @@ class Request:
     `in_memory`: scalars and host flags are read from the device. `found_inf`: a skipped step is decided on the device.
     `reducing`: the pass belongs to a kernel that reduces, whose scalars are float64 there. `levels`: entries of the stack in
     which a program of a pass joins what it measures. `codes`: numbers that share a scale, at most, where some streams are codes
-    (of dtype `uint8`).
+    (of dtype `uint8`). `draws`: random numbers are drawn.
     """
 
     function: str
@@ -60,6 +60,7 @@ class Request:
     reducing: bool = False
     levels: int = 1
     codes: int = 0
+    draws: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def _shape(function: Any, request: Request, warp_size: int) -> Geometry:
 
     dtypes = [request.dtypes[s] for s in _streams(function) if s in request.dtypes]
     present = [getattr(torch, dtype) for dtype in dtypes if dtype != "uint8"]
-    shape = geometry(present or [getattr(torch, request.real)], warp_size, request.codes)
+    shape = geometry(present or [getattr(torch, request.real)], warp_size, request.codes, request.draws)
     return with_equal_lanes(shape) if "partials" in function.parameters else shape
 
 

@@ -19,7 +19,7 @@ from optc.compiler.plan import Kernel, Pass, Phase, Plan, ProcedurePlan, Stream
 from optc.compiler.storing import rows, storage_text
 from optc.compiler.traffic import read_if
 from optc.dsl.kinds import Extent
-from optc.dsl.program import DRAWS, TRUE, Apply, Constant, Declares, Expression, Let, Program, Read, Role, Store, Symbol
+from optc.dsl.program import DRAW, TRUE, Apply, Constant, Declares, Expression, Let, Program, Read, Role, Store, Symbol
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +90,15 @@ def _stream(stream: Stream, program: Program, *conditions: Call) -> str:
     storage = [] if stream.storage is None else [f"storage={storage_text(stream.storage)}"]
     storage += [] if stream.pair is None else [f'pair="{stream.pair}"']
     if stream.dither is not None:
-        draw, *given = _dither(stream.dither)
-        storage.append(f'dither=("{draw}", ({", ".join(given)}))')
+        storage.append(f"dither=({', '.join(_dither(stream.dither))})")
     coded = () if stream.coded is None else unless_always("coded", stream.coded, program)
     return str(Call("Stream", (*parts, *conditions, *storage, *coded)))
 
 
 def _dither(draw: Expression) -> Iterator[str]:
-    """The name of a draw, and what it is given besides the elements: names of scalars, or numbers."""
-    if not isinstance(draw, Apply) or draw.operation not in DRAWS:
+    """What a draw is given besides the elements: names of scalars, or numbers."""
+    if not isinstance(draw, Apply) or draw.operation != DRAW:
         raise InternalError(f"{draw!r} draws no number")
-    yield draw.operation
     for argument in draw.arguments[1:]:
         match argument:
             case Read(symbol=Symbol(role=Role.SCALAR, name=name)):

@@ -15,7 +15,7 @@ from optc.dsl import nodes
 from optc.dsl.kinds import SCALARS, Extent
 from optc.dsl.literals import write_text
 from optc.dsl.program import (
-    DRAWS,
+    DRAW,
     REDUCTIONS,
     TRUE,
     Apply,
@@ -61,7 +61,7 @@ _ALONG |= {(Extent.COL, Extent.MATRIX): "row", (Extent.ROW, Extent.MATRIX): "col
 """What a reduction from one extent to another goes along; over all entries where it is not here."""
 
 _DIALECT = Dialect(
-    call={name: _function(name) for name in (*_CALLS.split(), *DRAWS)}
+    call={name: _function(name) for name in (*_CALLS.split(), DRAW)}
     | {
         along + operation: _function(along + name)
         for operation, name in _REDUCTIONS.items()

@@ -9,22 +9,22 @@ becomes an opaque function.
 from __future__ import annotations
 
 import random
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import mpmath
 import sympy
 
-from optc.dsl.program import Apply, Constant, Expression, Read
+from optc.dsl.program import DRAW, Apply, Constant, Expression, Read
 
 DIGITS = 40
 SAMPLES = 4
 _TOLERANCE = mpmath.mpf(10) ** -(DIGITS - 10)
 
 
-def _opaque_draw(word: int, *given: Any) -> Any:
+def _opaque_draw(*given: Any) -> Any:
     """Some number from [0, 1) that depends on all it is given."""
-    return abs(mpmath.sin(word + sum((index + 2) * x for index, x in enumerate(given))))
+    return abs(mpmath.sin(sum((index + 2) * x for index, x in enumerate(given))))
 
 
 _NUMERIC: dict[str, Any] = {
@@ -66,7 +66,7 @@ _NUMERIC: dict[str, Any] = {
     "smallest": lambda x: 11 * x + 4,
     "total": lambda x: 13 * x + 5,
     "pick": lambda x, p: 17 * x + 6,
-    **{f"uniform_{word}": partial(_opaque_draw, word) for word in range(4)},
+    DRAW: _opaque_draw,
 }
 
 _ARITHMETIC = {"neg", "add", "sub", "mul", "div"}

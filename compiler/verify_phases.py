@@ -12,7 +12,7 @@ from optc.compiler.streams import STREAMED
 from optc.dsl.kinds import PER_ELEMENT, Extent
 from optc.dsl.program import (
     BINARY,
-    DRAWS,
+    DRAW,
     GATHERING,
     LOSS,
     PICK,
@@ -29,7 +29,7 @@ from optc.dsl.program import (
 
 _ARITY = {
     operation: count
-    for count, group in ((1, UNARY | GATHERING), (2, BINARY | {PICK}), (3, TERNARY), (5, DRAWS))
+    for count, group in ((1, UNARY | GATHERING), (2, BINARY | {PICK}), (3, TERNARY), (6, {DRAW}))
     for operation in group
 }
 _ON_HOST = (Role.HYPER, Role.STEP, Role.SHAPE, Role.NEW, Role.LOCAL, Role.STATE)

@@ -1,7 +1,7 @@
 """Calls of `uniform`: which of the numbers of `philox.py` a place in the text gets.
 
-A block of Philox gives four numbers to each element at each step: the n-th call in the text, with all functions written out,
-gets word `n mod 4` of block `n div 4`. Whatever a kernel is given is below 2^24, so that float32 holds it exactly.
+The n-th call in the text, with all functions written out, is place n. Whatever a kernel is given is below 2^24, so that float32
+holds it exactly.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from optc.dsl import nodes
 from optc.dsl.kinds import Extent, Sort, Type
-from optc.dsl.program import DRAWS, ELEMENT, STEP, Apply, Expression, HyperKind, Read, Role
+from optc.dsl.philox import PLACES
+from optc.dsl.program import DRAW, ELEMENT, STEP, Apply, Expression, HyperKind, Read, Role
 from optc.dsl.scope import ENTRY, NOT_RUN, Env, place_of
 from optc.dsl.source import Span
 from optc.dsl.typing_rules import constant, joined
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 WORD = 1 << 24
 """What a kernel is given is below this."""
-_STEPS = 1 << 18
-MOST_DRAWS = 4 * WORD // _STEPS
-"""Calls in the text of one spec, with all functions written out."""
 
 _NUMBER = Type(Sort.REAL, Extent.TENSOR, host=True)
 _PER_ELEMENT = Type(Sort.REAL, Extent.ELEM)
@@ -44,8 +42,8 @@ def uniform(inference: Inference, node: nodes.Call, env: Env) -> Expression | No
         context.error("no-seed", message, seed.span, "declare it: `seed = 0 in int [0, inf)`")
         return None
     number, context.draws = context.draws, context.draws + 1
-    if number >= MOST_DRAWS:
-        message = f"random numbers are drawn in more than {MOST_DRAWS} places, with all functions written out"
+    if number >= PLACES:
+        message = f"random numbers are drawn in more than {PLACES} places, with all functions written out"
         context.error("too-large", message, place, "name a number once, and use it again")
         return None
     return _drawn(seed, number, env.inlined_at or node.span)
@@ -53,12 +51,11 @@ def uniform(inference: Inference, node: nodes.Call, env: Env) -> Expression | No
 
 def _drawn(seed: Expression, number: int, span: Span) -> Expression:
     step = Read(STEP, _NUMBER, span)
-    block = constant(float(number // len(DRAWS) * _STEPS), span)
-    steps = _apply("floor", _apply("div", step, constant(WORD, span)))
-    late = steps if number < len(DRAWS) else _apply("add", steps, block)
-    high = _low(_apply("floor", _apply("div", seed, constant(WORD, span))))
-    arguments = (Read(ELEMENT, _PER_ELEMENT, span), _low(seed), high, _low(step), late)
-    return Apply(DRAWS[number % len(DRAWS)], arguments, joined(Sort.REAL, arguments), span)
+    seed_high = _low(_apply("floor", _apply("div", seed, constant(WORD, span))))
+    step_high = _apply("floor", _apply("div", step, constant(WORD, span)))
+    place = constant(float(number), span)
+    arguments = (Read(ELEMENT, _PER_ELEMENT, span), _low(seed), seed_high, _low(step), step_high, place)
+    return Apply(DRAW, arguments, joined(Sort.REAL, arguments), span)
 
 
 def _low(value: Expression) -> Expression:

@@ -61,7 +61,7 @@ UNARY = frozenset({"neg", "sqrt", "exp", "log", "sin", "cos", "cospi", "tanh", "
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BINARY = COMPARISONS | {"add", "sub", "mul", "div", "mod", "pow", "min", "max", "atan2", "round_bf16", "and", "or"}
 TERNARY = frozenset({"where"})
-DRAWS = tuple(f"uniform_{word}" for word in range(4))
+DRAW = "uniform"
 REDUCTIONS = frozenset({"sum", "mean", "largest", "smallest"})
 PICK = "pick"
 TOTAL = "total"
@@ -73,8 +73,8 @@ A reduction takes a value to the narrower extent of its type: over all its entri
 no entries the sum is 0, the mean NaN, the largest -inf and the smallest inf; NaN passes through all four.
 `total` is the sum of a value of extent `tensor` or less over all parameters that take part in the step.
 `pick(x, p)` is every p-th element of x, flattened, from the first one; p is a hyper, the same in the whole program.
-`uniform_0` … `uniform_3` take the number of the element, the two words of the seed, the step and the block to a number from
-[0, 1), a multiple of 2^-24: a function of these five and of nothing else (see `dsl/draws.py`)."""
+`uniform` takes the number of the element, the two words of the seed, the two of the step and the place in the text to a number
+from [0, 1), a multiple of 2^-24: a function of these six and of nothing else (see `dsl/draws.py`)."""
 
 
 @dataclass(frozen=True, slots=True)

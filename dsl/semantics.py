@@ -7,14 +7,13 @@ conditions by it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from optc.dsl.kinds import Extent
 from optc.dsl.philox import drawn
-from optc.dsl.program import DRAWS, PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role, Scalar, Symbol
+from optc.dsl.program import DRAW, PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role, Scalar, Symbol
 
 Value: TypeAlias = Any
 """A float64 or bool numpy scalar or array; a text or None where the type's sort is CHOICE."""
@@ -61,7 +60,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "and": np.logical_and,
     "or": np.logical_or,
     "where": np.where,
-    **{name: partial(drawn, word) for word, name in enumerate(DRAWS)},
+    DRAW: drawn,
 }
 
 _REDUCTIONS: dict[str, Callable[..., Value]] = {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from optc.dsl.program import (
+    DRAW,
     STEP,
     Apply,
     Branch,
@@ -196,7 +197,7 @@ def _operation(operation: str, arguments: tuple[Expression, ...], x: list[Interv
         case "mod":
             return replace(_POSITIVE, negative_zero=True) if x[1].low >= 0 else _ANY
         case _:
-            return _POSITIVE if operation.startswith("uniform_") else _ANY
+            return _POSITIVE if operation == DRAW else _ANY
 
 
 def _negative(x: Interval) -> Interval:

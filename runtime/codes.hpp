@@ -216,15 +216,14 @@ template <class Book> OPTC_INLINE float encode_block(
     return scale;
 }
 
-// Codes of the nearest levels become those of the levels on the other side of the numbers, at random: `draw(i)` is the number
-// from [0, 1) for element i, of which the first is `first`. See `codebook.py`.
+// Codes of the nearest levels become those of the levels on the other side of the numbers, at random: `draw` gives the
+// numbers from [0, 1) for some elements of the chunk, of which the first here is `first`. See `codebook.py`.
 template <class Book, class Draw> static __attribute__((noinline)) void dither(
     const math_t* at, float scale, const float* levels, uint8_t* to, int64_t size, int64_t first, const Draw& draw) {
-    alignas(32) float drawn[RUN];
+    float drawn[RUN];
     for (int64_t begin = 0; begin < size; begin += RUN) {
         const int64_t count = size - begin < RUN ? size - begin : RUN;
-#pragma omp simd
-        for (int64_t i = 0; i < count; ++i) drawn[i] = float(draw(first + begin + i));
+        draw(first + begin, count, drawn);
         for (int64_t i = 0; i < count; ++i) {
             const int64_t p = begin + i;
             const int place = Book::bits == 8 || (p & 1) != 0 ? 0 : 4;

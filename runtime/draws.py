@@ -6,16 +6,19 @@ They are a function of the seed, the parameter, the step, the element and the pl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from optc.runtime.schema import Kernel, Procedure
+from optc.runtime.schema import Kernel, Procedure, Stream
 
 ELEMENTS = 1 << 40
 """The elements of parameter p of an optimizer (0, 1, … over all groups) are numbered from (p + 1)·ELEMENTS on."""
+
+PLACES = 256
+"""See `dsl/philox.py`."""
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -30,7 +33,12 @@ def draws(procedure: Procedure) -> bool:
 
 def kernel_draws(kernel: Kernel) -> bool:
     """Whether a kernel draws random numbers."""
-    return any(stream.role == "element" for stream in kernel.streams)
+    return draws_for(kernel.streams)
+
+
+def draws_for(streams: Iterable[Stream]) -> bool:
+    """Whether random numbers are drawn where these streams are read."""
+    return any(stream.role == "element" for stream in streams)
 
 
 def first_element(parameter: int) -> int:
@@ -56,44 +64,31 @@ class Elements:
         stride = min(int(p), max(1, size))
         return replace(self, shape=(-(-size // stride),), stride=self.stride * stride)
 
-    def philox(self, third: int, fourth: int, *key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four words of 32 bits for each element, as 64-bit integers."""
+    def words(self, third: int, fourth: int, *key: int) -> Tensor:
+        """The word of each element, in the order of their numbers, flattened: 32 bits as 64-bit integers."""
         size = torch.Size(self.shape).numel()
-        numbers = (torch.arange(size, device=self.device) * self.stride + self.first).view(torch.Size(self.shape))
-        a, b = numbers & _LOW, numbers >> 32
-        c, d = torch.full_like(numbers, third), torch.full_like(numbers, fourth)
-        for turn in range(_ROUNDS):
-            first, second = ((k + turn * w) & _LOW for k, w in zip(key, _WEYL, strict=True))
-            one, other = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # modulo 2^64, as bits
-            a, b, c, d = (other >> 32 & _LOW) ^ b ^ first, other & _LOW, (one >> 32 & _LOW) ^ d ^ second, one & _LOW
-        return a, b, c, d
+        if self.stride == 1:  # a block serves four
+            first, skipped = divmod(self.first, 4)
+            blocks = torch.arange(first, first + (skipped + size + 3) // 4, device=self.device)
+            return torch.stack(philox(blocks, third, fourth, *key), -1).flatten()[skipped : skipped + size]
+        numbers = torch.arange(size, device=self.device) * self.stride + self.first
+        words = torch.stack(philox(numbers >> 2, third, fourth, *key), -1)
+        return words.gather(-1, (numbers & 3)[:, None]).squeeze(-1)
 
 
-def _uniform(word: int, element: Elements, *given: float) -> Tensor:
-    seed_low, seed_high, step, block = map(int, given)
-    return (element.philox(step, block, seed_low, seed_high)[word] >> 8).to(element.dtype).mul_(2.0**-24)
+def philox(blocks: Tensor, third: int, fourth: int, *key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words of 32 bits of each block, as 64-bit integers."""
+    a, b = blocks & _LOW, blocks >> 32
+    c, d = torch.full_like(blocks, third), torch.full_like(blocks, fourth)
+    for turn in range(_ROUNDS):
+        first, second = ((k + turn * w) & _LOW for k, w in zip(key, _WEYL, strict=True))
+        one, other = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # modulo 2^64, as bits
+        a, b, c, d = (other >> 32 & _LOW) ^ b ^ first, other & _LOW, (one >> 32 & _LOW) ^ d ^ second, one & _LOW
+    return a, b, c, d
 
 
-def uniforms(draw: str, element: Elements, *given: float) -> Tensor:
-    """The draw of this name, "uniform_0" to "uniform_3", for each element."""
-    return _uniform(int(draw.removeprefix("uniform_")), element, *given)
-
-
-def uniform_0(element: Elements, seed_low: float, seed_high: float, step: float, block: float) -> Tensor:
-    """Word 0 for each element: a number from [0, 1), a multiple of 2^-24."""
-    return _uniform(0, element, seed_low, seed_high, step, block)
-
-
-def uniform_1(element: Elements, seed_low: float, seed_high: float, step: float, block: float) -> Tensor:
-    """Word 1 for each element."""
-    return _uniform(1, element, seed_low, seed_high, step, block)
-
-
-def uniform_2(element: Elements, seed_low: float, seed_high: float, step: float, block: float) -> Tensor:
-    """Word 2 for each element."""
-    return _uniform(2, element, seed_low, seed_high, step, block)
-
-
-def uniform_3(element: Elements, seed_low: float, seed_high: float, step: float, block: float) -> Tensor:
-    """Word 3 for each element."""
-    return _uniform(3, element, seed_low, seed_high, step, block)
+def uniform(element: Elements, seed_low: float, seed_high: float, step_low: float, step_high: float, place: float) -> Tensor:
+    """For each element a number from [0, 1), a multiple of 2^-24."""
+    fourth = int(step_high) * PLACES + int(place)
+    words = element.words(int(step_low), fourth, int(seed_low), int(seed_high))
+    return (words >> 8).to(element.dtype).mul_(2.0**-24).view(torch.Size(element.shape))

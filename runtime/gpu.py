@@ -229,44 +229,36 @@ def smallest_in_row(total: tl.tensor) -> tl.tensor:
 
 
 @triton_kernel
-def _uniform(
-    word: tl.constexpr,
+def uniform(
     element: tl.tensor,
     seed_low: tl.tensor,
     seed_high: tl.tensor,
-    step: tl.tensor,
-    block: tl.tensor,
+    step_low: tl.tensor,
+    step_high: tl.tensor,
+    place: tl.tensor,
+    WHOLE: tl.constexpr,
 ) -> tl.tensor:
-    """A number from [0, 1), of the dtype of `step`: the upper 24 bits of a word of Philox, exactly. See `dsl/philox.py`."""
+    """For each element a number from [0, 1), of the dtype of `step_low`: the upper 24 bits of a word of Philox, exactly.
+
+    WHOLE: rows of elements begin with a multiple of a thread's lanes. In float32 these are four with one block of Philox, which
+    is computed once; in float64 two, and each has its block computed for itself. See `dsl/philox.py`.
+    """
     seed = seed_low.to(tl.int64) | (seed_high.to(tl.int64) << 32)
-    low = (element & 0xFFFFFFFF).to(tl.uint32)
-    third = step.to(tl.uint32) + low * 0
-    words = tl.philox(seed, low, (element >> 32).to(tl.uint32), third, block.to(tl.uint32) + low * 0)
-    return (words[word] >> 8).to(tl.int32).to(step.dtype) * 5.9604644775390625e-08
-
-
-@triton_kernel
-def uniform_0(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
-    """Word 0 for each element."""
-    return _uniform(0, element, seed_low, seed_high, step, block)
-
-
-@triton_kernel
-def uniform_1(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
-    """Word 1 for each element."""
-    return _uniform(1, element, seed_low, seed_high, step, block)
-
-
-@triton_kernel
-def uniform_2(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
-    """Word 2 for each element."""
-    return _uniform(2, element, seed_low, seed_high, step, block)
-
-
-@triton_kernel
-def uniform_3(element: tl.tensor, seed_low: tl.tensor, seed_high: tl.tensor, step: tl.tensor, block: tl.tensor) -> tl.tensor:
-    """Word 3 for each element."""
-    return _uniform(3, element, seed_low, seed_high, step, block)
+    third = step_low.to(tl.uint32)
+    fourth = step_high.to(tl.uint32) * 256 + place.to(tl.uint32)
+    SHARED: tl.constexpr = WHOLE and step_low.dtype == tl.float32
+    if SHARED:
+        blocks = tl.split(tl.split(tl.reshape(element, (element.numel // 4, 2, 2)))[0])[0] >> 2
+    else:
+        blocks = element >> 2
+    low = (blocks & 0xFFFFFFFF).to(tl.uint32)
+    a, b, c, d = tl.philox(seed, low, (blocks >> 32).to(tl.uint32), third + low * 0, fourth + low * 0)
+    if SHARED:
+        words = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), element.shape)
+    else:
+        odd = element & 1 != 0
+        words = tl.where(element & 2 != 0, tl.where(odd, d, c), tl.where(odd, b, a))
+    return (words >> 8).to(tl.int32).to(step_low.dtype) * 5.9604644775390625e-08
 
 
 @triton_kernel

@@ -94,7 +94,7 @@ def load_matrices(text: str, macros: Mapping[str, str]) -> tuple[Callable[..., N
 def kernel_source(text: str, passes: bool = False, matrices: bool = False) -> str:
     """All that is compiled for a kernel's text: the fixed parts for one pass, for several, for rows and columns; the text."""
     coded = ("Kept<", "RowCodes<")
-    wanted = (("draws", ("uniform_",)), ("bits", (*coded, "Signs<")), ("codes", coded), ("pairs", ("joined<",)))
+    wanted = (("draws", ("uniform(", "Dither{")), ("bits", (*coded, "Signs<")), ("codes", coded), ("pairs", ("joined<",)))
     more = "".join(_part(part) for part, signs in wanted if any(sign in text for sign in signs))
     if not passes:
         return prelude() + more + text

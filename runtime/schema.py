@@ -114,9 +114,9 @@ class Stream:
 
     `element` is none in memory: the numbers of the elements, by which random numbers are drawn. `scale`: the scales of a state
     that is kept as codes; `book`: what the codes mean, the same for every parameter. `coded` says in which variants a state
-    with a codebook as `storage` is kept so. `rest`: what θ lacks, where `pair` says that they are kept together. `dither`: the
-    draw of `draws.py` by which codes are rounded at random, and what it is given besides the elements: scalars of the kernel,
-    by name, and numbers.
+    with a codebook as `storage` is kept so. `rest`: what θ lacks, where `pair` says that they are kept together. `dither`: what
+    `uniform` of `draws.py` is given besides the elements where codes are rounded at random: scalars of the kernel, by name, and
+    numbers.
 
     Passes move through those of extent "elem" and "pick"; code on statistics reads and writes the others ("tensor": 0-dim
     float64). `read_if`: a condition on static flags without which the code that reads the stream has no effect, so that
@@ -133,7 +133,7 @@ class Stream:
     storage: Storage | None = None
     coded: Condition | None = None
     pair: Pair | None = None
-    dither: tuple[str, tuple[str | float, ...]] | None = None
+    dither: tuple[str | float, ...] | None = None
 
     @property
     def number(self) -> bool:

@@ -12,7 +12,7 @@ from optc.runtime import shapes
 from optc.runtime.backend import Launcher, Residents, arithmetic_dtype
 from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Columns
-from optc.runtime.draws import Elements, uniforms
+from optc.runtime.draws import Elements, uniform
 from optc.runtime.pairs import REST, joined, split_into
 from optc.runtime.schema import SCALE, Kernel, Stream
 from optc.runtime.storage import PIECE, put, taken
@@ -110,10 +110,9 @@ class TorchLauncher:
         """By what codes are rounded at random, flat; None where they are rounded to nearest."""
         if one.stream.dither is None or one.book is None:
             return None
-        draw, given = one.stream.dither
         values = dict(zip(self.kernel.scalars, map(float, scalars), strict=True))
-        numbers = (values[x] if isinstance(x, str) else x for x in given)
-        return uniforms(draw, self._elements(index, piece, torch.float32), *numbers).flatten()
+        numbers = (values[x] if isinstance(x, str) else x for x in one.stream.dither)
+        return uniform(self._elements(index, piece, torch.float32), *numbers).flatten()
 
     def _seen(self, one: _Kept, piece: _Piece, dtype: torch.dtype, gradient_factor: float) -> Tensor:
         """A stream as the kernel sees it; itself or a view of it where nothing differs, so that writes reach it."""

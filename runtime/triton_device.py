@@ -40,17 +40,17 @@ class Geometry:
     warps: int = WARPS
 
 
-def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32, codes: int = 0) -> Geometry:
+def geometry(dtypes: Sequence[torch.dtype], warp_size: int = 32, codes: int = 0, draws: bool = False) -> Geometry:
     """The shape of a block for streams of these dtypes: one access per thread and stream, which keeps registers below 64.
 
     One dtype: 16-byte accesses. Mixed: four elements per access in every stream, so that no layout is converted through shared
     memory. `codes`: numbers that are encoded at a time where some are kept as codes, 0 otherwise; all blocks have whole such
-    ones.
+    ones. `draws`: random numbers are drawn, of which a thread has four neighbouring ones at a time.
     """
     itemsizes = {dtype.itemsize for dtype in dtypes}
     threads = WARPS * warp_size
     lanes = ALIGNMENT // itemsizes.pop() if len(itemsizes) == 1 else 4
-    if codes == BITS:  # beside bits there are rows and columns, which take registers enough
+    if draws or codes == BITS:  # beside bits there are rows and columns, which take registers enough
         lanes = min(lanes, 4)
     if codes:
         block = max(codes, WITH_CODES * WARPS, threads * lanes)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optc.runtime.backend import BackendUnavailable, Launcher, Residents, arithmetic_dtype
 from optc.runtime.columns import Columns
+from optc.runtime.draws import draws_for
 from optc.runtime.schema import Kernel, Procedure
 from optc.runtime.triton_device import (
     WARPS,
@@ -261,7 +262,8 @@ def _elementwise(kernel: Kernel, residents: Residents, device: torch.device) -> 
     numbers = [dtype for dtype in dtypes.values() if dtype != torch.uint8]
     first = _first(kernel, residents)
     real = arithmetic_dtype(first[0].dtype if first else residents.gradient_dtype)
-    shape = geometry(numbers, warp_size(device), largest_block(kernel.streams, residents.variant))
+    codes = largest_block(kernel.streams, residents.variant)
+    shape = geometry(numbers, warp_size(device), codes, draws_for(kernel.streams))
     with on_device(device):
         table, aligned = resident_table(columns, sizes, device)
         return TritonLauncher(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from optc.runtime.backend import BackendUnavailable, Residents
 from optc.runtime.columns import Columns
+from optc.runtime.draws import draws_for
 from optc.runtime.schema import Kernel, Pass
 from optc.runtime.shapes import keeps_rows
 from optc.runtime.triton_device import (
@@ -358,5 +359,5 @@ def _geometry(
     one: Pass, dtypes: Mapping[str, torch.dtype], real: torch.dtype, warp: int, variant: Mapping[str, bool]
 ) -> Geometry:
     numbers = [dtypes[s.name] for s in one.streams if dtypes.get(s.name, torch.uint8) != torch.uint8]
-    shape = geometry(numbers or [real], warp, largest_block(one.streams, variant))
+    shape = geometry(numbers or [real], warp, largest_block(one.streams, variant), draws_for(one.streams))
     return with_equal_lanes(shape) if one.measures else shape

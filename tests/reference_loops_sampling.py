@@ -28,19 +28,20 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
     return a, b, c, d
 
 
-def uniforms(seed: int, t: int, shape: tuple[int, ...], parameter: int = 0, block: int = 0) -> list[Array]:
-    """Four numbers from [0, 1) for each element of a parameter, multiples of 2^-24."""
-    found = []
-    for element in range(math.prod(shape)):
-        number = (parameter + 1) * 2**40 + element
-        counter = number % 2**32, number // 2**32, t % 2**24, t // 2**24 + block * 2**18
-        found.append([(word >> 8) / 2**24 for word in philox(counter, (seed % 2**24, seed // 2**24 % 2**24))])
-    return [np.array([words[k] for words in found], dtype=np.float64).reshape(shape) for k in range(4)]
+def uniforms(seed: int, t: int, shape: tuple[int, ...], parameter: int = 0, place: int = 0, first: int = 0) -> Array:
+    """A number from [0, 1) for each element of a parameter, from its element `first` on: multiples of 2^-24."""
+    key = seed % 2**24, seed // 2**24 % 2**24
+    begin, count = (parameter + 1) * 2**40 + first, math.prod(shape)
+    words: list[int] = []
+    for block in range(begin // 4, (begin + count + 3) // 4):
+        words += philox((block % 2**32, block // 2**32, t % 2**24, t // 2**24 * 256 + place), key)
+    own = words[begin % 4 : begin % 4 + count]
+    return np.array([(word >> 8) / 2**24 for word in own], dtype=np.float64).reshape(shape)
 
 
 def normals(seed: int, t: int, shape: tuple[int, ...], parameter: int = 0) -> Array:
     """A normally distributed number for each element: the first call of `normal` in a spec."""
-    one, other, *_ = uniforms(seed, t, shape, parameter)
+    one, other = (uniforms(seed, t, shape, parameter, place) for place in (0, 1))
     return np.asarray(np.sqrt(-2 * np.log(1 - one)) * np.cos(2 * math.pi * other))
 
 

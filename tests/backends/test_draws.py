@@ -12,10 +12,10 @@ import torch
 import optc
 from optc.compiler.pipeline import check_source, plan_program
 from optc.compiler.traffic import PRECISIONS, streams_in, traffic
-from optc.dsl.philox import ELEMENTS, philox
+from optc.dsl.philox import ELEMENTS
 from optc.dsl.source import Source
 from optc.runtime.backend import Residents
-from optc.runtime.draws import Elements
+from optc.runtime.draws import Elements, uniform
 from optc.runtime.native import NATIVE
 from optc.runtime.optimizer import Optimizer
 from tests.matrix.runners import laid_out
@@ -84,7 +84,7 @@ def test_uniform_numbers_are_equal_to_the_bit(backend: str, dtype: torch.dtype, 
     optimizer = made(UNIFORM, params, backend, seed)
     for t in (1, 2):
         step(optimizer, params)
-        assert same(states(optimizer, params), [uniforms(seed, t, s, number)[0] for number, s in enumerate(SHAPES)])
+        assert same(states(optimizer, params), [uniforms(seed, t, s, number) for number, s in enumerate(SHAPES)])
 
 
 @every_backend
@@ -104,7 +104,7 @@ def test_numbers_are_those_of_the_element_wherever_it_lies(backend: str) -> None
     params = [torch.nn.Parameter(laid_out(torch.zeros(s), how)) for s, how in zip(shapes, layouts, strict=True)]
     optimizer = made(UNIFORM, params, backend)
     step(optimizer, params)
-    assert same(states(optimizer, params), [uniforms(5, 1, s, number)[0] for number, s in enumerate(shapes)])
+    assert same(states(optimizer, params), [uniforms(5, 1, s, number) for number, s in enumerate(shapes)])
 
 
 @every_backend
@@ -115,7 +115,7 @@ def test_numbers_do_not_depend_on_who_else_takes_part(backend: str) -> None:
         step(optimizer, [params[i] for i in present])
         for i in present:
             t[i] += 1
-            assert np.array_equal(states(optimizer, [params[i]])[0], uniforms(5, t[i], SHAPES[i], i)[0])
+            assert np.array_equal(states(optimizer, [params[i]])[0], uniforms(5, t[i], SHAPES[i], i))
 
 
 @every_backend
@@ -139,26 +139,45 @@ def test_neither_threads_nor_chunks_change_a_number(backend: str) -> None:
         step(optimizer, params)
         found.append(states(optimizer, params))
     assert same(*found)
-    ends = np.r_[0:20, 150_043:150_063]
     at = made(UNIFORM, params, backend)
     step(at, params)
-    words = philox(np.array(ends, dtype=np.uint64) + np.uint64(ELEMENTS), 1, 0, 5, 0)
-    assert np.array_equal(states(at, params)[0].reshape(-1)[ends], (words[0] >> np.uint64(8)) / 2.0**24)
+    for first in (0, 150_043):
+        assert np.array_equal(states(at, params)[0].reshape(-1)[first : first + 20], uniforms(5, 1, (20,), first=first))
 
 
-def test_numbers_go_on_beyond_32_bits() -> None:
-    """The upper half of an element's number changes within a chunk, and within a vector."""
-    first, count = 3 * 2**32 - 37, 200
+def drawn_from(first: int, count: int, step: int) -> tuple[Array, Array]:
+    """What the native kernel and PyTorch draw for these elements, wherever the first one is."""
     kernel = optc.compile(UNIFORM).schema.procedures[0].kernels[0]
-    words = philox(np.arange(count, dtype=np.uint64) + np.uint64(first), 9, 0, 5, 0)
-    expected = (words[0] >> np.uint64(8)) / 2.0**24
     tensors = {"theta": [torch.zeros(count)], "m": [torch.zeros(count)]}
     (launcher,) = NATIVE.prepare([kernel], [Residents(tensors, torch.float32, {}, [torch.Size([count])], [first])])
-    given = {"lr": 1.0, "seed_low": 5.0, "seed_high": 0.0, "t_low": 9.0, "t_high": 0.0}
+    given = {"lr": 1.0, "seed_low": 5.0, "seed_high": 0.0, "t_low": float(step), "t_high": 0.0}
     launcher.launch({"g": [torch.ones(count)]}, [given.get(name, 0.0) for name in kernel.scalars], [], 1.0)
-    assert np.array_equal(tensors["m"][0].double().numpy(), expected)
-    torch_words = Elements(first, (count,), torch.float64, torch.device("cpu")).philox(9, 0, 5, 0)
-    assert all(np.array_equal(a.numpy().astype(np.uint64), b) for a, b in zip(torch_words, words, strict=True))
+    element = Elements(first, (count,), torch.float64, torch.device("cpu"))
+    return tensors["m"][0].double().numpy(), uniform(element, 5.0, 0.0, step, 0.0, 0.0).numpy()
+
+
+@pytest.mark.parametrize("first", [ELEMENTS - 37, 3 * 2**34 - 37, 5 * ELEMENTS - 1])
+def test_numbers_go_on_beyond_32_bits(first: int) -> None:
+    """The upper half of a block's number changes within a chunk, and within a vector."""
+    expected = uniforms(5, 9, (200,), first=first - ELEMENTS)
+    for found in drawn_from(first, 200, 9):
+        assert np.array_equal(found, expected)
+
+
+def test_numbers_may_begin_anywhere() -> None:
+    """A shard does: in the midst of a block, and with few elements."""
+    expected = uniforms(5, 2, (700,))
+    for first in (0, 1, 2, 3, 7, 250, 255):
+        for count in (1, 2, 3, 4, 5, 31, 64, 255, 256, 257, 445):
+            for found in drawn_from(ELEMENTS + first, count, 2):
+                assert np.array_equal(found, expected[first : first + count]), (first, count)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7, 1000])
+def test_picked_elements_have_numbers_of_their_own(stride: int) -> None:
+    picked = Elements(ELEMENTS + 3, (131,), torch.float64, torch.device("cpu")).picked(stride)
+    found = uniform(picked, 5.0, 0.0, 2.0, 0.0, 0.0).numpy()
+    assert np.array_equal(found, uniforms(5, 2, (131,), first=3)[::stride])
 
 
 @every_backend
@@ -167,7 +186,7 @@ def test_passes_draw_the_same_numbers_again(backend: str) -> None:
     params = parameters(SHAPES, torch.float64)
     optimizer = made(REDUCING, params, backend)
     step(optimizer, params)
-    expected = [uniforms(5, 1, shape, number)[0] for number, shape in enumerate(SHAPES)]
+    expected = [uniforms(5, 1, shape, number) for number, shape in enumerate(SHAPES)]
     assert np.allclose(states(optimizer, params, "n"), [u.sum() for u in expected], rtol=1e-12)
     for m, u in zip(states(optimizer, params), expected, strict=True):
         np.testing.assert_allclose(m, u / u.sum() if u.size else u, rtol=1e-12)
@@ -180,7 +199,7 @@ def test_numbers_are_the_same_when_steps_are_counted_on_the_device(options: dict
     optimizer = made(UNIFORM, params, "triton", 2**40 + 3, **options)
     for t in (1, 2, 3):
         step(optimizer, params)
-        assert same(states(optimizer, params), [uniforms(2**40 + 3, t, s, number)[0] for number, s in enumerate(SHAPES)])
+        assert same(states(optimizer, params), [uniforms(2**40 + 3, t, s, number) for number, s in enumerate(SHAPES)])
 
 
 @every_backend

@@ -145,7 +145,7 @@ def test_codes_are_those_of_the_rule(backend: str, pair: tuple[str, str], dtype:
         given = gradients(t)
         step(optimizer, params, given)
         for number, (p, g) in enumerate(zip(params, given, strict=True)):
-            words = list(uniforms(5, t, tuple(p.shape), number, 0))
+            words = [uniforms(5, t, tuple(p.shape), number, place) for place in range(3)]
             new = g.double().numpy()
             x = [(old / 2 + its).astype(np.float32) for old, its in zip(kept[number], (new, np.abs(new)), strict=True)]
             for k, (key, word) in enumerate((("m", words[1]), ("v", words[2]))):
@@ -237,7 +237,7 @@ def test_the_mean_over_seeds_is_the_number(name: str) -> None:
     gap = np.diff(levels)[np.clip(np.searchsorted(levels, x.double().numpy(), side="right") - 1, 0, len(levels) - 2)]
     total = torch.zeros(size, dtype=torch.float64)
     for seed in range(seeds):
-        u = torch.from_numpy(uniforms(seed, 1, (size,), 0, 0)[0]).float()
+        u = torch.from_numpy(uniforms(seed, 1, (size,))).float()
         kept = decode(*encode(x, book, u), book, size).double()
         assert bool(((kept - x).abs().numpy() <= gap * (1 + 2.0**-20)).all()), "never further than one step"
         total += kept - x.double()
@@ -354,8 +354,9 @@ def test_gpu_compilers_take_them(tmp_path: Path) -> None:
     text = compile_expanded(expand(Source("x.opt", f"optimizer X = AdamW without amsgrad storing {clauses}\n"))).module
     path = tmp_path / "random_codes.py"
     path.write_text(text, encoding="utf-8")
+    codes = {"m": "uint8", "v": "uint8"}
     requests = [
-        Request("step_triton", target, {"theta": d, "g": d, "m": "uint8", "v": "uint8"}, {"numel_ge_4096": True}, codes=256)
+        Request("step_triton", target, {"theta": d, "g": d, **codes}, {"numel_ge_4096": True}, codes=256, draws=True)
         for target in TARGETS
         for d in ("float32", "bfloat16")
     ]

@@ -159,7 +159,7 @@ def by_hand(seed: int, steps: int) -> list[Array]:
         theta, m, k = p.detach().double().numpy(), np.zeros(p.shape), np.zeros(p.shape)
         for t in range(1, steps + 1):
             g = gradients(t)[number].double().numpy()
-            words = [word for block in (0, 1) for word in uniforms(seed, t, tuple(p.shape), number, block)]
+            words = [uniforms(seed, t, tuple(p.shape), number, place) for place in range(5)]
             m = np.asarray(m + g, dtype=np.float32).astype(np.float64)
             if p.numel() == 35:
                 m, k = rounded(m, words[0]), rounded(k, words[1])

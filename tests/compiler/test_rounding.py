@@ -8,7 +8,7 @@ from optc.compiler.compose.expand import expand
 from optc.compiler.ir import expressions
 from optc.compiler.pipeline import check_source
 from optc.dsl.errors import SpecError
-from optc.dsl.program import DRAWS, Apply, Expression, Program
+from optc.dsl.program import DRAW, Apply, Constant, Expression, Program
 from optc.dsl.show import show
 from optc.dsl.source import Source
 
@@ -28,15 +28,15 @@ def step_of(made: Source) -> list[str]:
     return [line[8:] for line in text.split("    step:\n")[1].rstrip().split("\n")]
 
 
-def drawn_in(program: Program) -> list[str]:
-    """The words that a step draws, in the order of its lines."""
+def drawn_in(program: Program) -> list[Expression]:
+    """The places of what a step draws, in the order of its lines."""
 
-    def inside(e: Expression) -> list[str]:
+    def inside(e: Expression) -> list[Expression]:
         if not isinstance(e, Apply):
             return []
-        return [*(name for a in e.arguments for name in inside(a)), *[e.operation] * (e.operation in DRAWS)]
+        return [*(place for a in e.arguments for place in inside(a)), *[e.arguments[-1]] * (e.operation == DRAW)]
 
-    return [name for e in expressions(program.procedures[0].body) for name in inside(e)]
+    return [place for e in expressions(program.procedures[0].body) for place in inside(e)]
 
 
 STEP = ("m <- m + g", "θ <- θ - lr*m")
@@ -99,7 +99,7 @@ def test_a_spec_that_draws_numbers_keeps_them() -> None:
     made = source("m: bf16(stochastic)", "m <- m + uniform(seed)*g", "θ <- θ - lr*m", hypers="; seed = 3 in int [0, inf)")
     program = check_source(made)
     assert [hyper.key for hyper in program.hypers] == ["lr", "seed"]
-    assert drawn_in(program) == ["uniform_0", "uniform_1"]
+    assert [place.value for place in drawn_in(program) if isinstance(place, Constant)] == [0, 1]
 
 
 def test_the_program_says_how_it_is_kept() -> None:

@@ -14,7 +14,7 @@ from optc.dsl.kinds import SCALARS, Extent, Sort, Type
 from optc.dsl.parse import parse
 from optc.dsl.program import (
     BINARY,
-    DRAWS,
+    DRAW,
     GRADIENT,
     PICK,
     REDUCTIONS,
@@ -281,7 +281,7 @@ def test_lines_after_the_write_to_theta_may_read_it() -> None:
 
 
 def test_every_primitive_has_a_meaning_and_every_function_a_description() -> None:
-    assert set(OPERATIONS) == {*UNARY, *BINARY, *TERNARY, *DRAWS}
+    assert set(OPERATIONS) == {*UNARY, *BINARY, *TERNARY, DRAW}
     for name, builtin in BUILTINS.items():
         kinds = [k for k in (builtin.operation, builtin.formula, builtin.refused) if k is not None]
         assert len(kinds) == (0 if name in ("where", "new", "uniform") else 1), name

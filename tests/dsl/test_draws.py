@@ -10,14 +10,15 @@ import pytest
 from optc.compiler.interpret import Oracle
 from optc.compiler.ir import expressions, walk
 from optc.compiler.pipeline import check_source
-from optc.dsl.draws import MOST_DRAWS
-from optc.dsl.philox import ELEMENTS, numbers_of_elements, philox
-from optc.dsl.program import DRAWS, Apply, Constant
+from optc.dsl.philox import ELEMENTS, PLACES, numbers_of_elements, philox
+from optc.dsl.philox import drawn as drawn_numbers
+from optc.dsl.program import DRAW, Apply, Constant
 from optc.dsl.source import Source
 from optc.runtime import draws
 from tests.dsl.wrong import diagnose, found
 from tests.reference_cases import Array
 from tests.reference_loops_sampling import normals, uniforms
+from tests.reference_loops_sampling import philox as by_hand
 
 FULL = 2**32 - 1
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
@@ -37,7 +38,7 @@ def test_the_generator_gives_the_known_answers(counter: tuple[int, ...], key: tu
 
 
 def test_the_runtime_numbers_elements_alike() -> None:
-    assert draws.ELEMENTS == ELEMENTS
+    assert (draws.ELEMENTS, draws.PLACES) == (ELEMENTS, PLACES)
     assert [draws.first_element(p) for p in range(3)] == [int(numbers_of_elements(p, (2,))[0]) for p in range(3)]
 
 
@@ -62,12 +63,10 @@ def drawn(text: str, shape: tuple[int, ...], steps: int = 1, **hypers: int) -> l
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**24, 2**24 + 5, 2**45 + 7])
-def test_a_call_gets_the_next_word_of_its_block(seed: int) -> None:
+def test_a_call_has_numbers_of_its_own(seed: int) -> None:
     text = spec(*(f"u{n} = uniform(seed)" for n in range(6)), "m <- u0 + 2*u1 + 4*u2 + 8*u3 + 16*u4 + 32*u5")
     for t, m in enumerate(drawn(text, (2, 3), 3, seed=seed), start=1):
-        first = uniforms(seed, t, (2, 3), parameter=2)
-        second = uniforms(seed, t, (2, 3), parameter=2, block=1)
-        assert np.array_equal(m, sum(2**n * u for n, u in enumerate([*first, *second[:2]])))
+        assert np.array_equal(m, sum(2**n * uniforms(seed, t, (2, 3), 2, place=n) for n in range(6)))
 
 
 def test_a_name_is_drawn_once_and_a_call_anew() -> None:
@@ -77,14 +76,14 @@ def test_a_name_is_drawn_once_and_a_call_anew() -> None:
 
 def test_functions_draw_where_they_are_called() -> None:
     text = "define wiggle(s) = 2*uniform(s) - 1\n" + spec("m <- wiggle(seed) + 10*wiggle(seed)")
-    one, other, *_ = uniforms(0, 1, (4,), parameter=2)
+    one, other = (uniforms(0, 1, (4,), 2, place) for place in (0, 1))
     assert np.allclose(drawn(text, (4,))[0], (2 * one - 1) + 10 * (2 * other - 1), atol=1e-15)
 
 
 def test_branches_draw_at_places_of_their_own() -> None:
     text = spec("if t > 1: m <- uniform(seed)", "else: m <- uniform(seed)")
     first, second = drawn(text, (4,), 2)
-    assert np.array_equal(first, uniforms(0, 1, (4,), 2)[1]) and np.array_equal(second, uniforms(0, 2, (4,), 2)[0])
+    assert np.array_equal(first, uniforms(0, 1, (4,), 2, 1)) and np.array_equal(second, uniforms(0, 2, (4,), 2, 0))
 
 
 def test_the_step_may_be_any_number() -> None:
@@ -119,11 +118,17 @@ def test_other_seeds_steps_and_parameters_have_other_numbers() -> None:
 def test_whatever_a_kernel_is_given_fits_float32() -> None:
     program = check_source(Source("<test>", spec(*(f"u{n} = uniform(seed)" for n in range(5)), "m <- u0*u1*u2*u3*u4")))
     inside = (e for x in expressions(program.procedures[0].body) for e in walk(x))
-    calls = [e for e in inside if isinstance(e, Apply) and e.operation in DRAWS]
-    assert [c.operation for c in calls] == [*DRAWS, DRAWS[0]]
-    late = calls[-1].arguments[-1]
-    assert isinstance(late, Apply) and isinstance(late.arguments[1], Constant)
-    assert (MOST_DRAWS // 4) * float(late.arguments[1].value or 0) <= 2**24
+    places = [e.arguments[-1] for e in inside if isinstance(e, Apply) and e.operation == DRAW]
+    assert [place.value for place in places if isinstance(place, Constant)] == [0, 1, 2, 3, 4]
+    assert PLACES <= 2**24 and 2**24 * PLACES <= 2**32
+
+
+def test_neighbours_share_a_block() -> None:
+    """The words of a block are those of four elements that begin at a multiple of four, in their order."""
+    elements = np.arange(ELEMENTS + 2, ELEMENTS + 11, dtype=np.uint64)
+    found = (drawn_numbers(elements, 5.0, 6.0, 7.0, 8.0, 9.0) * 2**24).astype(int)
+    blocks = [by_hand((k, ELEMENTS // 2**34, 7, 8 * 256 + 9), (5, 6)) for k in range(3)]
+    assert found.tolist() == [word >> 8 for block in blocks for word in block][2:11]
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------------------------
@@ -162,7 +167,7 @@ def test_mistakes_are_found(name: str) -> None:
 
 
 def test_there_is_an_end_to_the_places() -> None:
-    lines = [f"m <- {' + '.join(['uniform(seed)'] * 16)}"] * (MOST_DRAWS // 16)
+    lines = [f"m <- {' + '.join(['uniform(seed)'] * 16)}"] * (PLACES // 16)
     check_source(Source("<test>", spec(*lines)))
     error = diagnose(spec(*lines, "m <- m*uniform(seed)"))
     assert [d.code for d in error.diagnostics] == ["too-large"]

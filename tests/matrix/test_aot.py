@@ -101,7 +101,9 @@ class Job:
         streams = [*streams_in(self.sweep, self.variant), *picked_in(self.sweep, self.variant)]
         dtypes = {name: of_role.get(role, self.precision.gradient) for name, role, _, _ in streams}
         in_memory = self.in_memory or double
-        return Request(name, self.target, dtypes, self.variant, in_memory, self.in_memory, real, self.reducing, self.levels)
+        draws = any(s.role is Role.ELEMENT for s in self.sweep.moves)
+        given = name, self.target, dtypes, self.variant, in_memory, self.in_memory, real, self.reducing, self.levels
+        return Request(*given, draws=draws)
 
 
 @cache

@@ -92,7 +92,8 @@ class Job:
         dtypes = {name: dtype for name, dtype, *_ in self.moved()}
         largest = max((one.storage.block for name, one in self.codes.items() if name in dtypes), default=0)
         name = f"{self.spec}__{self.function}"
-        return Request(name, self.target, dtypes, dict(self.variant), reducing=bool(self.kernel.passes), codes=largest)
+        draws, reducing = any(s.role is Role.ELEMENT for s in self.sweep.moves), bool(self.kernel.passes)
+        return Request(name, self.target, dtypes, dict(self.variant), reducing=reducing, codes=largest, draws=draws)
 
 
 @cache
@@ -132,7 +133,9 @@ def faults(job: Job, report: AotReport) -> Iterator[str]:
         yield f"{label}: {report.registers} registers"
     moved = list(job.moved())
     warp = 64 if job.target.startswith("gfx") else 32
-    shape = geometry([getattr(torch, kept) for _, kept, *_ in moved if kept != "uint8"], warp, job.request().codes)
+    shape = geometry(
+        [getattr(torch, kept) for _, kept, *_ in moved if kept != "uint8"], warp, job.request().codes, job.request().draws
+    )
     per_thread = shape.block // (shape.warps * warp)
     lanes = min(shape.lanes, per_thread)
     turns = per_thread // lanes

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jinja2
 
+from optc.compiler.backends.native.drawn import Drawn, draws_before
 from optc.compiler.backends.native.kept import CODES_NAMES, Codes, book_structs, books_taken, piece_constant
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.backends.native.loop import Instances, Streams, flag_constants, scalar_constants, static_flags
@@ -31,7 +32,7 @@ atan2 round_bf16 Power Exponent kind_of kind
 bits_of float_of infinity not_a_number is_double first_chunk select_update update optc optc_run optc_key fp32 fp64 bf16 fp16
 param_t grad_t state_t input_t math_t Chunk Update CHUNK_COST chunk scalars flags factor gradient_factor i
 split24 split32 kahan master joined split_into Split
-int32_t int64_t uint8_t uint16_t uint32_t uint64_t Philox uniform_0 uniform_1 uniform_2 uniform_3"""
+int32_t int64_t uint8_t uint16_t uint32_t uint64_t philox Draw Drawn Dither uniform piece piece_end PIECE"""
 PRELUDE_NAMES = frozenset(_PRELUDE.split())
 """What the text means something else by; a spec's name among these gets a `_`."""
 
@@ -66,22 +67,25 @@ def emit_kernel(kernel: Kernel, source: Source) -> str:
             names.beside(stream.name, "kept")
     lines = Lines(names, source)
     codes = Codes(kernel, kernel.streams, kernel.body, names, lines)
-    streams = Streams(names, lines, dict(enumerate(kernel.streams)), kernel.body)
+    drawn = Drawn.of(kernel, kernel.body, names, lines)
+    body = drawn.found()
+    streams = Streams(names, lines, dict(enumerate(kernel.streams)), body)
     instances = Instances.of(kernel.body, kernel.host_flags)
     constants = flag_constants(kernel, names, kernel.host_flags[len(instances.flags) :])
     constants += scalar_constants(kernel, names, kernel.scalars, exponents=instances.exponents)
     if any(s.role is Role.GRADIENT for s in kernel.streams):
         constants.append("const math_t gradient_factor = math_t(factor);")
+    draws = draws_before(kernel, kernel.body)
     return _ENVIRONMENT.get_template("kernel.cpp.j2").render(
         title=title,
-        variant=[*static_flags(kernel, names), *book_structs(kernel), *piece_constant(kernel, names, lines)],
-        opened=codes.opened(),
+        variant=[*static_flags(kernel, names), *book_structs(kernel), *piece_constant(kernel, names, lines, draws)],
+        opened=[*codes.opened(), *drawn.opened("piece", "piece_end - piece")],
         closed=codes.closed(),
         template=instances.template(names),
         constants=constants,
-        pointers=[*streams.pointers(), *codes.declared()],
-        loads=streams.loads(),
-        body=lines.block(kernel.body),
+        pointers=[*streams.pointers(), *codes.declared(), *drawn.declared()],
+        loads=[*streams.loads(), *drawn.loads("i - piece")],
+        body=lines.block(body),
         stores=streams.stores(),
         selection=instances.selection(kernel, "update", "Update") if instances else ["return update;"],
     )

@@ -9,10 +9,12 @@ from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.conditions import FALSE, both, written_when
 from optc.compiler.plan import Kernel, Stream
 from optc.compiler.storing import book_name, book_of, codebook, coded_streams, rows, scales_of
-from optc.dsl.program import ELEMENT, TRUE, Statement, Storage
+from optc.dsl.program import ELEMENT, TRUE, Apply, Statement, Storage
 
-CODES_NAMES = frozenset("Kept piece_of codes piece piece_end PIECE".split())
-"""What `codes.hpp` and pieces mean something else by."""
+CODES_NAMES = frozenset("Kept piece_of codes".split())
+"""What `codes.hpp` means something else by."""
+_DRAWN = "256"
+"""Elements whose random numbers are drawn at a time, at least; a multiple of TERMS in `reductions.hpp`."""
 _TYPES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -54,22 +56,23 @@ def structs_of(storages: Iterable[Storage]) -> list[str]:
     return lines
 
 
-def piece_constant(kernel: Kernel, names: Names, lines: Lines) -> list[str]:
-    """How many elements are decoded at a time."""
+def piece_constant(kernel: Kernel, names: Names, lines: Lines, draws: bool) -> list[str]:
+    """How many elements are decoded at a time, or have their random numbers drawn if `draws`."""
     found = [(c.when, codebook(c.storage).together if c.storage.fixed else c.storage.block) for c in coded_streams(kernel)]
     blocks = dict.fromkeys(
         f"{lines.expression(when, 11)} ? {block} : 0" if when != TRUE else str(block) for when, block in found
     )
-    return [f"constexpr int64_t PIECE = piece_of({', '.join(blocks)});"] if blocks else []
+    if not blocks:
+        return [f"constexpr int64_t PIECE = {_DRAWN};"] if draws else []
+    return [f"constexpr int64_t PIECE = piece_of({', '.join([*blocks, _DRAWN] if draws else blocks)});"]
 
 
 def dither_argument(stream: Stream, names: Names, lines: Lines) -> str:
-    """What rounds the codes of a stream at random, a function of the element's place in the chunk; nothing where none are."""
-    if stream.dither is None:
+    """What rounds the codes of a stream at random; nothing where none are."""
+    if not isinstance(stream.dither, Apply):
         return ""
-    element = names(ELEMENT)
-    number = f"const uint64_t {element} = {names.beside(ELEMENT.name, 'at')} + uint64_t(i);"
-    return f", [=](int64_t i) {{ {number} return {lines.expression(stream.dither)}; }}"
+    given = ", ".join(map(lines.expression, stream.dither.arguments[1:]))
+    return f", Dither{{{names.beside(ELEMENT.name, 'at')}, Draw({given})}}"
 
 
 class Codes:

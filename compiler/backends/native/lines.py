@@ -13,7 +13,7 @@ from optc.compiler.backends.names import CPP, Namer
 from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in
 from optc.compiler.extents import is_measure
 from optc.dsl.kinds import Sort
-from optc.dsl.program import DRAWS, Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
+from optc.dsl.program import DRAW, Apply, Branch, Expression, Let, Role, Statement, Store, Symbol
 from optc.dsl.source import NOWHERE, Source, Span
 
 
@@ -183,6 +183,6 @@ _LITERAL = re.compile(r"math_t\(([-+.\de]+)\)")
 
 _FUNCTIONS = (
     *"sqrt exp log sin cos cospi tanh abs sign floor mod min max atan2 round_bf16 where".split(),
-    *DRAWS,
+    DRAW,
 )
 _CALLS: Mapping[str, Callable[..., str]] = {name: partial(_call, name) for name in _FUNCTIONS}

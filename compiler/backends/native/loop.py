@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optc.compiler.backends.native.flow import bound_in
+from optc.compiler.backends.native.flow import bound_in, names_in
 from optc.compiler.backends.native.kept import row_type
 from optc.compiler.backends.native.lines import Lines, Names
 from optc.compiler.conditions import FALSE, both, written_when
 from optc.compiler.ir import expressions, walk
 from optc.compiler.plan import Kernel, Stream
 from optc.dsl.kinds import Extent
-from optc.dsl.program import TRUE, Apply, Expression, Read, Role, Statement, Symbol
+from optc.dsl.program import ELEMENT, TRUE, Apply, Expression, Read, Role, Statement, Symbol
 from optc.dsl.storages import REST
 
 _ROW_TYPES = {Role.THETA: "param_t", Role.GRADIENT: "grad_t", Role.STATE: "state_t", Role.INPUT: "input_t"}
@@ -46,6 +46,8 @@ class Streams:
     def loads(self) -> list[str]:
         """A variable per stream; what θ lacks is read with it."""
         streams = (s for s in self.rows.values() if s.role is not Role.REST)
+        if ELEMENT.name not in names_in(self.body):  # where numbers are drawn before the loop
+            streams = (s for s in streams if s.role is not Role.ELEMENT)
         return [self._load(s, written_when(self.body, s.name)) for s in streams]
 
     def stores(self) -> list[str]:

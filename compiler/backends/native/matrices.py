@@ -40,6 +40,8 @@ class MatrixEmitter(Emitter):
     """Prints the functions of a kernel that knows rows and columns."""
 
     _place = "at + i"
+    _drawn_from = "at", "piece.length"
+    _drawn_at = "i"
 
     def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str]) -> None:
         self._buffered = frozenset(buffered(kernel))

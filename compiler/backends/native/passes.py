@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from optc.compiler.backends.native.drawn import Drawn, draws_before
 from optc.compiler.backends.native.flow import bound_in, locals_bound, names_in, reads_in, shared_terms
 from optc.compiler.backends.native.kept import CODES_NAMES, Codes, book_structs, books_taken, piece_constant
 from optc.compiler.backends.native.lines import Lines, Names
@@ -77,6 +78,8 @@ class Emitter:
     """Prints the functions of one kernel. Each has names of its own; flags have the same in all."""
 
     _place = "i"  # of the present element
+    _drawn_from = "piece", "piece_end - piece"  # the first element that numbers are drawn for, and how many
+    _drawn_at = "i - piece"  # of the present element's among these
     _buffered: frozenset[str] = frozenset()  # streams that are read from buffers
 
     def __init__(self, kernel: Kernel, source: Source, taken: frozenset[str]) -> None:
@@ -101,7 +104,8 @@ class Emitter:
     def codes(self) -> list[str]:
         """What codes mean, and how many elements are decoded at a time."""
         names = self.names()
-        return [*book_structs(self._kernel), *piece_constant(self._kernel, names, Lines(names, self._source))]
+        lines, draws = Lines(names, self._source), draws_before(self._kernel, *(one.body for one in self._kernel.passes))
+        return [*book_structs(self._kernel), *piece_constant(self._kernel, names, lines, draws)]
 
     def has_stage(self, k: int) -> bool:
         """Whether something is done per tensor before pass `k`, or after the last."""
@@ -130,6 +134,8 @@ class Emitter:
         names = self.names()
         lines = self._lines_of_elements(one, names)
         both = (*one.picked, *one.body)
+        drawn = Drawn.of(kernel, one.body, names, lines)
+        body = drawn.found()
         used = used_in(both)
         scalars = [s for s in kernel.scalars if Symbol(Role.SCALAR, s) in used]
         needs = [n for n in kernel.statistics if n in one.needs]
@@ -143,7 +149,7 @@ class Emitter:
         rows = self._row
         in_pieces = bool(coded_streams(kernel))
         own = {rows[s.name]: s for s in one.streams}
-        streams = Streams(names, lines, own, one.body, self._place, "", in_pieces, self._buffered)
+        streams = Streams(names, lines, own, body, self._place, "", in_pieces, self._buffered)
         codes = Codes(kernel, one.streams, one.body, names, lines)
         all_picked = names.flag(kernel.pick[1]) if kernel.pick is not None else ""
         moves = {rows[s.name]: s for s in one.moves}
@@ -153,10 +159,10 @@ class Emitter:
             "index": k,
             "template": instances.template(names),
             "constants": constants,
-            "pointers": [*replace(together, body=both).pointers(), *codes.declared()],
-            "opened": codes.opened(),
+            "pointers": [*replace(together, body=both).pointers(), *codes.declared(), *drawn.declared()],
+            "opened": [*codes.opened(), *drawn.opened(*self._drawn_from)],
             "closed": codes.closed(),
-            "lines": _paragraphs(streams.loads(), lines.block(one.body), streams.stores()),
+            "lines": _paragraphs([*streams.loads(), *drawn.loads(self._drawn_at)], lines.block(body), streams.stores()),
             "picked": self._picked(one, names, lines) if one.picked else {},
             "together": _paragraphs(together.loads(), lines.block(one.together), together.stores()) if one.picked else [],
             "by_turns": self._by_turns(one),
@@ -180,7 +186,8 @@ class Emitter:
     def _by_turns(self, one: Pass) -> bool:
         """Whether a pass that measures moves through several blocks by turns: where it reads little and writes nothing."""
         stores = any(isinstance(line, Store) for line in statements(one.body))
-        return not (stores or one.picked or coded_streams(self._kernel)) and 0 < len(one.moves) <= _MOST_BY_TURNS
+        pieces = coded_streams(self._kernel) or draws_before(self._kernel, one.body)
+        return not (stores or one.picked or pieces) and 0 < len(one.moves) <= _MOST_BY_TURNS
 
     def _picked(self, one: Pass, names: Names, lines: Lines) -> dict[str, Any]:
         """What the function of a pass does at every p-th element, before it comes there with its other lines."""

@@ -16,7 +16,7 @@ from enum import IntEnum
 from optc.compiler.backends.exprs import python_number
 from optc.compiler.backends.pytorch import reductions
 from optc.dsl.kinds import Extent, Sort
-from optc.dsl.program import COMPARISONS, DRAWS, LOGIC, PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role
+from optc.dsl.program import COMPARISONS, DRAW, LOGIC, PICK, REDUCTIONS, Apply, Constant, Expression, Read, Role
 
 _SYMBOL = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "add": "+", "sub": "-", "mul": "*", "div": "/"}
 _METHOD = {"neg", "sqrt", "exp", "log", "sin", "cos", "tanh", "abs", "floor"}
@@ -235,7 +235,7 @@ class Printer:
         if operation == "round_bf16":
             number = pieces[0] if pieces[0].tensor else self.widened(pieces[0], pieces[1].kind, sort)
             return Piece(f"round_bf16({number.text}, {pieces[1].text})", kind=_widest(pieces), fresh=True)
-        if operation in DRAWS:
+        if operation == DRAW:
             return Piece(f"{operation}({', '.join(p.text for p in pieces)})", fresh=True)
         return self._function({"mod": "remainder"}.get(operation, operation), pieces)
 

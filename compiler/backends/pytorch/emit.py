@@ -21,7 +21,7 @@ from optc.compiler.backends.pytorch.reductions import FUNCTIONS
 from optc.compiler.ir import expressions, map_expression, map_statements, reads, statements, walk
 from optc.compiler.plan import Kernel
 from optc.dsl.kinds import Extent, Sort
-from optc.dsl.program import DRAWS, REDUCTIONS, TRUE, Apply, Branch, Expression, Let, Read, Role, Statement, Store
+from optc.dsl.program import DRAW, REDUCTIONS, TRUE, Apply, Branch, Expression, Let, Read, Role, Statement, Store
 from optc.dsl.source import Source
 
 _OF_NONE = {"sum": 0.0, "mean": math.nan, "largest": -math.inf, "smallest": math.inf}
@@ -32,7 +32,7 @@ def emit_kernel(kernel: Kernel, source: Source, tensors: frozenset[str] = frozen
 
     A kernel without θ, gradient and inputs is told the number of elements, too.
     """
-    namer = Namer(PYTHON | {"torch", "Tensor", "ieee", "sign", "cospi", "Elements", *DRAWS} | FUNCTIONS)
+    namer = Namer(PYTHON | {"torch", "Tensor", "ieee", "sign", "cospi", "Elements", DRAW} | FUNCTIONS)
     kernel = replace(kernel, body=_as_bound(kernel.body))
     reduces = any(isinstance(e, Apply) and e.operation in REDUCTIONS for value in expressions(kernel.body) for e in walk(value))
     numbers = numbers_of(kernel.body, tensors, kernel.leaves)

@@ -13,7 +13,7 @@ from optc.compiler.backends.exprs import Dialect, print_expression, python_numbe
 from optc.compiler.backends.names import PYTHON
 from optc.compiler.ir import reads
 from optc.dsl.kinds import Sort
-from optc.dsl.program import DRAWS, LOGIC, Apply, Constant, Expression, Read, Role, Symbol
+from optc.dsl.program import DRAW, LOGIC, Apply, Constant, Expression, Read, Role, Symbol
 
 _UNARY = ("sqrt", "square", "neg", "sign", "floor", "exp", "log", "sin", "cos", "cospi", "tanh")
 _BINARY = {o: o for o in ("div", "mod", "pow", "atan2", "round_bf16")} | {"min": "minimum", "max": "maximum"}
@@ -35,12 +35,12 @@ RESERVED = PYTHON | {
 _CALLS: dict[str, Callable[..., str]] = {
     **{o: f"gpu.{o}({{}})".format for o in _UNARY},
     **{o: f"gpu.{name}({{}}, {{}})".format for o, name in _BINARY.items()},
-    **{o: f"gpu.{o}({{}}, {{}}, {{}}, {{}}, {{}})".format for o in DRAWS},
+    DRAW: f"gpu.{DRAW}({{}}, {{}}, {{}}, {{}}, {{}}, {{}}, mask is None)".format,
     "abs": "tl.abs({})".format,
     "where": "tl.where({}, {}, {})".format,
     "choose": "({1} if {0} else {2})".format,
 }
-_NEED_TYPES = frozenset({*_UNARY, *_BINARY, *DRAWS, "abs"})
+_NEED_TYPES = frozenset({*_UNARY, *_BINARY, DRAW, "abs"})
 _ELEMENTWISE = {"or": ("|", 40), "and": ("&", 44), "not": ("~", 75)}
 _SCALAR = {"or": ("or", 10), "and": ("and", 15), "not": ("not ", 20)}
 _VERBATIM = "\0"

@@ -139,6 +139,15 @@ def saved(rank: int, engine: str, name: str, path: Path) -> dict[str, Tensor]:
     return whole(model)
 
 
+def saved_alone(name: str, path: Path) -> dict[str, Tensor]:
+    """The same in a process without a group."""
+    model, optimizer = built("plain", name)
+    train(model, optimizer, range(3), alone=True)
+    optc.dist.save(path, optimizer, model)
+    train(model, optimizer, range(3, 6), alone=True)
+    return whole(model)
+
+
 def resumed(rank: int, engine: str, name: str, path: Path) -> dict[str, Tensor]:
     """What was saved, and three more steps; the parameters then."""
     model, optimizer = built(engine, name)

@@ -85,7 +85,9 @@ def train(
     """Steps on batches that are divided among the processes, unless each has all of them; the losses of what is here."""
     scale = scale if scaler is None else scaler.scale
     rank, size = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
-    if not alone and any("tensor" in (p.device_mesh.mesh_dim_names or ()) for p in model.parameters() if hasattr(p, "device_mesh")):
+    if not alone and any(
+        "tensor" in (p.device_mesh.mesh_dim_names or ()) for p in model.parameters() if hasattr(p, "device_mesh")
+    ):
         rank, size = rank // (size // 2), 2  # those of one tensor-parallel group have the same batch
     losses = []
     for step in steps:
@@ -116,9 +118,9 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
 
 
 def difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """The largest, over all parameters."""
+    """The largest, over all parameters; infinite where one is NaN."""
     assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+    return max(float((one[name] - other[name]).abs().nan_to_num(nan=torch.inf).max()) for name in one)
 
 
 def trained(rank: int, engine: str, name: str, accumulate: int = 1, **hypers: Any) -> float:

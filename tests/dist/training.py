@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import optc
 
-ENGINES = ("plain", "zero1", "stage1", "stage2", "stage3", "hsdp", "tensor")
+ENGINES = ("plain", "ddp", "zero1", "stage1", "stage2", "stage3", "hsdp", "tensor")
 
 
 class Net(nn.Module):
@@ -49,8 +49,9 @@ def built(engine: str, name: str, **hypers: Any) -> tuple[nn.Module, Any]:
     elif engine == "tensor":
         _in_both_ways(model)
     optimizer = optc.create(name, model, **hypers)
-    if engine == "zero1":
+    if engine in ("ddp", "zero1"):
         model = DistributedDataParallel(model)
+    if engine == "zero1":
         optc.dist.Zero1(optimizer)
     return model, optimizer
 
@@ -81,8 +82,12 @@ def train(
     accumulate: int = 1,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     scaler: torch.amp.GradScaler | None = None,
+    spoil: Callable[[int], None] = lambda step: None,
 ) -> list[float]:
-    """Steps on batches that are divided among the processes, unless each has all of them; the losses of what is here."""
+    """Steps on batches that are divided among the processes, unless each has all of them; the losses of what is here.
+
+    `spoil` may do something to the gradients of a step.
+    """
     scale = scale if scaler is None else scaler.scale
     rank, size = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
     if not alone and any(
@@ -97,6 +102,7 @@ def train(
             loss = model(piece).square().mean() / accumulate
             torch.autograd.backward(scale(loss))
             losses.append(loss.item())
+        spoil(step)
         if scaler is not None:
             scaler.step(optimizer)
             scaler.update()

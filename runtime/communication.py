@@ -65,7 +65,7 @@ def messages_of(schema: Schema, exchange: Exchange, procedure: str) -> list[Mess
         for one in rounds:
             joins, nbytes = tuple(name for name, size in one.sizes.items() if size), 8 * one.length
             message = Message(procedure, phase, "all_reduce", joins, measures, len(one.members), one.processes, nbytes)
-            found += [message] * len(one.groups)
+            found += [message] * len(one.groups) if nbytes else []  # vectors alone, of parameters that have none, send nothing
     return found
 
 

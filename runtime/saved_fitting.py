@@ -144,11 +144,12 @@ class Fitting:
         slots = {index: self.templates.get(name, packed["state"].get(index)) for index, name in enumerate(self.names)}
         hypers_of = {name: group["hypers"] for group in self.manifest["groups"] for name in group["names"]}
         groups = []
-        for group in packed["param_groups"]:
+        for number, group in enumerate(packed["param_groups"]):
             told = [hypers_of[self.names[index]] for index in group["params"] if self.names[index] in hypers_of]
             if any(other != told[0] for other in told):
                 raise ValueError(
-                    "parameters of one group here were in groups with other hypers there: make the groups as they were"
+                    f"{self.folder}: the parameters of group {number} here were in groups with other hypers there: make the "
+                    "groups as they were"
                 )
             read = {key: decoded(x) for key, x in told[0].items() if key not in (TYPE, SPEC)} if told else {}
             groups.append({**{k: x for k, x in group.items() if k not in (STORING, SPEC)}, **read})

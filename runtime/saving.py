@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from optc.runtime.schema import State
 
 if TYPE_CHECKING:
     from optc.runtime.parted import Parted
+
+T = TypeVar("T")
 
 LATEST = "latest"
 """The file that names the folder of the last whole save."""
@@ -67,20 +70,24 @@ def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
 
     Raises FileNotFoundError where there is no whole save, ValueError with everything that does not fit: another optimizer,
     states that the spec does not have any more, parameters of other shapes, files that are damaged. Then neither optimizer nor
-    model has changed. Warns where a spec has changed since, and its states have not.
+    model has changed, in no process: RuntimeError tells the others what does not fit in one. Warns where a spec has changed
+    since, and its states have not.
     """
-    folder = latest(path)
-    manifest = _read_manifest(folder)
-    fitting = Fitting(optimizer, manifest, folder)
-    report = fitting.check(strict)
-    tensors = {f"optimizer/{name}/{key}": x for name, slot in fitting.templates.items() for key, x in slot.items()}
-    of_model = {}
-    if model is not None:
-        if not manifest["model"]:
+
+    def fitted() -> tuple[Path, Fitting, Loaded, dict[str, Any], dict[str, Tensor]]:
+        folder = latest(path)
+        manifest = _read_manifest(folder)
+        fitting = Fitting(optimizer, manifest, folder)
+        report = fitting.check(strict)
+        if model is not None and not manifest.get("model"):
             raise ValueError(f"{folder} has no model: load the optimizer alone")
-        of_model = {key: _fresh(x) for key, x in _tensors(model.state_dict())}
+        of_model = {} if model is None else {key: _fresh(x) for key, x in _tensors(model.state_dict())}
+        return folder, fitting, report, fitting.packed(), of_model
+
+    folder, fitting, report, packed, of_model = _in_all(fitted)
+    tensors = {f"optimizer/{name}/{key}": x for name, slot in fitting.templates.items() for key, x in slot.items()}
     _dcp("load", tensors | {f"model/{key}": x for key, x in of_model.items()}, folder)
-    optimizer.load_state_dict(fitting.packed())
+    optimizer.load_state_dict(packed)
     if model is not None:
         model.load_state_dict(of_model, strict=False)
     return report
@@ -257,6 +264,27 @@ def _agreed(work: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
+def _in_all(work: Callable[[], T]) -> T:
+    """Does something in every process, before they begin to talk. Raises in all of them where one of them has raised."""
+    if _alone():
+        return work()
+    import torch.distributed as dist
+
+    outcome, error = None, None
+    try:
+        outcome = work()
+    except Exception as raised:
+        error = raised
+    told: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, None if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    for rank, text in enumerate(told):
+        if text is not None:
+            raise RuntimeError(f"nothing was loaded, since process {rank} cannot: {text}")
+    return cast(T, outcome)
+
+
 def _dcp(what: str, tensors: dict[str, Tensor], folder: Path) -> None:
     """Saves or loads by torch.distributed.checkpoint, whose errors are turned into ours."""
     from torch.distributed.checkpoint.api import CheckpointException
@@ -276,4 +304,6 @@ def _dcp(what: str, tensors: dict[str, Tensor], folder: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, EOFError | pickle.UnpicklingError):  # where torch advises to execute what is in the file
+        return "a file ends too early, or is none of torch.save"
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

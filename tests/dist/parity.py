@@ -40,12 +40,13 @@ def _loss(step: int) -> Callable[[], Tensor]:
 
 
 def difference(alone: Sequence[Tensor], parts: Sequence[Tensor]) -> float:
-    """The largest difference, relative where parameters are large."""
+    """The largest difference, relative where parameters are large; infinite where one is NaN."""
     found = 0.0
     for p, q in zip(alone, parts, strict=True):
         every = whole(q.detach())
         if p.numel():
-            found = max(found, float(((p.detach() - every).abs() / p.detach().abs().clamp(min=1)).max()))
+            apart = ((p.detach() - every).abs() / p.detach().abs().clamp(min=1)).nan_to_num(nan=torch.inf)
+            found = max(found, float(apart.max()))  # which would leave NaN out
     return found
 
 

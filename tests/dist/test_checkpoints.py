@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.dist.crew import Crew
 from tests.dist.test_training import CODED
-from tests.dist.training import difference, resumed, resumed_alone, saved, whole_state
+from tests.dist.training import difference, resumed, resumed_alone, saved, saved_alone, whole_state
 
 NAMES = ["AdamW", "Adafactor", "AdamW8bit", "AdamW4bit", "Prodigy", "LAMB | AdamW8bit"]
 MORE = ["AdamWFactored", "CAME", "LAMB", "MADGRAD", "AdamWBf16Stochastic", "Adafactor | Prodigy + clip_global_norm"]
@@ -62,3 +62,21 @@ def test_zero1_then_fsdp_and_back(two: Crew, four: Crew, tmp_path: Path, name: s
         assert difference(crew.run(resumed, engine, name, tmp_path)[0], expected) < bound(name)
     assert difference(resumed_alone("plain", name, tmp_path), expected) < bound(name)
     assert torch.is_tensor(expected["last.bias"])
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adafactor", "LAMB"])
+def test_two_dimensions_of_processes(four: Crew, tmp_path: Path, name: str) -> None:
+    """FSDP over tensor parallelism, and replicas: each of what the other has saved."""
+    for engine, others in (("tensor", ("hsdp", "zero1")), ("hsdp", ("tensor", "stage2"))):
+        expected = four.run(saved, engine, name, tmp_path / engine)[0]
+        assert difference(four.run(resumed, engine, name, tmp_path / engine)[0], expected) == 0
+        for other in others:
+            assert difference(four.run(resumed, other, name, tmp_path / engine)[0], expected) < bound(name), (engine, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_process_then_many(four: Crew, two: Crew, tmp_path: Path, name: str) -> None:
+    expected = saved_alone(name, tmp_path)
+    assert difference(resumed_alone("plain", name, tmp_path), expected) == 0
+    for crew, engine in ((two, "stage3"), (two, "zero1"), (four, "hsdp")):
+        assert difference(crew.run(resumed, engine, name, tmp_path)[0], expected) < bound(name), engine

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import optc
 
-ENGINES = ("plain", "zero1", "stage1", "stage2", "stage3", "hsdp", "tensor")
+ENGINES = ("plain", "ddp", "zero1", "stage1", "stage2", "stage3", "hsdp", "tensor")
 
 
 class Net(nn.Module):
@@ -49,8 +49,9 @@ def built(engine: str, name: str, **hypers: Any) -> tuple[nn.Module, Any]:
     elif engine == "tensor":
         _in_both_ways(model)
     optimizer = made(name, model, **hypers)
-    if engine == "zero1":
+    if engine in ("ddp", "zero1"):
         model = DistributedDataParallel(model)
+    if engine == "zero1":
         optc.dist.Zero1(optimizer)
     return model, optimizer
 
@@ -90,11 +91,17 @@ def train(
     accumulate: int = 1,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     scaler: torch.amp.GradScaler | None = None,
+    spoil: Callable[[int], None] = lambda step: None,
 ) -> list[float]:
-    """Steps on batches that are divided among the processes, unless each has all of them; the losses of what is here."""
+    """Steps on batches that are divided among the processes, unless each has all of them; the losses of what is here.
+
+    `spoil` may do something to the gradients of a step.
+    """
     scale = scale if scaler is None else scaler.scale
     rank, size = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
-    if not alone and any("tensor" in (p.device_mesh.mesh_dim_names or ()) for p in model.parameters() if hasattr(p, "device_mesh")):
+    if not alone and any(
+        "tensor" in (p.device_mesh.mesh_dim_names or ()) for p in model.parameters() if hasattr(p, "device_mesh")
+    ):
         rank, size = rank // (size // 2), 2  # those of one tensor-parallel group have the same batch
     losses = []
     for step in steps:
@@ -104,6 +111,7 @@ def train(
             loss = model(piece).square().mean() / accumulate
             torch.autograd.backward(scale(loss))
             losses.append(loss.item())
+        spoil(step)
         if scaler is not None:
             scaler.step(optimizer)
             scaler.update()
@@ -125,9 +133,9 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
 
 
 def difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """The largest, over all parameters."""
+    """The largest, over all parameters; infinite where one is NaN."""
     assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+    return max(float((one[name] - other[name]).abs().nan_to_num(nan=torch.inf).max()) for name in one)
 
 
 def trained(rank: int, engine: str, name: str, accumulate: int = 1, **hypers: Any) -> float:
@@ -145,6 +153,15 @@ def saved(rank: int, engine: str, name: str, path: Path) -> dict[str, Tensor]:
     train(model, optimizer, range(3))
     optc.dist.save(path, optimizer, _inner(model))
     train(model, optimizer, range(3, 6))
+    return whole(model)
+
+
+def saved_alone(name: str, path: Path) -> dict[str, Tensor]:
+    """The same in a process without a group."""
+    model, optimizer = built("plain", name)
+    train(model, optimizer, range(3), alone=True)
+    optc.dist.save(path, optimizer, model)
+    train(model, optimizer, range(3, 6), alone=True)
     return whole(model)
 
 

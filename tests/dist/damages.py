@@ -1,0 +1,125 @@
+"""Checkpoints that are damaged, or were made for others, loaded by processes together; runs in every process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+import optc
+from tests.dist.kills import timed
+from tests.dist.training import built, train, whole
+
+
+def _manifest(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
+    """What changes the description of a checkpoint."""
+
+    def work(folder: Path) -> None:
+        found = json.loads((folder / "optc.json").read_text())
+        change(found)
+        (folder / "optc.json").write_text(json.dumps(found))
+
+    return work
+
+
+def _cut(name: str) -> Callable[[Path], Any]:
+    """What leaves the first half of a file."""
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[: (folder / name).stat().st_size // 2])
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "cut": (_cut("__1_0.distcp"), "ValueError: {} cannot be loaded: a file ends too early, or is none of torch.save"),
+    "zeros": (
+        lambda folder: (folder / "__1_0.distcp").write_bytes(bytes(10**6)),
+        "ValueError: {} cannot be loaded: a file ends",
+    ),
+    "no file": (lambda folder: (folder / "__1_0.distcp").unlink(), "ValueError: {} cannot be loaded: "),
+    "cut index": (_cut(".metadata"), "ValueError: {} cannot be loaded: "),
+    "no index": (lambda folder: (folder / ".metadata").unlink(), "ValueError: {} cannot be loaded: "),
+    "cut manifest": (_cut("optc.json"), "ValueError: {}/optc.json cannot be read: "),
+    "no manifest": (lambda folder: (folder / "optc.json").unlink(), "FileNotFoundError: "),
+    "a parameter that is not there": (
+        _manifest(
+            lambda found: [group["names"].remove("last.bias") for group in found["groups"] if "last.bias" in group["names"]]
+        ),
+        "ValueError: {} does not fit this AdamW, nothing was loaded:\n  'last.bias' is not in the checkpoint",
+    ),
+    "a parameter that is only there": (
+        _manifest(lambda found: found["groups"][0]["names"].append("other")),
+        "ValueError: {} does not fit this AdamW, nothing was loaded:\n  'other' is only in the checkpoint",
+    ),
+    "a tensor that is not there": (
+        _manifest(lambda found: found["parameters"]["last.bias"]["entries"].update(other={"dtype": "float32", "shape": [1]})),
+        "ValueError: {} cannot be loaded: Missing key in checkpoint state_dict: optimizer/last.bias/other",
+    ),
+    "an entry without a shape": (
+        _manifest(lambda found: found["parameters"]["last.bias"]["entries"]["exp_avg"].pop("shape")),
+        "ValueError: {} does not fit this AdamW, nothing was loaded:\n  'last.bias': 'shape'",
+    ),
+}
+"""What is done to a save of two processes, and how the error starts, in all of them."""
+
+
+def loaded_from_damaged(rank: int, engine: str, path: Path) -> dict[str, tuple[float, str, bool]]:
+    """For each damage how long a load takes, what it raises, and whether parameters and states are as they were."""
+    model, optimizer = _trained(engine, path)
+    found = {}
+    for name, (damage, _) in DAMAGES.items():
+        if rank == 0:
+            shutil.copytree(optc.dist.latest(path), path / name)
+            damage(path / name)
+        dist.barrier()
+        before = _facts(model, optimizer)
+        seconds, said = timed(lambda: optc.dist.load(path / name, optimizer, _inner(model)))  # noqa: B023
+        found[name] = seconds, said, _facts(model, optimizer) == before
+    return found
+
+
+def loaded_by_others(rank: int, path: Path) -> dict[str, tuple[float, str, bool]]:
+    """A load into optimizers that are others than the one that saved: in all processes, or in the second alone."""
+    _trained("stage3", path)
+    found = {}
+    for name, make in OTHERS.items():
+        model, _ = built("stage3", "AdamW")
+        optimizer = make(rank, model)
+        before = _facts(model, optimizer)
+        seconds, said = timed(lambda: optc.dist.load(path, optimizer, model))  # noqa: B023
+        found[name] = seconds, said, _facts(model, optimizer) == before
+    return found
+
+
+OTHERS: dict[str, Callable[[int, nn.Module], Any]] = {
+    "one group of two": lambda rank, model: optc.create("AdamW", model),
+    "another optimizer in one": lambda rank, model: optc.create("LAMB" if rank else "AdamW", optc.groups.no_decay(model, 0.1)),
+    "one group of two in one": lambda rank, model: optc.create("AdamW", model if rank else optc.groups.no_decay(model, 0.1)),
+    "a parameter less in one": lambda rank, model: optc.create("AdamW", list(model.named_parameters())[rank:]),
+}
+
+
+def _trained(engine: str, path: Path) -> tuple[nn.Module, Any]:
+    """A model and its optimizer of two groups, one step after what they have saved."""
+    model, _ = built(engine if engine != "zero1" else "plain", "AdamW")
+    optimizer: Any = optc.create("AdamW", optc.groups.no_decay(model, 0.1))
+    if engine == "zero1":
+        model = nn.parallel.DistributedDataParallel(model)
+        optc.dist.Zero1(optimizer)
+    train(model, optimizer, range(2))
+    optc.dist.save(path, optimizer, _inner(model))
+    train(model, optimizer, range(2, 3))
+    return model, optimizer
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    return getattr(model, "module", model)
+
+
+def _facts(model: nn.Module, optimizer: Any) -> Any:
+    """All numbers that a load could change."""
+    state = [{key: getattr(x, "_local_tensor", x).tolist() for key, x in slot.items()} for slot in optimizer.state.values()]
+    groups = [{key: x for key, x in group.items() if key != "params"} for group in optimizer.param_groups]
+    return {key: x.tolist() for key, x in whole(model).items()}, state, groups

@@ -1,7 +1,7 @@
 """Processes that work together: started once, they run one function after another, each with its rank and a mesh of all.
 
-A function is one of a module under `tests/dist`; what every process returns comes back in a list. Where one raises, dies or takes
-too long, all are stopped, and the test fails with what was raised; the next test gets new ones.
+A function is one of a module under `tests/dist`; what every process returns comes back in a list. Where one raises, dies or
+takes too long, all are stopped, and the test fails with what was raised; the next test gets new ones.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ class Crew:
     def run(self, function: Callable[..., Any], *arguments: Any, patience: float = PATIENCE) -> list[Any]:
         """What the function returns in each process. Raises Failed with the traceback of the first that raised."""
         outcomes = self.outcomes(function, *arguments, patience=patience)
-        for rank, (value, error) in enumerate(outcomes):
+        for rank, (_value, error) in enumerate(outcomes):
             if error is not None:
                 raise Failed(f"in process {rank} of {self.size}:\n{error}")
         return [value for value, _ in outcomes]
 
-    def outcomes(self, function: Callable[..., Any], *arguments: Any, patience: float = PATIENCE) -> list[tuple[Any, str | None]]:
+    def outcomes(
+        self, function: Callable[..., Any], *arguments: Any, patience: float = PATIENCE
+    ) -> list[tuple[Any, str | None]]:
         """For each process what it returned, and the traceback of what it raised; a process that died has one, too."""
         if not self._processes:
             self._start()
@@ -91,7 +93,9 @@ def _work(rank: int, size: int, store: Path, timeout: float, environment: dict[s
 
     os.environ.update(environment)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+    )
     while True:
         function, arguments = tasks.get()
         try:

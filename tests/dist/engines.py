@@ -95,7 +95,9 @@ def refusals(rank: int) -> list[str]:
 def zero1_refusals(rank: int) -> list[str]:
     """What `Zero1` says of parameters that it cannot cut, and leaves alone."""
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
-    placed = nn.Parameter(torch.distributed.tensor.distribute_tensor(torch.randn(4, 2), mesh, [torch.distributed.tensor.Shard(0)]))
+    placed = nn.Parameter(
+        torch.distributed.tensor.distribute_tensor(torch.randn(4, 2), mesh, [torch.distributed.tensor.Shard(0)])
+    )
     turned = nn.Parameter(torch.randn(4, 2).t())
     said = []
     for p in (placed, turned):

@@ -18,8 +18,6 @@ from tests.dist.parity import difference, pair, steps
 from tests.dist.training import built, train, whole
 
 
-
-
 def prepared(name: str, size: int, layout: str = "fsdp", **hypers: Any) -> tuple[list[Any], list[Any], Any, Any]:
     """Whole and divided parameters after two steps, with gradients for a third."""
     alone, parts, first, second = pair(name, layout, size, "native", SHAPES, **hypers)
@@ -90,7 +88,7 @@ def stalls(rank: int, name: str) -> str:
 
 def not_finite(rank: int, name: str, policy: str, value: float) -> tuple[str, float, float]:
     """A number that is not finite in one process's part: what is raised, how far parameters moved, whether it was skipped."""
-    alone, parts, first, second = prepared(name, 2, nonfinite=policy)
+    alone, parts, _first, second = prepared(name, 2, nonfinite=policy)
     before = [p.detach().clone() for p in alone]
     if rank == 0:
         _here(parts[0].grad).view(-1)[3] = value

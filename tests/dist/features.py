@@ -72,8 +72,8 @@ def routed(rank: int, engine: str) -> float:
     """Matrices by one optimizer, all else by another."""
 
     def make(model: nn.Module) -> Any:
-        rules = [(lambda name, p: p.ndim == 2, dict(type="Adafactor", lr=1e-2))]
-        return optc.route(model, rules, otherwise=dict(type="LAMB", lr=1e-3))
+        rules = [(lambda name, p: p.ndim == 2, {"type": "Adafactor", "lr": 1e-2})]
+        return optc.route(model, rules, otherwise={"type": "LAMB", "lr": 1e-3})
 
     return both(rank, engine, make, plain_step)
 

@@ -26,7 +26,7 @@ def mesh_of(layout: str, size: int) -> Any:
 
 
 def placements(layout: str, shape: Sequence[int], size: int) -> list[Any]:
-    """As FSDP2, HSDP, column-wise tensor parallelism, FSDP over it, and FSDP over row-wise tensor parallelism place parameters."""
+    """As FSDP2, HSDP, tensor parallelism by columns, FSDP over it, and FSDP over that by rows place parameters."""
     if not shape:
         return [Replicate()] * (2 if layout in ("hsdp", "grid", "strided") else 1)
     if layout == "hsdp":

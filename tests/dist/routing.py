@@ -25,7 +25,7 @@ def trained(rank: int, engine: str, name: str) -> float:
 
 
 def bounded_as_by_torch(rank: int, engine: str) -> tuple[float, float, float]:
-    """How far parameters are from those of optimizers that torch bounds before; the norms of the last step, ours and torch's."""
+    """How far parameters are from those of optimizers that torch bounds before; the last norms, ours and torch's."""
     model, optimizer = built(engine, CLIPPED)
     other, reference = built("plain", "LAMB | AdamW")
     expected = torch.zeros(())
@@ -135,7 +135,7 @@ def not_finite(rank: int, engine: str, policy: str) -> tuple[str, bool, float]:
 
 
 def scaled(rank: int, engine: str, own: bool) -> list[Any]:
-    """An optc.LossScale or a GradScaler where one process's part overflows: per step whether parameters moved, and the scale."""
+    """An optc.LossScale or a GradScaler where one process's part overflows: whether each step moved anything, and the scale."""
     scale = optc.LossScale(8.0) if own else None
     model, optimizer = built(engine, CLIPPED, **({"loss_scale": scale} if own else {"amp": True}))
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)

@@ -7,7 +7,14 @@ from functools import partial
 import pytest
 
 import optc
-from tests.dist.communication import gathered_in_buckets, joined_where_is_shard_says, parameters_sent, sent_and_told, state_bytes, without_joining
+from tests.dist.communication import (
+    gathered_in_buckets,
+    joined_where_is_shard_says,
+    parameters_sent,
+    sent_and_told,
+    state_bytes,
+    without_joining,
+)
 from tests.dist.crew import Crew
 from tests.dist.test_parity import SAMPLE, SCALES, silent
 
@@ -32,7 +39,9 @@ def test_what_guards_send_is_told(two: Crew, layout: str) -> None:
     for found in two.run(partial(sent_and_told, nonfinite="skip"), names, layout, 2):
         for name, messages in found.items():
             assert messages["sent"] == messages["told"], name
-            assert (("all_reduce", 4) in messages["sent"]) is ("clip" not in name), name  # where the norm tells, nothing is added
+            assert (("all_reduce", 4) in messages["sent"]) is ("clip" not in name), (
+                name
+            )  # where the norm tells, nothing is added
 
 
 @pytest.mark.parametrize("backend", ["native", "torch"])
@@ -53,7 +62,9 @@ def test_pytorch_code_gathers_no_more_than_fits(two: Crew) -> None:
         assert found[0] == found[1] and len(found[0]) > len(whole) and sum(found[0]) == sum(whole)
 
 
-@pytest.mark.parametrize(("which", "names"), [("sum", ["LAMB", "Adafactor", "RACS", "ApolloDQN"]), ("largest", ["Gravity", "SM3", "Rose"])])
+@pytest.mark.parametrize(
+    ("which", "names"), [("sum", ["LAMB", "Adafactor", "RACS", "ApolloDQN"]), ("largest", ["Gravity", "SM3", "Rose"])]
+)
 def test_no_reduction_is_superfluous(two: Crew, which: str, names: list[str]) -> None:
     """A fault that must be seen: each process goes on with what it has measured of its own part."""
     for found in two.run(without_joining, names, "fsdp", 2, which):

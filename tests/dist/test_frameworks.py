@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import optc
-
 from tests.dist.crew import Crew
 from tests.dist.frameworks import accelerated, in_deepspeed, in_lightning, in_transformers
 from tests.dist.training import difference

@@ -21,7 +21,7 @@ LAUNCHED = ("Adafactor", "Gravity", "LAMB", "RACS", "SGD")
 SMALL = ((5, 6), (1, 4), (7,), (), (4, 3, 5))
 
 VECTORS = {"AdamG", "AdamWFp8", "Aida", "AliG", "MADGRAD", "PSGLD", "SGLD"}
-"""Their functions (powers, logarithms, cosines) are computed in vectors, and otherwise at the end of a tensor: a bit may differ."""
+"""Their functions (powers, logarithms, cosines) are computed in vectors, otherwise at the end of a tensor: a bit may differ."""
 
 SCALES = {"AdamW4bitRank1", "AdamWFactored"}
 """Small parameters, too, are kept as codes, and parts of some cut through a block."""

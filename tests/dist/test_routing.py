@@ -19,7 +19,9 @@ def test_the_norm_is_that_of_the_model_on_all_processes(two: Crew, engine: str) 
 
 
 @pytest.mark.parametrize("engine", ["zero1", "stage3"])
-@pytest.mark.parametrize("name", ["Lion | Prodigy", "AdamW | Adafactor + clip_global_norm", "LAMB + cosine(T = 6) | SGD + cosine(T = 6)"])
+@pytest.mark.parametrize(
+    "name", ["Lion | Prodigy", "AdamW | Adafactor + clip_global_norm", "LAMB + cosine(T = 6) | SGD + cosine(T = 6)"]
+)
 def test_training_as_in_one_process(two: Crew, engine: str, name: str) -> None:
     assert max(two.run(routing.trained, engine, name)) < 2e-6
 

@@ -61,8 +61,8 @@ def made(name: str, model: nn.Module, **options: Any) -> Any:
     first, _, second = name.partition(" | ")
     if not second:
         return optc.create(name, model, **options)
-    rules = [(lambda _, p: p.ndim == 2 and p.numel() < 8192, dict(type=first))]
-    return optc.route(model, rules, otherwise=dict(type=second), **options)
+    rules = [(lambda _, p: p.ndim == 2 and p.numel() < 8192, {"type": first})]
+    return optc.route(model, rules, otherwise={"type": second}, **options)
 
 
 def _in_both_ways(model: nn.Module) -> None:

@@ -62,6 +62,17 @@ def any_of(found: Tensor, groups: Sequence[Mapping[str, Any]], shards: Shards) -
     return found
 
 
+def told_to_all(found: dict[Any, Any], groups: Sequence[Mapping[str, Any]], shards: Shards) -> dict[Any, Any]:
+    """What each of the processes that have parts of these parameters has found, in one table; for errors, not for steps."""
+    import torch.distributed as dist
+
+    for group in groups_of(groups, shards):
+        every: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(every, found, group=group)
+        found = {key: value for one in every for key, value in one.items()}
+    return found
+
+
 def groups_of(groups: Sequence[Mapping[str, Any]], shards: Shards) -> dict[Group, str]:
     """The groups of processes that have parts of these parameters, and the device through whose memory each talks."""
     found = (shards.shard(p) for group in groups for p in group["params"])

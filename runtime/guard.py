@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from optc.runtime.amp import Scaling
-from optc.runtime.collectives import any_of
+from optc.runtime.collectives import any_of, told_to_all
 from optc.runtime.loss_scale import LossScale
-from optc.runtime.sharding import Shards
+from optc.runtime.sharding import Shard, Shards
 
 Policy: TypeAlias = Literal["propagate", "skip", "raise"]
 POLICIES: tuple[Policy, ...] = ("propagate", "skip", "raise")
@@ -55,7 +55,7 @@ class Guard:
         scale = None if self.scale is None else self.scale.on(device)
         if told:
             return Scaling(scale)
-        found = any_of(_found([g for _, g in gradients(groups, shards)], device), groups, shards).to(device)
+        found = any_of(_found([g for *_, g in gradients(groups, shards)], device), groups, shards).to(device)
         if self.policy == "raise" and found.item() > 0:
             raise self.error(groups, shards)
         return Scaling(scale, found)
@@ -68,31 +68,40 @@ class Guard:
             self.scale.update(skipped)
 
     def error(self, groups: _Groups, shards: Shards) -> FloatingPointError:
-        """Names the parameters whose gradients are not finite, of those that are here."""
-        wrong = [
-            (name, count, g.numel())
-            for name, g in gradients(groups, shards)
-            if (count := int((~torch.isfinite(g)).sum().item()))
-        ]
-        if not wrong:
-            return FloatingPointError("a gradient is inf or NaN on another process, and nothing has changed")
-        shown = ", ".join(f"{name} ({count} of {total})" for name, count, total in wrong[:_MOST_NAMED])
-        more = f" and of {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        """Names the parameters whose gradients are not finite, those of other processes included, which all call it."""
+        wrong: dict[tuple[str, int], tuple[int, int]] = {}  # by name and process: how many, and of how many
+        for name, shard, g in gradients(groups, shards):
+            count = int((~torch.isfinite(g)).sum().item())
+            if count:
+                here, numel = (-1, g.numel()) if shard is None else (_rank(), shard.shape.numel())
+                wrong[name, here] = count, numel
+        wrong = told_to_all(wrong, groups, shards)
+        counts: dict[str, tuple[int, int]] = {}
+        for (name, _), (count, numel) in wrong.items():
+            counts[name] = counts.get(name, (0, 0))[0] + count, numel
+        shown = ", ".join(f"{name} ({count} of {numel})" for name, (count, numel) in [*counts.items()][:_MOST_NAMED])
+        more = f" and of {len(counts) - _MOST_NAMED} more" if len(counts) > _MOST_NAMED else ""
         return FloatingPointError(
             f"the gradient of {shown}{more} is inf or NaN, and nothing has changed: look at what feeds it, or give the "
             'optimizer nonfinite="skip"'
         )
 
 
-def gradients(groups: _Groups, shards: Shards) -> Iterable[tuple[str, Tensor]]:
-    """The gradients that a step would see, each with its parameter's name, or where it stands."""
+def _rank() -> int:
+    import torch.distributed as dist
+
+    return dist.get_rank()
+
+
+def gradients(groups: _Groups, shards: Shards) -> Iterable[tuple[str, Shard | None, Tensor]]:
+    """The gradients that a step would see, each with its parameter's name, or where it stands, and what is here of it."""
     for number, group in enumerate(groups):
         names = group.get("param_names")
         for place, p in enumerate(group["params"]):
             g = shards.gradient(p)
             if g is not None and g.layout is torch.strided:
                 name = f"parameter {place} of group {number}" if names is None or place >= len(names) else str(names[place])
-                yield name, g.detach()
+                yield name, shards.shard(p), g.detach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +115,7 @@ class Watch:
         """Whether a gradient is inf or NaN; waits for the device. Where only the total overflows, none is."""
         if bool(total.isfinite()):  # which all processes know
             return False
-        wrong = not all(_is_finite(g) for _, g in gradients(self.groups, self.shards))
+        wrong = not all(_is_finite(g) for *_, g in gradients(self.groups, self.shards))
         return bool(any_of(torch.tensor(float(wrong)), self.groups, self.shards) > 0)
 
 

@@ -63,8 +63,7 @@ def test_all_processes_skip_what_is_not_finite_in_one(two: Crew, name: str, valu
     for said, moved, skipped in two.run(faults.not_finite, name, "skip", value):
         assert (said, moved, skipped) == ("nothing", 0, 1)
     here, there = two.run(faults.not_finite, name, "raise", value)
-    assert here[0].startswith("FloatingPointError: the gradient of parameter 0 of group 0 (1 of ")
-    assert there[0].startswith("FloatingPointError: a gradient is inf or NaN on another process")
+    assert here[0] == there[0] and here[0].startswith("FloatingPointError: the gradient of parameter 0 of group 0 (1 of 6144)")
     assert here[1] == there[1] == 0
 
 

@@ -159,14 +159,16 @@ def stages(kernel: Kernel, variant: Mapping[str, bool]) -> Iterator[str]:
 
 
 def default_jobs() -> Iterator[Job]:
-    for spec in SPECS:
+    """Each kernel for sm_90, those of the core for gfx942, too, and by turns for sm_80 or sm_100; --full has all for all."""
+    for number, spec in enumerate(SPECS):
+        core = ("sm_90", "gfx942", ("sm_80", "sm_100")[number % 2])
         plan = plan_of(spec)
         variant = default_variant(plan)
         for procedure in plan.procedures:
             per_tensor = [f"{procedure.name}_scalars_triton"]
             for kernel in procedure.kernels:
-                found = list(passes_of(spec, kernel, FLOAT32, variant, TARGETS if spec in CORE else ("sm_90",)))
-                measuring = [job for job in found if job.sweep is not None and job.sweep.measures]
+                found = list(passes_of(spec, kernel, FLOAT32, variant, core if spec in CORE else ("sm_90",)))
+                measuring = [job for job in found if job.sweep is not None and job.sweep.measures and job.target in core[:2]]
                 yield from (*found, *(replace(job, levels=MOST_LEVELS) for job in measuring if spec in CORE))
                 yield from passes_of(spec, kernel, BFLOAT16, variant, ("sm_90", "gfx942") if spec in CORE else ())
                 per_tensor += stages(kernel, variant)

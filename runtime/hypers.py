@@ -178,8 +178,8 @@ def require_shared(schema: Schema, groups: Sequence[Values]) -> None:
 class Reader:
     """Reads one group at every step; the checks run only when something changed.
 
-    With `on_device`, tensors on a device are read once, when they are first seen, and later only by the device: a step under
-    graph capture must not wait for them. `tensors` are those, by inside name.
+    Of a group that counts on its device, tensors there are read once, when they are first seen, and later only by the device: a
+    step under graph capture must not wait for them. `tensors` are those, by inside name.
     """
 
     schema: Schema
@@ -187,9 +187,12 @@ class Reader:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     _seen: tuple[Any, ...] = ()
 
-    def read(self, group: Mapping[str, Any], on_device: bool = False) -> Values:
-        """The values of `group`, the same object as before if nothing changed. Raises ValueError as `validate` does."""
-        seen = tuple([_snapshot(group.get(hyper.key, _MISSING), on_device) for hyper in self.schema.hypers])
+    def read(self, group: Mapping[str, Any], device: torch.device | None = None) -> Values:
+        """The values of `group`, the same object as before if nothing changed; `device`: where it counts, unless on the host.
+
+        Raises ValueError as `validate` does.
+        """
+        seen = tuple([_snapshot(group.get(hyper.key, _MISSING), device) for hyper in self.schema.hypers])
         hypers = self.schema.hypers
         if len(seen) != len(self._seen):
             changed: Sequence[Hyper] = hypers
@@ -210,10 +213,10 @@ class Reader:
 _MISSING = object()
 
 
-def _snapshot(value: Any, on_device: bool) -> Any:
+def _snapshot(value: Any, device: torch.device | None) -> Any:
     """Something that differs when the value does."""
     if isinstance(value, Tensor):
-        if on_device and value.device.type != "cpu":
+        if device is not None and value.device.type == device.type:
             return value
         return (value.item(),) if value.numel() == 1 else object()
     return tuple(value) if isinstance(value, list) else value

@@ -216,12 +216,14 @@ class Optimizer(Parted):
 
     def _read(self, index: int, on_device: bool) -> hypers.Values:
         """A group's hypers. Raises ValueError that names the group, if there are others."""
+        group = self.param_groups[index]
+        device = next((self._shards.here(p).device for p in group["params"]), None) if on_device else None
         try:
-            return self._readers[index].read(self.param_groups[index], on_device)
+            return self._readers[index].read(group, device)
         except ValueError as error:
             if len(self.param_groups) == 1 and self._numbers is None:
                 raise
-            raise ValueError(f"{error} ({hypers.named(self._label(index), self.param_groups[index])})") from None
+            raise ValueError(f"{error} ({hypers.named(self._label(index), group)})") from None
 
     def _prepared(
         self,

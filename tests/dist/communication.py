@@ -34,7 +34,7 @@ def sent_and_told(
             q.grad = divided(layout, gradient(q.shape, 2), size)
         with counted() as sent:
             second.step((lambda: torch.tensor(0.5)) if second.schema.reads_loss else None)
-        values = {name: second._readers[0].read(second.param_groups[0], False)[name] for name in second.schema.defaults}
+        values = {name: second._readers[0].read(second.param_groups[0])[name] for name in second.schema.defaults}
         of_shapes = [torch.Size(shape) for shape in shapes if shape or layout == "zero1"]
         spoken = communication.of_shapes(second.schema, values, of_shapes)
         spoken += communication.of_zero1(second.schema, of_shapes) if layout == "zero1" else []

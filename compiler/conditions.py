@@ -42,25 +42,37 @@ def opposite(a: Expression) -> Expression:
     return Apply("not", (a,), _HOST_BOOL)
 
 
-def reached_when(
-    body: tuple[Statement, ...], wanted: Callable[[Let | Store], bool], flags: Container[str] | None = None
+def needed_when(
+    body: tuple[Statement, ...], needed_by: Callable[[Let | Store], Expression], flags: Container[str] | None = None
 ) -> Expression:
-    """The condition under which a body reaches a line that is `wanted`; TRUE for always, FALSE for never.
+    """The condition under which a body needs what its lines need under conditions of theirs; TRUE for always, FALSE for never.
 
     With `flags` it is one over these alone: branches on others count as taken both ways.
     """
     condition: Expression = FALSE
     for statement in body:
         match statement:
-            case Let() | Store() if wanted(statement):
-                return TRUE
+            case Let() | Store():
+                condition = either(condition, needed_by(statement))
             case Branch(condition=test):
-                then, otherwise = (reached_when(side, wanted, flags) for side in (statement.then, statement.otherwise))
-                known = flags is None or all(r.symbol.name in flags for r in reads(test))
-                if known and then != otherwise:
-                    then, otherwise = both(test, then), both(opposite(test), otherwise)
-                condition = either(condition, either(then, otherwise))
+                then, otherwise = (needed_when(side, needed_by, flags) for side in (statement.then, statement.otherwise))
+                condition = either(condition, of_sides(test, then, otherwise, flags))
     return condition
+
+
+def of_sides(test: Expression, then: Expression, otherwise: Expression, flags: Container[str] | None = None) -> Expression:
+    """The condition of a choice whose sides have these; see `needed_when`."""
+    known = flags is None or all(read.symbol.name in flags for read in reads(test))
+    if known and then != otherwise:
+        then, otherwise = both(test, then), both(opposite(test), otherwise)
+    return either(then, otherwise)
+
+
+def reached_when(
+    body: tuple[Statement, ...], wanted: Callable[[Let | Store], bool], flags: Container[str] | None = None
+) -> Expression:
+    """The condition under which a body reaches a line that is `wanted`; see `needed_when`."""
+    return needed_when(body, lambda line: TRUE if wanted(line) else FALSE, flags)
 
 
 def written_when(body: tuple[Statement, ...], name: str) -> Expression:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from optc.runtime import choose
+from optc.runtime.collectives import from_all
 from optc.runtime.names import listed
 from optc.runtime.saved_fitting import names_of
 from optc.runtime.sharding import Group, is_divided
@@ -44,10 +45,7 @@ def compare(optimizer: Parted, every: int = 100, process_group: Group = None) ->
 
 def require_equal(optimizer: Parted, process_group: Group = None) -> None:
     """Raises RuntimeError, in all processes, with what differs between them."""
-    import torch.distributed as dist
-
-    every: list[Any] = [None] * dist.get_world_size(process_group)
-    dist.all_gather_object(every, dict(_facts(optimizer)), group=process_group)
+    every = from_all(dict(_facts(optimizer)), process_group)
     problems = []
     for key in dict.fromkeys(key for facts in every for key in facts):
         values: dict[str, list[int]] = {}

@@ -35,6 +35,11 @@ def load(name: str) -> Backend:
         raise BackendUnavailable(f"the {name} backend cannot be imported: {error}") from error
 
 
+def _candidates(choice: Choice, device: torch.device) -> tuple[str, ...]:
+    """The backends to try, best first."""
+    return _BEST.get(device.type, ("torch",)) if choice == "auto" else (choice,)
+
+
 def prepare(
     choice: Choice, kernels: Sequence[Kernel], residents: Sequence[Residents], device: torch.device
 ) -> tuple[Backend, list[Launcher]]:
@@ -42,7 +47,7 @@ def prepare(
 
     Under "auto" the next best takes over, and says so once.
     """
-    names = _BEST.get(device.type, ("torch",)) if choice == "auto" else (choice,)
+    names = _candidates(choice, device)
     reason = ""
     for name in names:
         try:
@@ -62,8 +67,7 @@ def prepare(
 
 def expected(choice: Choice, device: torch.device) -> str:
     """The backend that `prepare` would take, as far as can be said without compiling anything."""
-    names = _BEST.get(device.type, ("torch",)) if choice == "auto" else (choice,)
-    for name in names:
+    for name in _candidates(choice, device):
         try:
             _require_device(name, device)
             load(name)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from optc.runtime.sharding import Group, Shards
+
+T = TypeVar("T")
 
 ALIGNED = 16
 """Bytes."""
@@ -64,19 +66,39 @@ def any_of(found: Tensor, groups: Sequence[Mapping[str, Any]], shards: Shards) -
 
 def told_to_all(found: dict[Any, Any], groups: Sequence[Mapping[str, Any]], shards: Shards) -> dict[Any, Any]:
     """What each of the processes that have parts of these parameters has found, in one table; for errors, not for steps."""
+    for group in groups_of(groups, shards):
+        found = {key: value for one in from_all(found, group) for key, value in one.items()}
+    return found
+
+
+def from_all(found: T, group: Group = None) -> list[T]:
+    """What every process of a group (all of them, if it is None) has found, in the order of their ranks."""
     import torch.distributed as dist
 
-    for group in groups_of(groups, shards):
-        every: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(every, found, group=group)
-        found = {key: value for one in every for key, value in one.items()}
-    return found
+    every: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(every, found, group=group)
+    return every
 
 
 def groups_of(groups: Sequence[Mapping[str, Any]], shards: Shards) -> dict[Group, str]:
     """The groups of processes that have parts of these parameters, and the device through whose memory each talks."""
     found = (shards.shard(p) for group in groups for p in group["params"])
     return {group: shard.device for shard in found if shard is not None for group in shard.groups}
+
+
+def buckets(found: Iterable[T], nbytes: Callable[[T], int]) -> Iterator[list[T]]:
+    """What is sent together: as many of these as have `BUCKET` bytes, and at least one."""
+    bucket: list[T] = []
+    size = 0
+    for one in found:
+        more = nbytes(one)
+        if bucket and size + more > BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(one)
+        size += more
+    if bucket:
+        yield bucket
 
 
 @dataclass(frozen=True, slots=True)

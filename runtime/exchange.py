@@ -53,7 +53,7 @@ class Divided(Protocol):
         """What pass k has measured here; None where the launcher finds out in another way."""
 
     def gathers(self) -> Sequence[tuple[int, int]]:
-        """What it sends by itself in `advance`: of how many parameters, and bytes."""
+        """What it has sent by itself when it last ran: of how many parameters, and bytes."""
 
     def lines(self, k: int) -> Sequence[Sequence[Integers]]:
         """Which rows, columns or matrices are here: for each measure of pass k that is not a number, of each parameter."""
@@ -118,12 +118,12 @@ class Exchange:
     def run(self, at: int, kernel: Kernel, launches: Sequence[Divided]) -> None:
         """Runs the kernel with this number. Raises RuntimeError where a gradient is missing on some processes only, or
         some cannot do the step."""
-        self.gathers[at] = [one for launch in launches for one in launch.gathers()]
         for k in range(len(kernel.passes) + 1):
             for launch in launches:
                 launch.advance(k)
             for number, one in enumerate(self.rounds.get((at, k), ())):
                 self._join(one, k, launches, (at, k, number))
+        self.gathers[at] = [one for launch in launches for one in launch.gathers()]
 
     def refuse(self) -> bool:
         """Tells the others that this process cannot do a step; False if they do not wait for anything in it."""

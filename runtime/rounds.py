@@ -96,15 +96,18 @@ class Round:
     @property
     def length(self) -> int:
         """The length of its message along each dimension of a mesh that divides the members, in numbers of 8 bytes."""
-        adds = self.operation == "sum"
+        return self._compared_at + self.sizes["largest"] * (self.processes if self.operation == "sum" else 1)
+
+    @property
+    def _compared_at(self) -> int:
+        """Where in a message the numbers are that are compared: behind those that are added up, or behind who takes part."""
         told = len(self.told)
-        return (told if adds else 2 * told) + self.sizes["sum"] + self.sizes["largest"] * (self.processes if adds else 1)
+        return told + self.sizes["sum"] if self.operation == "sum" else 2 * told
 
     def buffers(self) -> Buffers:
         """Of one process that takes no part and has measured nothing."""
         message = torch.zeros(self.length, dtype=torch.float64)
-        told, added, compared = len(self.told), self.sizes["sum"], self.sizes["largest"]
-        start = told + added if self.operation == "sum" else 2 * told
+        told, added, compared, start = len(self.told), self.sizes["sum"], self.sizes["largest"], self._compared_at
         if added and compared:
             message[start:] = -0.0  # whatever is added to it stays what it is
             start += collectives.rank_among(self.groups) * compared
@@ -134,14 +137,14 @@ class Round:
 
     def joined(self, here: Buffers) -> Buffers:
         """What all processes have measured together, in the memory of `here`. Raises what `presence.require` does."""
-        message, told, compared = here.message, len(self.told), self.sizes["largest"]
+        message, compared = here.message, self.sizes["largest"]
         if self.operation == "sum":
             collectives.over_groups(message, "sum", self.groups, self.device)
             self._agree(here.present)
             if compared:
-                here.largest.copy_(message[told + self.sizes["sum"] :].view(self.processes, compared).amax(0))
+                here.largest.copy_(message[self._compared_at :].view(self.processes, compared).amax(0))
             return here
-        absent = message[told : 2 * told].copy_(1.0 - here.present)
+        absent = message[len(self.told) : self._compared_at].copy_(1.0 - here.present)
         keys = _ordered(message)
         collectives.over_groups(keys, "largest", self.groups, self.device)
         message.copy_(_ordered_back(keys))
@@ -155,7 +158,7 @@ class Round:
             collectives.send(message if self.operation == "sum" else _ordered(message), self.operation, group, self.device)
 
     def _agree(self, taking: Tensor) -> None:
-        presence.require([member.label for member in self.told], taking.tolist(), self.processes)
+        presence.require(taking, self.processes, lambda place: self.told[place].label)
 
 
 def _joined(operation: str) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from optc.runtime.checkpoint_names import NAMES
 from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.codebook import Codebook
+from optc.runtime.collectives import from_all
 from optc.runtime.saved_fitting import Fitting, Loaded, names_of
 from optc.runtime.schema import State
 
@@ -268,15 +269,12 @@ def _in_all(work: Callable[[], T]) -> T:
     """Does something in every process, before they begin to talk. Raises in all of them where one of them has raised."""
     if _alone():
         return work()
-    import torch.distributed as dist
-
     outcome, error = None, None
     try:
         outcome = work()
     except Exception as raised:
         error = raised
-    told: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, None if error is None else f"{type(error).__name__}: {error}")
+    told = from_all(None if error is None else f"{type(error).__name__}: {error}")
     if error is not None:
         raise error
     for rank, text in enumerate(told):

@@ -8,7 +8,7 @@ is kept of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,6 +27,19 @@ from optc.runtime.sharding import Group, Shard
 from optc.runtime.torch_launch import TorchLauncher
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What of one member's tensors is divided; `at`: its place among those that take part."""
+
+    at: int
+    tensors: Mapping[str, Whole]
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes in a message."""
+        return sum(one.nbytes for one in self.tensors.values())
+
+
 @dataclass(slots=True)
 class DividedTorch:
     """One kernel, one batch: see `optc.runtime.exchange.Divided`. Everything happens when the last pass would have run."""
@@ -37,6 +50,7 @@ class DividedTorch:
     statistics: Sequence[dict[str, Tensor]]
     members: Sequence[int]
     _given: tuple[Columns, Sequence[float | Tensor], Sequence[bool], float] = field(default=({}, (), (), 1.0))
+    _sent: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def places(self) -> Sequence[int]:
@@ -73,35 +87,21 @@ class DividedTorch:
         """Runs everything when nothing is to be waited for any more."""
         if k < len(self.kernel.passes):
             return
-        for bucket in self._buckets():
-            shard = self.residents.shards[self.members[bucket[0]]]
-            wanted = [self._wanted(at) for at in bucket]
-            whole = iter(gathered([one for own in wanted for one in own.values()], shard.groups, shard.device))
-            for at, own in zip(bucket, wanted, strict=True):
-                self._update(at, {name: next(whole) for name in own})
-
-    def gathers(self) -> list[tuple[int, int]]:
-        """See `Divided.gathers`."""
-        return [
-            (len(bucket), sum(one.nbytes for at in bucket for one in self._wanted(at).values())) for bucket in self._buckets()
-        ]
-
-    def _buckets(self) -> Iterator[list[int]]:
-        """Members, by their places among those that take part, that are gathered in one message."""
-        kinds: dict[tuple[Group, ...], list[int]] = {}
+        kinds: dict[tuple[tuple[Group, ...], str], list[_Wanted]] = {}
         for at, member in enumerate(self.members):
-            kinds.setdefault(self.residents.shards[member].groups, []).append(at)
-        for own in kinds.values():
-            bucket: list[int] = []
-            size = 0
-            for at in own:
-                more = sum(one.nbytes for one in self._wanted(at).values())
-                if bucket and size + more > collectives.BUCKET:
-                    yield bucket
-                    bucket, size = [], 0
-                bucket.append(at)
-                size += more
-            yield bucket
+            shard = self.residents.shards[member]
+            kinds.setdefault((shard.groups, shard.device), []).append(self._wanted(at))
+        self._sent = []
+        for (groups, device), own in kinds.items():
+            for bucket in collectives.buckets(own, lambda one: one.nbytes):
+                whole = iter(gathered([tensor for one in bucket for tensor in one.tensors.values()], groups, device))
+                for one in bucket:
+                    self._update(one.at, {name: next(whole) for name in one.tensors})
+                self._sent.append((len(bucket), sum(one.nbytes for one in bucket)))
+
+    def gathers(self) -> Sequence[tuple[int, int]]:
+        """See `Divided.gathers`."""
+        return self._sent
 
     def _columns(self, at: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What stays from step to step, and what comes with this one, of a member."""
@@ -109,7 +109,7 @@ class DividedTorch:
         residents = {name: column[member] for name, column in self.residents.tensors.items()}
         return residents, {name: column[at] for name, column in self._given[0].items()}
 
-    def _wanted(self, at: int) -> dict[str, Whole]:
+    def _wanted(self, at: int) -> _Wanted:
         """What is divided of a member's tensors."""
         shard = self.residents.shards[self.members[at]]
         residents, varying = self._columns(at)
@@ -118,7 +118,7 @@ class DividedTorch:
             place = self._place(name, shard) if name in residents else elements_of(shard)
             if place is not None and not place.ones:
                 found[name] = Whole(tuple(place.shape), [(place.box, here)], here)
-        return found
+        return _Wanted(at, found)
 
     def _update(self, at: int, whole: Mapping[str, Tensor]) -> None:
         """One parameter, the whole of it; keeps what belongs here."""

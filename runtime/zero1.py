@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +123,7 @@ class Intervals(Shards):
         for bucket in self._buckets(parameters):
             counts = self._gather(bucket, taking)
             if taking:
-                labels = [names.parameter(g, k, f"group {n}") for n, g in enumerate(groups) for k in range(len(g["params"]))]
-                presence.require(labels, counts, self._world)
+                presence.require(counts, self._world, partial(_label, groups))
                 taking = []  # is told once
 
     def messages(self, groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
@@ -148,13 +148,7 @@ class Intervals(Shards):
             if p.numel():
                 by_kind.setdefault((p.dtype, p.device), []).append(p)
         for own in by_kind.values():
-            bucket: list[Tensor] = []
-            for p in own:
-                if bucket and sum(q.nbytes for q in bucket) + p.nbytes > collectives.BUCKET:
-                    yield bucket
-                    bucket = []
-                bucket.append(p)
-            yield bucket
+            yield from collectives.buckets(own, lambda p: p.nbytes)
 
     def _everybody(self, bucket: Sequence[Tensor], told: int) -> Tensor:
         """Memory for what all processes send of some parameters, a row each, with `told` numbers at the end."""
@@ -165,7 +159,7 @@ class Intervals(Shards):
         start, end = self._owners[id(p)][rank]
         return end - start
 
-    def _gather(self, bucket: Sequence[Tensor], taking: Sequence[float]) -> list[float]:
+    def _gather(self, bucket: Sequence[Tensor], taking: Sequence[float]) -> Tensor:
         """Sends parts of parameters, and numbers; gives the sums of these over all processes."""
         spans_of, told = [self._owners[id(p)] for p in bucket], len(taking)
         flats, everybody = [p.detach().view(-1) for p in bucket], self._everybody(bucket, told)
@@ -181,8 +175,13 @@ class Intervals(Shards):
             lengths = [end - start for start, end in theirs]
             parts = row[: sum(lengths)].split(lengths)
             torch._foreach_copy_([flat[a:b] for flat, (a, b) in zip(flats, theirs, strict=True)], list(parts))
-        counts: list[float] = everybody[:, everybody.shape[1] - told :].double().sum(0).tolist()
-        return counts
+        return everybody[:, everybody.shape[1] - told :].double().sum(0)
+
+
+def _label(groups: Sequence[Mapping[str, Any]], place: int) -> str:
+    """What errors call the parameter with this number."""
+    owned = [(group, k, f"group {number}") for number, group in enumerate(groups) for k in range(len(group["params"]))]
+    return names.parameter(*owned[place])
 
 
 def _bytes_per_element(schema: Schema, p: Tensor, values: Values) -> float:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from optc.compiler.backends.native.lines import Lines, Names
-from optc.compiler.conditions import FALSE, both, either, opposite
-from optc.compiler.ir import map_expression, map_statements, reads, statements, walk
+from optc.compiler.conditions import FALSE, either, needed_when, of_sides
+from optc.compiler.ir import map_expression, map_statements, statements, walk
 from optc.compiler.plan import Kernel
-from optc.dsl.program import DRAW, ELEMENT, TRUE, Apply, Branch, Constant, Expression, Let, Read, Role, Statement, Store, Symbol
+from optc.dsl.program import DRAW, ELEMENT, TRUE, Apply, Constant, Expression, Let, Read, Role, Statement, Store, Symbol
 
 
 def draws_in(body: tuple[Statement, ...]) -> list[Apply]:
@@ -59,7 +60,7 @@ class Drawn:
         found = []
         for draw in self.draws:
             name, buffer = self._beside(draw, "at"), self._beside(draw, "drawn")
-            when = _needed(self.body, draw, self.flags)
+            when = self._needed(draw)
             call = f"{buffer}.of({element}, {count})"
             guard = "" if when == TRUE else f"{self.lines.expression(when, 11)} ? "
             found.append(f"const uint32_t* __restrict {name} = {guard}{call}{f' : {buffer}.words' if guard else ''};")
@@ -68,6 +69,10 @@ class Drawn:
     def loads(self, place: str) -> list[str]:
         """In the loop; `place`: of an element in the piece."""
         return [f"const math_t {self.names(_symbol(d))} = uniform({self._beside(d, 'at')}[{place}]);" for d in self.draws]
+
+    def _needed(self, draw: Apply) -> Expression:
+        """The condition over flags under which the body reads what is drawn."""
+        return needed_when(self.body, lambda line: _needed_by(line.value, draw, self.flags), self.flags)
 
     def _beside(self, draw: Apply, suffix: str) -> str:
         return self.names.beside(_symbol(draw).name, suffix)
@@ -79,35 +84,14 @@ def _symbol(draw: Apply) -> Symbol:
     return Symbol(Role.ELEMENT, f"{DRAW}_{place.value:g}" if isinstance(place, Constant) else DRAW)
 
 
-def _needed(body: Sequence[Statement], draw: Apply, flags: frozenset[str]) -> Expression:
-    """The condition over flags under which a body reads what is drawn; others count as true and as false."""
-    condition: Expression = FALSE
-    for statement in body:
-        match statement:
-            case Let(value=value) | Store(value=value):
-                condition = either(condition, _needed_by(value, draw, flags))
-            case Branch(condition=test):  # which is never one per element
-                sides = _needed(statement.then, draw, flags), _needed(statement.otherwise, draw, flags)
-                condition = either(condition, _of_sides(test, *sides, flags))
-    return condition
-
-
 def _needed_by(value: Expression, draw: Apply, flags: frozenset[str]) -> Expression:
+    """The condition over flags under which a value needs what is drawn; others count as true and as false."""
     if value == draw:
         return TRUE
     if not isinstance(value, Apply):
         return FALSE
     parts = [_needed_by(part, draw, flags) for part in value.arguments]
     if value.operation == "where":
-        return either(parts[0], _of_sides(value.arguments[0], parts[1], parts[2], flags))
-    condition: Expression = FALSE
-    for part in parts:
-        condition = either(condition, part)
-    return condition
-
-
-def _of_sides(test: Expression, then: Expression, otherwise: Expression, flags: frozenset[str]) -> Expression:
-    """Of a choice."""
-    if then != otherwise and all(read.symbol.name in flags for read in reads(test)):
-        then, otherwise = both(test, then), both(opposite(test), otherwise)
-    return either(then, otherwise)
+        return either(parts[0], of_sides(value.arguments[0], parts[1], parts[2], flags))
+    nothing: Expression = FALSE
+    return reduce(either, parts, nothing)

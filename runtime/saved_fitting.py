@@ -55,7 +55,9 @@ class Fitting:
         missing = tuple(name for name in self.names if name not in there)
         unexpected = tuple(sorted(there.keys() - set(self.names)))
         for name, (p, schema, group) in zip(self.names, self._owned(), strict=True):
-            if name in there and not _same(there[name], schema):
+            if name not in there:
+                continue
+            if not _same(there[name], schema):
                 problems.append(f"{name!r} was updated by {there[name]['optimizer']} there, and is by {schema.name} here")
                 continue
             if name not in saved:

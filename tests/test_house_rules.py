@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -137,3 +138,11 @@ def test_no_file_names_a_place_on_a_machine(folder: str) -> None:
     suffixes = (".py", ".md", ".opt", ".toml", ".txt", ".j2", ".lark", ".hpp", ".cpp", ".json", ".csv")
     paths = [p for p in ROOT.iterdir() if p.suffix in suffixes] if folder == "." else list(files(folder, suffixes=suffixes))
     assert [short(path) for path in paths if machine.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_every_folder_with_tests_is_collected(pytestconfig: pytest.Config) -> None:
+    """Pytest leaves folders of some names out without a word; `dist` was one."""
+    tests = ROOT / "tests"
+    folders = {part for path in tests.rglob("test_*.py") for part in path.relative_to(tests).parent.parts}
+    left_out = [(folder, rule) for folder in folders for rule in pytestconfig.getini("norecursedirs") if fnmatch(folder, rule)]
+    assert not left_out and "dist" in folders, left_out

@@ -10,7 +10,7 @@ from optc.compiler.conditions import both
 from optc.compiler.plan import Kernel, Stream
 from optc.dsl.errors import OptcError
 from optc.dsl.kinds import IN_MATRICES, Extent, Sort, Type
-from optc.dsl.program import TRUE, Apply, Constant, Expression, Program, Read, Role, State, Storage, Symbol
+from optc.dsl.program import ELEMENT, TRUE, Apply, Constant, Expression, Program, Read, Role, State, Storage, Symbol
 from optc.runtime.codebook import Codebook, table
 
 _SHAPE = Type(Sort.REAL, Extent.TENSOR, host=True, static=True)
@@ -78,14 +78,22 @@ def storage_text(storage: Storage) -> str:
 
 
 def rows(kernel: Kernel) -> tuple[Stream, ...]:
-    """What tables of pointers hold: the streams, then for each that is kept as codes its scales and the table of its codes."""
+    """What tables of pointers hold: the streams, how elements are numbered behind the number of the first, which is the last of
+    them, then for each stream that is kept as codes its scales and the table of its codes.
+    """
     found = list(kernel.streams)
+    if found and found[-1].role is Role.ELEMENT:
+        found += [Stream(name, role, True, False, TRUE) for name, role in RUNS]
     for stream in kernel.streams:
         if stream.coded is not None:
             exists = both(stream.exists, stream.coded)
             found.append(Stream(scales_of(stream), Role.SCALE, stream.reads, stream.writes, exists))
             found.append(Stream(book_of(stream), Role.BOOK, True, False, exists, storage=stream.storage))
     return tuple(found)
+
+
+RUNS = ((f"{ELEMENT.name}.length", Role.RUN_LENGTH), (f"{ELEMENT.name}.step", Role.RUN_STEP))
+"""The rows of how elements are numbered; no name in a spec has a dot."""
 
 
 @dataclass(frozen=True, slots=True)

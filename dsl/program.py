@@ -26,6 +26,8 @@ class Role(Enum):
     GRADIENT = "gradient"
     INPUT = "input"  # an extra input of an entry
     ELEMENT = "element"  # the number of each element, by which random numbers are drawn
+    RUN_LENGTH = "run_length"  # how these go on: see `optc.runtime.sharding.Runs`
+    RUN_STEP = "run_step"
     STATE = "state"
     HYPER = "hyper"
     LOCAL = "local"

@@ -18,8 +18,11 @@ from optc.runtime.codebook import Codebook
 from optc.runtime.columns import Columns
 from optc.runtime.draws import first_element
 from optc.runtime.schema import Kernel, Stream
-from optc.runtime.sharding import Shard
+from optc.runtime.sharding import Runs, Shard
 from optc.runtime.storage import on_device
+
+_OF_RUNS = ("element", "run_length", "run_step")
+"""The streams that a table has for the numbers of elements, in the order of `Runs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class Residents:
     exists in this variant; absent streams have no key. States are float32, or float64 where θ is, or as their storage says:
     codes have their scales beside them, under the name of that stream. `gradient_dtype` is the dtype of all gradients of the
     batch (usually θ's). `variant` gives every static flag of the kernel its value. `shapes` are those of the parameters; where
-    they are not given, those of the tensors per element. `elements` are the numbers of each parameter's first element; where
-    they are not given, those of an optimizer with these parameters. `shards`: what this process has of parameters that are
+    they are not given, those of the tensors per element. `elements` are the numbers of each parameter's elements; where they
+    are not given, those of an optimizer with these parameters. `shards`: what this process has of parameters that are
     divided, which are parameters `numbers` of the optimizer; `shapes` are then those of what lies here.
     """
 
@@ -39,7 +42,7 @@ class Residents:
     gradient_dtype: torch.dtype
     variant: Mapping[str, bool]
     shapes: Sequence[torch.Size] = ()
-    elements: Sequence[int] = ()
+    elements: Sequence[Runs] = ()
     shards: Sequence[Shard] = ()
     numbers: Sequence[int] = ()
 
@@ -48,11 +51,13 @@ class Residents:
         if stream.role == "book" and isinstance(stream.storage, Codebook):
             device = next(column[0].device for column in self.tensors.values() if len(column))
             return [on_device(stream.storage, device).memory] * count
-        return self.column_of_elements(count) if stream.role == "element" else self.tensors.get(stream.name)
+        if stream.role in _OF_RUNS:
+            return [runs[_OF_RUNS.index(stream.role)] for runs in self.runs(count)]
+        return self.tensors.get(stream.name)
 
-    def column_of_elements(self, count: int) -> Sequence[int]:
-        """The numbers of the first elements of `count` parameters."""
-        return self.elements or [first_element(parameter) for parameter in range(count)]
+    def runs(self, count: int) -> Sequence[Runs]:
+        """How the elements of `count` parameters are numbered."""
+        return self.elements or [Runs(first_element(parameter)) for parameter in range(count)]
 
     def sizes(self, kernel: Kernel) -> list[int]:
         """Elements of each parameter. Raises ValueError without `shapes` where `kernel` keeps nothing but numbers."""

@@ -14,7 +14,7 @@ from optc.runtime.columns import Columns, chosen
 from optc.runtime.devices import placed
 from optc.runtime.rows import Outcome, same_launch
 from optc.runtime.schema import Kernel, Procedure
-from optc.runtime.sharding import Shard
+from optc.runtime.sharding import Runs, Shard
 from optc.runtime.survey import Written
 
 Prepare: TypeAlias = Callable[[Sequence[Kernel], Sequence[Residents], torch.device], tuple[Backend, list[Launcher]]]
@@ -26,7 +26,7 @@ class Members:
     """Parameters of one group with the same device, dtypes and variant.
 
     `positions` are their places in the plan; `tensors` has θ and the states that exist, by name, parallel to `positions`, and
-    `elements` the numbers of first elements (see `draws.py`). `shards`: what is here of parameters that are divided, `numbers`
+    `elements` the numbers of their elements (see `draws.py`). `shards`: what is here of parameters that are divided, `numbers`
     those of the parameters in the optimizer.
     """
 
@@ -36,7 +36,7 @@ class Members:
     variant: Mapping[str, bool]
     choices: Mapping[str, str]
     tensors: Mapping[str, Sequence[Tensor]]
-    elements: Sequence[int] = ()
+    elements: Sequence[Runs] = ()
     shards: Sequence[Shard] = ()
     numbers: Sequence[int] = ()
 

@@ -48,7 +48,7 @@ def in_parts(
 def _part(entry: Any, place: Place | None, p: Tensor) -> Any:
     if place is None or is_divided(entry):
         return entry
-    return entry.new_ones(place.shape) if place.ones else Part.of(entry, place, p)
+    return entry.new_ones(place.shape) if place.ones else Part.of(entry, place, place.whole(p))
 
 
 def is_part(entry: Any) -> bool:
@@ -76,7 +76,7 @@ def entries_here(schema: Schema, values: Values, home: Home, entries: Mapping[st
     shard = None if whole else home.shards.shard(home.p)
     for key, place in ({} if shard is None else places_of(schema, values, shard)).items():
         if place.ones and isinstance(found.get(key), Tensor) and found[key].shape == place.shape:
-            found[key] = found[key][place.box]
+            found[key] = place.of(found[key])
     return found
 
 
@@ -92,7 +92,7 @@ def cut_entries(schema: Schema, values: Values, p: Tensor, shards: Shards, slot:
     shard = shards.shard(p)
     places = {} if shard is None else places_of(schema, values, shard)
     return {
-        key: entry.reshape(places[key].shape)[places[key].box].clone() if key in places and isinstance(entry, Tensor) else entry
+        key: places[key].of(entry).clone() if key in places and isinstance(entry, Tensor) else entry
         for key, entry in slot.items()
     }
 

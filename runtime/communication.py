@@ -17,7 +17,7 @@ from optc.runtime.hypers import Facts, Values
 from optc.runtime.rounds import Member
 from optc.runtime.schema import PER_ELEMENT, Schema
 from optc.runtime.shapes import has_rows
-from optc.runtime.sharding import Shard
+from optc.runtime.sharding import Shard, cuts_of
 from optc.runtime.zero1 import Intervals
 
 if TYPE_CHECKING:
@@ -119,9 +119,10 @@ def of_shapes(schema: Schema, values: Values, shapes: Sequence[torch.Size], proc
 
 def divisions(schema: Schema, values: Values, shape: torch.Size) -> list[Division]:
     """How a matrix of this shape may be divided."""
-    columns = Shard(shape, (0, 0), (shape[0], shape[1] // 2), (0,), "cpu", None)
+    columns = Shard(shape, (0, 0), (shape[0], -(-shape[1] // _PARTS)), (0,), "cpu", cuts_of(shape, [(1, _PARTS, False)]))
     numel = shape.numel()
-    interval = Shard(torch.Size([numel]), (0,), (numel // 2,), (0,), "cpu", (0, numel // 2))
+    middle = numel // _PARTS // (each := divisible.granularity(schema, numel, values)) * each
+    interval = Shard(torch.Size([numel]), (0,), (middle,), (0,), "cpu", (0, middle))
     ways = [
         ("by rows: FSDP2, ZeRO 1 to 3, with or without replicas", _rows(shape, _PARTS)),
         ("by columns, or by rows and columns: tensor parallelism", columns),
@@ -143,7 +144,5 @@ def _rows(shape: torch.Size, parts: int) -> Shard:
     """The first of equal parts of a shape, along its first dimension."""
     if not shape:
         return Shard(shape, (), (), (0,), "cpu", (0,))
-    rows = -(-shape[0] // parts)
-    inner = shape.numel() // max(1, shape[0])
-    cuts = tuple(range(0, shape[0] * inner, max(1, rows * inner)))
-    return Shard(shape, (0,) * len(shape), (rows, *shape[1:]), (0,), "cpu", cuts)
+    size = -(-shape[0] // parts), *shape[1:]
+    return Shard(shape, (0,) * len(shape), size, (0,), "cpu", cuts_of(shape, [(0, parts, False)]))

@@ -7,6 +7,7 @@ element, every p-th element. And values per row of a matrix into which a paramet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def refusal(schema: Schema, values: Values, shard: Shard) -> str | None:
         return "it folds parameters into matrices as square as can be, whose rows and columns are on no single process"
     period = shapes.period(schema, values)
     if shard.cuts is None:
-        why = "its parts do not follow one another in memory: shard it along the first dimension"
+        why = "its parts lie unevenly in memory: shard it along the first dimension, and one more at most"
         if kept:
             return f"its state {kept[0][0].key!r} is kept as codes ({kept[0][1].name}) in blocks of elements, and {why}"
         if any(map(draws.draws, schema.procedures)):
@@ -82,13 +83,19 @@ def refusal(schema: Schema, values: Values, shard: Shard) -> str | None:
         if cut is not None:
             return (
                 f"its state {state.key!r} is kept as codes ({book.name}) in blocks of {block(book)} elements, and a part "
-                f"begins at element {cut}, inside of one: give its first dimension a size that divides evenly, or store the "
-                "state otherwise"
+                f"begins at element {cut}, inside of one: give the dimension that is divided a size of which every process has "
+                "whole blocks, or store the state otherwise"
             )
     cut = _unfit(shard.cuts, period)
     if cut is not None:
         return f"it looks at every {period}-th element, and a part begins at element {cut}: let {schema.pick} divide the parts"
     return None
+
+
+def granularity(schema: Schema, numel: int, values: Values) -> int:
+    """Every cut through a parameter of so many elements must be a multiple of it."""
+    books = [book for state in schema.states if (book := state.codebook(numel)) is not None]
+    return math.lcm(shapes.period(schema, values), *map(block, books))
 
 
 def block(book: Codebook) -> int:

@@ -43,7 +43,8 @@ OPTC_INLINE uint32_t whole(math_t x) { return uint32_t(int32_t(x)); }
 // Vectors whose chains of products take turns; few wide ones, as the last of them are often in vain.
 constexpr int64_t TOGETHER = WIDTH == 8 ? 2 : 4;
 constexpr int64_t AT_ONCE = TOGETHER * WIDTH;  // blocks
-constexpr int64_t MORE = 4 * AT_ONCE + 4;      // words in a buffer beside those that are wanted
+constexpr int64_t MORE = 4 * AT_ONCE + 4;      // words in a buffer behind those that are wanted
+constexpr int64_t BEFORE = 16;                 // and before them, where a block may begin
 
 }  // namespace philox
 
@@ -110,30 +111,60 @@ OPTC_INLINE math_t uniform(
     return uniform((element & 2) != 0 ? high : low);
 }
 
-// The words of up to `most` neighbours.
+// The numbers of a chunk's elements: three rows of the table have those of its tensor (`Runs` in `sharding.py`).
+struct Elements {
+    int64_t at, length, step;
+    uint64_t first;
+
+    Elements(const Chunk& chunk, int64_t row)
+        : at(chunk.offset), length(chunk.number(row + 1)), step(chunk.number(row + 2)), first(uint64_t(chunk.number(row))) {}
+
+    uint64_t operator()(int64_t i) const {
+        const int64_t place = at + i;
+        return first + uint64_t(step == 0 ? place : place / length * step + place % length);
+    }
+    // How many of up to `most` elements from the i-th on follow one another.
+    int64_t together(int64_t i, int64_t most) const {
+        const int64_t left = step == 0 ? most : length - (at + i) % length;
+        return left < most ? left : most;
+    }
+};
+
+// The words of up to `most` elements.
 template <int64_t most> struct Drawn {
-    alignas(64) uint32_t words[most + philox::MORE];
+    alignas(64) uint32_t words[philox::BEFORE + most + philox::MORE];
     const Draw draw;
 
     explicit Drawn(const Draw& d) : draw(d) {}
     Drawn(math_t seed_low, math_t seed_high, math_t step_low, math_t step_high, math_t place)
         : draw(seed_low, seed_high, step_low, step_high, place) {}
 
-    // Where the one of `first` is.
-    const uint32_t* of(uint64_t first, int64_t count) {
-        draw.fill(words, first, count);
-        return words + (first & 3);
+    // Where that of the element `from` is; those behind it follow.
+    const uint32_t* of(const Elements& elements, int64_t from, int64_t count) {
+        int64_t end = elements.together(from, count);
+        uint32_t* const found = words + philox::BEFORE + (elements(from) & 3);
+        draw.fill(words + philox::BEFORE, elements(from), end);
+        while (end < count) {  // the next run: its block begins up to three words before it
+            const uint64_t first = elements(from + end);
+            uint32_t kept[3], *const to = found + end, *const block = to - (first & 3);
+            __builtin_memcpy(kept, to - 3, sizeof kept);
+            const int64_t more = elements.together(from + end, count - end);
+            draw.fill(block, first, more);
+            __builtin_memcpy(to - 3, kept, sizeof kept);
+            end += more;
+        }
+        return found;
     }
 };
 
-// By what codes are rounded at random: the numbers of elements of a chunk, whose element 0 has the number `element`.
+// By what codes of a chunk are rounded at random.
 struct Dither {
-    uint64_t element;
+    Elements elements;
     Draw draw;
 
     template <int64_t most> void operator()(int64_t first, int64_t count, float (&to)[most]) const {
         Drawn<most> drawn(draw);
-        const uint32_t* words = drawn.of(element + uint64_t(first), count);
+        const uint32_t* words = drawn.of(elements, first, count);
         for (int64_t i = 0; i < count; ++i) to[i] = float(uniform(words[i]));
     }
 };

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from optc.runtime.schema import Kernel, Procedure, Stream
+from optc.runtime.sharding import Runs
 
 ELEMENTS = 1 << 40
 """The elements of parameter p of an optimizer (0, 1, … over all groups) are numbered from (p + 1)·ELEMENTS on."""
@@ -48,14 +49,15 @@ def first_element(parameter: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Every `stride`-th element of a parameter, numbered from `first` on; random numbers for them have this shape, dtype and
-    device.
+    """Every `stride`-th element of a parameter, from the `start`-th of those in `runs` on; random numbers for them have this
+    shape, dtype and device.
     """
 
-    first: int
+    runs: Runs
     shape: Sequence[int]
     dtype: torch.dtype
     device: torch.device
+    start: int = 0
     stride: int = 1
 
     def picked(self, p: float) -> Elements:
@@ -66,12 +68,15 @@ class Elements:
 
     def words(self, third: int, fourth: int, *key: int) -> Tensor:
         """The word of each element, in the order of their numbers, flattened: 32 bits as 64-bit integers."""
-        size = torch.Size(self.shape).numel()
-        if self.stride == 1:  # a block serves four
-            first, skipped = divmod(self.first, 4)
+        size, (first, length, step) = torch.Size(self.shape).numel(), self.runs
+        if self.stride == 1 and not step:  # a block serves four
+            first, skipped = divmod(first + self.start, 4)
             blocks = torch.arange(first, first + (skipped + size + 3) // 4, device=self.device)
             return torch.stack(philox(blocks, third, fourth, *key), -1).flatten()[skipped : skipped + size]
-        numbers = torch.arange(size, device=self.device) * self.stride + self.first
+        numbers = torch.arange(size, device=self.device) * self.stride + self.start
+        if step:
+            numbers = numbers // max(length, 1) * step + numbers % max(length, 1)
+        numbers += first
         words = torch.stack(philox(numbers >> 2, third, fourth, *key), -1)
         return words.gather(-1, (numbers & 3)[:, None]).squeeze(-1)
 

@@ -229,6 +229,14 @@ def smallest_in_row(total: tl.tensor) -> tl.tensor:
 
 
 @triton_kernel
+def numbered(i: tl.tensor, first: tl.tensor, length: tl.tensor, step: tl.tensor) -> tl.tensor:
+    """The numbers of elements i of a tensor, int64: see `optc.runtime.sharding.Runs`."""
+    if step != 0:
+        i = i // length * step + i % length
+    return i + first
+
+
+@triton_kernel
 def uniform(
     element: tl.tensor,
     seed_low: tl.tensor,

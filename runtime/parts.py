@@ -5,7 +5,7 @@ saves and loads, whatever the number of processes then is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +20,40 @@ from optc.runtime.storage import codes_shape
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a part is in a whole of this shape.
+    """Where a part is in a whole, which is cut in this shape.
 
-    `elements`: these are the parameter's, whatever shape it is cut in. `ones`: all values are 1, and so the parts overlap.
+    `elements`: these are the parameter's, whose shape the whole has. `flat`: the whole has one dimension, and so has what is
+    here. `ones`: all values are 1, and so the parts overlap.
     """
 
     shape: tuple[int, ...]
     offset: tuple[int, ...]
     size: tuple[int, ...]
     elements: bool = False
+    flat: bool = False
     ones: bool = False
 
     @property
+    def here(self) -> tuple[int, ...]:
+        """The shape of what is here."""
+        return (math.prod(self.size),) if self.flat else self.size
+
+    def whole(self, p: Tensor) -> tuple[int, ...]:
+        """The shape of the whole, which belongs to a parameter."""
+        return tuple(p.shape) if self.elements else (math.prod(self.shape),) if self.flat else self.shape
+
+    @property
     def box(self) -> tuple[slice, ...]:
-        """The part's elements."""
+        """The part's elements in the shape in which the whole is cut."""
         return box_of(self.offset, self.size)
+
+    def of(self, whole: Tensor) -> Tensor:
+        """What is here of the whole: a copy where it is not in one piece."""
+        return whole.reshape(self.shape)[self.box].reshape(self.here)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Where the runs of the part begin in the whole, and where they end, in numbers of elements."""
+        yield from _spans(self.shape, self.offset, self.size)
 
 
 def box_of(offset: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
@@ -49,7 +68,7 @@ def place_of(extent: Extent, book: Codebook | None, is_scale: bool, period: int,
     """
     if extent not in PER_ELEMENT:
         return None
-    if is_scale and book is not None and book.bits == 1:
+    if is_scale and book is not None and not book.scaled:
         return Place((book.blocks_of(shard.shape.numel()),), (0,), (book.blocks_of(shard.numel),), ones=True)
     if is_scale and book is not None:
         return _interval(shard, book.block, book.blocks_of)
@@ -65,9 +84,27 @@ def elements_of(shard: Shard) -> Place:
     return Place(tuple(shard.shape), shard.offset, shard.size, elements=True)
 
 
-def _interval(shard: Shard, each: int, length: Any) -> Place:
+def _interval(shard: Shard, each: int, length: Callable[[int], int]) -> Place:
     """Of what has one value for `each` elements; `length` says how many values so many elements have."""
-    return Place((length(shard.shape.numel()),), ((shard.first or 0) // each,), (length(shard.numel),))
+    (first, run, step), numel = shard.runs, shard.shape.numel()
+    if not step:
+        return Place((length(numel),), (first // each,), (length(shard.numel),), flat=True)
+    row, column = divmod(first, step)
+    return Place((numel // step, length(step)), (row, column // each), (shard.numel // max(run, 1), length(run)), flat=True)
+
+
+def _spans(shape: Sequence[int], offset: Sequence[int], size: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where the runs of a box begin, and where they end."""
+    if not math.prod(size):
+        return
+    last = max((dim for dim, length in enumerate(shape) if size[dim] < length), default=0)
+    inner = math.prod(shape[last + 1 :])
+    begins = [0]
+    for length, at, many in zip(shape[:last], offset, size, strict=False):
+        begins = [begin * length + place for begin in begins for place in range(at, at + many)]
+    begin, length = (offset[last], size[last]) if shape else (0, 1)
+    row = shape[last] if shape else 1
+    yield from (((start * row + begin) * inner, (start * row + begin + length) * inner) for start in begins)
 
 
 def boxes(shape: Sequence[int], start: int, end: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -94,7 +131,7 @@ def boxes(shape: Sequence[int], start: int, end: int) -> list[tuple[tuple[int, .
 
 
 class Part(Tensor):
-    """What one process has of a tensor of shape `whole`: `pieces` at their offsets, which follow one another in its memory.
+    """What one process has of a tensor of shape `whole`, and where: its pieces follow one another in memory.
 
     As with a DTensor, its shape is that of the whole; to operations it is the tensor that is here. It has the protocol by which
     torch.distributed.checkpoint finds the pieces of all processes.
@@ -102,19 +139,22 @@ class Part(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     whole: torch.Size
-    pieces: list[tuple[tuple[int, ...], tuple[int, ...]]]
+    place: Place
 
     @staticmethod
-    def of(here: Tensor, place: Place, p: Tensor) -> Part:
-        """What is at a place, of a tensor that belongs to a parameter."""
+    def of(here: Tensor, place: Place, whole: Sequence[int]) -> Part:
+        """What is at a place, of a tensor of this shape, in which the elements have the order that the place says."""
         part = Tensor._make_subclass(Part, here.detach().contiguous())
-        shape = p.shape if place.elements else torch.Size(place.shape)
-        part.whole = shape
-        if tuple(shape) == place.shape:
-            part.pieces = [(place.offset, place.size)] if math.prod(place.size) else []
-        else:
-            part.pieces = boxes(shape, place.offset[0], place.offset[0] + place.size[0])
+        part.whole, part.place = torch.Size(whole), place
         return part
+
+    @property
+    def pieces(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """(offset, size) of the boxes that are here: one, unless the whole has another shape than it was cut in."""
+        place = self.place
+        if self.whole == place.shape:
+            return [(place.offset, place.size)] if math.prod(place.size) else []
+        return [box for start, end in place.spans() for box in boxes(self.whole, start, end)]
 
     @property
     def here(self) -> Tensor:
@@ -170,3 +210,15 @@ class Part(Tensor):
             if index.offset is not None and tuple(index.offset) == offset:
                 return piece
         raise ValueError(f"no part of {index.fqn} begins at {index.offset}")
+
+
+def in_rows(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """A vector that belongs to a parameter of this shape, in rows as the parameter has them, if it has as much for each.
+
+    So parts of columns are one piece of it. Everything else is left as it is; memory is shared.
+    """
+    rows = math.prod(shape[:-1])
+    if len(x.shape) != 1 or len(shape) < 2 or x.shape[0] % max(rows, 1) or not x.shape[0]:
+        return x
+    folded = rows, x.shape[0] // rows
+    return Part.of(x.here, x.place, folded) if isinstance(x, Part) else x.view(folded)

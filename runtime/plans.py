@@ -23,7 +23,7 @@ from optc.runtime.hypers import Facts, Values, holds
 from optc.runtime.pairs import REST
 from optc.runtime.participants import Participants
 from optc.runtime.schema import Condition, Procedure, Schema, State
-from optc.runtime.sharding import PLACEMENTS, Shards, local
+from optc.runtime.sharding import PLACEMENTS, Runs, Shards, local
 from optc.runtime.survey import Survey
 from optc.runtime.turns import Cast, Turn
 from optc.runtime.updates import Update
@@ -391,8 +391,8 @@ def _members(request: Request, roster: Sequence[Tensor], thetas: Sequence[Tensor
             tensors[REST] = [local(slots[roster[i]][REST]) for i in positions]
         places = [numbers[id(roster[i])] for i in positions]
         mine = [shard for i in positions if (shard := shards[i]) is not None]
-        starts = [shard.first or 0 for shard in mine] or [0] * len(positions)
-        elements = [first_element(place) + start for place, start in zip(places, starts, strict=True)]
+        within = [shard.runs for shard in mine] or [Runs(0)] * len(positions)
+        elements = [Runs(first_element(n) + first, *runs) for n, (first, *runs) in zip(places, within, strict=True)]
         of_group = dtypes[first], variant, choices, tensors, elements, mine, places
         found.append(Members(tuple(positions), thetas[first].device, *of_group))
     return found

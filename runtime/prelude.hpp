@@ -121,8 +121,8 @@ struct Chunk {
         T* const base = static_cast<T*>(table[stream * tensors + tensor]);
         return base == nullptr || !all ? base : base + offset;
     }
-    // The number of the first element, where a row holds such numbers and not pointers.
-    uint64_t number(int64_t stream) const { return uint64_t(table[stream * tensors + tensor]) + uint64_t(offset); }
+    // Of a row that holds numbers and not pointers.
+    int64_t number(int64_t stream) const { return int64_t(table[stream * tensors + tensor]); }
 };
 
 #ifndef OPTC_PASSES

@@ -136,8 +136,8 @@ class Fitting:
             if place is None or shard is None or place.ones:
                 found[key] = torch.empty(shape, dtype=dtype, device=device)
                 continue
-            empty = torch.empty(place.size, dtype=dtype, device=device)
-            found[key] = like(p, empty) if is_divided(p) and place.elements else Part.of(empty, place, p)
+            empty = torch.empty(place.here, dtype=dtype, device=device)
+            found[key] = like(p, empty) if is_divided(p) and place.elements else Part.of(empty, place, place.whole(p))
         return found
 
     def packed(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from optc.runtime.checkpoint_names import NAMES
 from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.codebook import Codebook
 from optc.runtime.collectives import from_all
+from optc.runtime.parts import in_rows
 from optc.runtime.saved_fitting import Fitting, Loaded, names_of
 from optc.runtime.schema import State
 
@@ -37,7 +38,7 @@ T = TypeVar("T")
 LATEST = "latest"
 """The file that names the folder of the last whole save."""
 MANIFEST = "optc.json"
-FORMAT = 2
+FORMAT = 3
 
 
 def save(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | None = None, *, keep: int = 1) -> Path:
@@ -52,7 +53,9 @@ def save(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
     root = Path(path)
     names = names_of(optimizer)
     packed = optimizer.state_dict()
-    tensors = {f"optimizer/{names[index]}/{key}": x for index, slot in packed["state"].items() for key, x in _tensors(slot)}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    slots = {names[index]: slot for index, slot in packed["state"].items()}
+    tensors = _of_optimizer(slots, {name: p.shape for name, p in zip(names, parameters, strict=True)})
     if model is not None:
         tensors |= {f"model/{key}": x for key, x in _tensors(model.state_dict())}
     number = _agreed(lambda: 1 + max((n for n, _ in _saves(root)), default=0))
@@ -86,7 +89,8 @@ def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
         return folder, fitting, report, fitting.packed(), of_model
 
     folder, fitting, report, packed, of_model = _in_all(fitted)
-    tensors = {f"optimizer/{name}/{key}": x for name, slot in fitting.templates.items() for key, x in slot.items()}
+    shapes = {name: fitting.manifest["parameters"][name]["shape"] for name in fitting.templates}
+    tensors = _of_optimizer(fitting.templates, shapes)
     _dcp("load", tensors | {f"model/{key}": x for key, x in of_model.items()}, folder)
     optimizer.load_state_dict(packed)
     if model is not None:
@@ -154,6 +158,12 @@ def _described(state: State) -> dict[str, Any]:
 
 def _dtype(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
+
+
+def _of_optimizer(slots: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """The tensors of an optimizer's state as checkpoints have them, by the names of its parameters, whose shapes are given."""
+    entries = ((name, key, x) for name, slot in slots.items() for key, x in _tensors(slot))
+    return {f"optimizer/{name}/{key}": in_rows(x, shapes[name]) for name, key, x in entries}
 
 
 def _tensors(table: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

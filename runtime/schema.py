@@ -112,8 +112,9 @@ class State:
 class Stream:
     """One tensor per parameter that a kernel reads or writes; `name` is `theta`, `g`, an input or a state's name.
 
-    `element` is none in memory: the numbers of the elements, by which random numbers are drawn. `scale`: the scales of a state
-    that is kept as codes; `book`: what the codes mean, the same for every parameter. `coded` says in which variants a state
+    `element` is none in memory: the numbers of the elements, by which random numbers are drawn, from the first one on; they
+    may be runs of `run_length` every `run_step` (see `optc.runtime.sharding.Runs`). `scale`: the scales of a state that is kept
+    as codes; `book`: what the codes mean, the same for every parameter. `coded` says in which variants a state
     with a codebook as `storage` is kept so. `rest`: what θ lacks, where `pair` says that they are kept together. `dither`: what
     `uniform` of `draws.py` is given besides the elements where codes are rounded at random: scalars of the kernel, by name, and
     numbers.
@@ -124,7 +125,7 @@ class Stream:
     """
 
     name: str
-    role: Literal["theta", "rest", "gradient", "input", "state", "element", "scale", "book"]
+    role: Literal["theta", "rest", "gradient", "input", "state", "element", "run_length", "run_step", "scale", "book"]
     reads: bool
     writes: bool
     extent: Extent = "elem"
@@ -143,7 +144,7 @@ class Stream:
     @property
     def per_element(self) -> bool:
         """Whether passes move through it, in the dtype of elements."""
-        return self.extent in PER_ELEMENT and not self.beside
+        return self.extent in PER_ELEMENT and not self.beside and not self.numbering
 
     @property
     def beside(self) -> bool:
@@ -151,14 +152,19 @@ class Stream:
         return self.role in ("scale", "book")
 
     @property
+    def numbering(self) -> bool:
+        """Whether it says how elements are numbered, and is nothing in memory."""
+        return self.role in ("element", "run_length", "run_step")
+
+    @property
     def whole(self) -> bool:
         """Whether PyTorch code is given it as a tensor: it knows no codes and no pairs."""
-        return not self.beside and self.role not in ("element", "rest")
+        return not self.beside and not self.numbering and self.role != "rest"
 
     @property
     def stays(self) -> bool:
         """Whether a table of it holds from step to step."""
-        return self.role in ("theta", "rest", "state", "element", "scale", "book")
+        return self.role not in ("gradient", "input")
 
     def codebook(self, variant: Mapping[str, bool]) -> Codebook | None:
         """What its codes mean in a variant; None where it has none."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -23,13 +23,22 @@ Group: TypeAlias = Any
 """A process group."""
 
 
+class Runs(NamedTuple):
+    """Elements by their numbers: from `first` on, or runs of `length` that begin every `step` elements, where that is not 0."""
+
+    first: int
+    length: int = 0
+    step: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """What this process has of a parameter of shape `shape`: a box of `size` elements from `offset` on, in each dimension.
 
     `groups`: the elements are divided among the processes of each of these groups, one after the other, which talk through
-    memory of `device`. `cuts`: the numbers of the elements at which some process's part begins, if the elements of all parts
-    follow one another in the parameter; else None.
+    memory of `device`. The elements of a box are runs of elements that follow one another in the parameter: a single one where
+    whole rows are divided. `cuts`: the numbers of elements at which runs begin in some process, those of the first row and of
+    the second one; None where runs are not evenly spaced.
     """
 
     shape: torch.Size
@@ -40,14 +49,16 @@ class Shard:
     cuts: tuple[int, ...] | None
 
     @property
-    def first(self) -> int | None:
-        """The number of its first element in the parameter, if its elements follow one another there; else None."""
-        if self.cuts is None:
-            return None
+    def runs(self) -> Runs:
+        """Its elements in the parameter, where their runs are evenly spaced."""
         first = 0
         for place, length in zip(self.offset, self.shape, strict=True):
             first = first * length + place
-        return first
+        cut = [dim for dim, length in enumerate(self.shape) if self.size[dim] < length]
+        last = cut[-1] if cut else 0
+        if math.prod(self.size[:last]) <= 1:
+            return Runs(first)
+        return Runs(first, math.prod(self.size[last:]), math.prod(self.shape[last:]))
 
     @property
     def numel(self) -> int:
@@ -89,24 +100,24 @@ def _shard(shape: torch.Size, mesh: Any, placements: tuple[Any, ...]) -> Shard |
     size, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
     groups = tuple(mesh.get_group(d) for d in dims)
     ways = [(placements[d].dim, mesh.size(d), not placements[d].is_shard()) for d in dims]
-    return Shard(shape, tuple(offset), tuple(size), groups, mesh.device_type, _cuts(shape, ways))
+    return Shard(shape, tuple(offset), tuple(size), groups, mesh.device_type, cuts_of(shape, ways))
 
 
-def _cuts(shape: torch.Size, ways: list[tuple[int, int, bool]]) -> tuple[int, ...] | None:
-    """Where parts begin, by the numbers of elements; None where parts are not in one piece.
+def cuts_of(shape: torch.Size, ways: list[tuple[int, int, bool]]) -> tuple[int, ...] | None:
+    """See `Shard.cuts`.
 
     `ways`: a dimension, the number of parts, and whether other cuts along that dimension come first: those of later ways.
     """
-    along = {dim for dim, _, _ in ways}
-    dim = max(along)
-    if math.prod(shape[:dim]) != 1:
+    *outer, dim = sorted({dim for dim, _, _ in ways})
+    if outer and math.prod(shape[: outer[-1]]) != 1:
         return None
     spans = [(0, shape[dim])]
     own = [way for way in ways if way[0] == dim]
     for _, parts, _ in [*(way for way in own if not way[2]), *reversed([way for way in own if way[2]])]:
         spans = [part for span in spans for part in _chunks(*span, parts)]
     inner = math.prod(shape[dim + 1 :])
-    return tuple(sorted({start * inner for start, end in spans if end > start}))
+    begins = {start * inner for start, end in spans if end > start}
+    return tuple(sorted(begins if math.prod(shape[:dim]) == 1 else {*begins, shape[dim] * inner}))
 
 
 def _chunks(start: int, end: int, parts: int) -> list[tuple[int, int]]:

@@ -23,7 +23,7 @@ from optc.runtime.draws import first_element
 from optc.runtime.parts import Place, elements_of, place_of
 from optc.runtime.schema import SCALE, Kernel
 from optc.runtime.shapes import Integers
-from optc.runtime.sharding import Group, Shard
+from optc.runtime.sharding import Group, Runs, Shard
 from optc.runtime.torch_launch import TorchLauncher
 
 
@@ -117,7 +117,7 @@ class DividedTorch:
         for name, here in {**residents, **varying}.items():
             place = self._place(name, shard) if name in residents else elements_of(shard)
             if place is not None and not place.ones:
-                found[name] = Whole(tuple(place.shape), [(place.box, here)], here)
+                found[name] = Whole(place.shape, [(place.box, here.view(place.size))], here)
         return _Wanted(at, found)
 
     def _update(self, at: int, whole: Mapping[str, Tensor]) -> None:
@@ -126,12 +126,16 @@ class DividedTorch:
         residents, shard = self.residents, self.residents.shards[member]
         columns, varying = self._columns(at)
         places = {name: self._place(name, shard) for name in columns}
-        ones = {name: here.new_ones(p.shape) for name, here in columns.items() if (p := places[name]) is not None and p.ones}
+        entries = {
+            name: here.new_ones(place.shape) if place.ones else whole[name].view(-1) if place.flat else whole[name]
+            for name, here in columns.items()
+            if (place := places[name]) is not None
+        }
         kept = replace(
             residents,
-            tensors={name: [whole.get(name, ones.get(name, here))] for name, here in columns.items()},
+            tensors={name: [entries.get(name, here)] for name, here in columns.items()},
             shapes=[shard.shape],
-            elements=[first_element(residents.numbers[member])],
+            elements=[Runs(first_element(residents.numbers[member]))],
             shards=(),
         )
         launcher = TorchLauncher(self.kernel, kept, self.device, [self.statistics[member]])
@@ -139,7 +143,7 @@ class DividedTorch:
         for name, here in columns.items():
             place = places[name]
             if place is not None:
-                here.copy_(kept.tensors[name][0][place.box])
+                here.copy_(place.of(kept.tensors[name][0]))
 
     def _place(self, name: str, shard: Shard) -> Place | None:
         """Where what lies here of a column is; None where that is all."""

@@ -35,7 +35,7 @@ class TorchLauncher:
         residents = self.residents
         tensors = {name: [column[i] for i in members] for name, column in residents.tensors.items()}
         of_members = [residents.shapes[i] for i in members] if residents.shapes else ()
-        numbers = residents.column_of_elements(len(self.statistics))
+        numbers = residents.runs(len(self.statistics))
         chosen = replace(residents, tensors=tensors, shapes=of_members, elements=[numbers[i] for i in members])
         return TorchLauncher(self.kernel, chosen, self.device, [self.statistics[i] for i in members])
 
@@ -102,9 +102,9 @@ class TorchLauncher:
     def _elements(self, index: int, piece: _Piece, dtype: torch.dtype) -> Elements:
         """The elements of a parameter, as the kernel sees it."""
         theta = self.residents.tensors["theta"][index]
-        first = self.residents.column_of_elements(len(self.statistics))[index]
+        runs = self.residents.runs(len(self.statistics))[index]
         shape = shapes.view(theta.shape, self.kernel.seen) if piece.shape is not None else (piece.size,)
-        return Elements(first + piece.first, shape, dtype, theta.device)
+        return Elements(runs, shape, dtype, theta.device, piece.first)
 
     def _dither(self, one: _Kept, index: int, piece: _Piece, scalars: Sequence[float | Tensor]) -> Tensor | None:
         """By what codes are rounded at random, flat; None where they are rounded to nearest."""

@@ -73,7 +73,7 @@ def triton_dtype(dtype: torch.dtype) -> Any:
 
 def stream_dtypes(streams: Sequence[Stream], dtypes: Mapping[str, torch.dtype]) -> list[Any]:
     """The dtypes of a launch, as the kernel's compile-time parameters want them; absent streams as if float32."""
-    return [triton_dtype(dtypes.get(s.name, torch.float32)) for s in streams if s.role != "element" and not s.beside]
+    return [triton_dtype(dtypes.get(s.name, torch.float32)) for s in streams if not s.numbering and not s.beside]
 
 
 def require_triton(function: Any, device: torch.device) -> LazyKernel:

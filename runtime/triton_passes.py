@@ -325,8 +325,9 @@ def _shapes(kernels: Sequence[Kernel], residents: Sequence[Residents]) -> list[t
 def _bound(
     kernel: Kernel, residents: Residents, sizes: Sequence[int], real: torch.dtype, device: torch.device, kept: Reductions
 ) -> ReducingLauncher:
-    present = [s for s in kernel.streams if s.stays and s.per_element]
-    others = [residents.column(s, len(sizes)) for s in kernel.streams if s.stays and not s.per_element]
+    stays = [s for s in kernel.streams if s.stays]
+    present = [s for s in stays if s.per_element or s.numbering]
+    others = [residents.column(s, len(sizes)) for s in stays if not (s.per_element or s.numbering)]
     books = [s.codebook(residents.variant) for s in kernel.streams if not s.beside]
     of_numbers = any(book is not None and book.bits > 1 for book in books)
     if (of_numbers and keeps_rows(kernel)) or (any(books) and kernel.pick is not None):

@@ -204,9 +204,8 @@ def _in_order(schema: Schema, p: Tensor) -> bool:
 
 def _granularity(schema: Schema, p: Tensor, values: Values) -> int:
     """Every cut is a multiple of it."""
-    books = [book for state in schema.states if (book := state.codebook(p.numel())) is not None]
     least = max(1, math.prod(p.shape[1:])) if _in_order(schema, p) else ALIGNED
-    return math.lcm(least, shapes.period(schema, values), *map(divisible.block, books))
+    return math.lcm(least, divisible.granularity(schema, p.numel(), values))
 
 
 def all_gather(everybody: Tensor, mine: Tensor, process_group: Group, wait: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from optc.runtime.backend import Residents
 from optc.runtime.draws import Elements, uniform
 from optc.runtime.native import NATIVE
 from optc.runtime.optimizer import Optimizer
+from optc.runtime.sharding import Runs
 from tests.matrix.runners import laid_out
 from tests.reference_cases import Array
 from tests.reference_loops_sampling import normals, uniforms
@@ -145,14 +147,14 @@ def test_neither_threads_nor_chunks_change_a_number(backend: str) -> None:
         assert np.array_equal(states(at, params)[0].reshape(-1)[first : first + 20], uniforms(5, 1, (20,), first=first))
 
 
-def drawn_from(first: int, count: int, step: int) -> tuple[Array, Array]:
+def drawn_from(runs: Runs, count: int, step: int) -> tuple[Array, Array]:
     """What the native kernel and PyTorch draw for these elements, wherever the first one is."""
     kernel = optc.compile(UNIFORM).schema.procedures[0].kernels[0]
     tensors = {"theta": [torch.zeros(count)], "m": [torch.zeros(count)]}
-    (launcher,) = NATIVE.prepare([kernel], [Residents(tensors, torch.float32, {}, [torch.Size([count])], [first])])
+    (launcher,) = NATIVE.prepare([kernel], [Residents(tensors, torch.float32, {}, [torch.Size([count])], [runs])])
     given = {"lr": 1.0, "seed_low": 5.0, "seed_high": 0.0, "t_low": float(step), "t_high": 0.0}
     launcher.launch({"g": [torch.ones(count)]}, [given.get(name, 0.0) for name in kernel.scalars], [], 1.0)
-    element = Elements(first, (count,), torch.float64, torch.device("cpu"))
+    element = Elements(runs, (count,), torch.float64, torch.device("cpu"))
     return tensors["m"][0].double().numpy(), uniform(element, 5.0, 0.0, step, 0.0, 0.0).numpy()
 
 
@@ -160,7 +162,7 @@ def drawn_from(first: int, count: int, step: int) -> tuple[Array, Array]:
 def test_numbers_go_on_beyond_32_bits(first: int) -> None:
     """The upper half of a block's number changes within a chunk, and within a vector."""
     expected = uniforms(5, 9, (200,), first=first - ELEMENTS)
-    for found in drawn_from(first, 200, 9):
+    for found in drawn_from(Runs(first), 200, 9):
         assert np.array_equal(found, expected)
 
 
@@ -169,13 +171,26 @@ def test_numbers_may_begin_anywhere() -> None:
     expected = uniforms(5, 2, (700,))
     for first in (0, 1, 2, 3, 7, 250, 255):
         for count in (1, 2, 3, 4, 5, 31, 64, 255, 256, 257, 445):
-            for found in drawn_from(ELEMENTS + first, count, 2):
+            for found in drawn_from(Runs(ELEMENTS + first), count, 2):
                 assert np.array_equal(found, expected[first : first + count]), (first, count)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 64, 257, 600])
+def test_numbers_may_go_on_in_runs(length: int) -> None:
+    """Those of some columns do: pieces of rows that begin anywhere in a block, several in a buffer, or a part of one."""
+    expected = uniforms(5, 2, (40_000,))
+    for first, more, count in product((0, 1, 6, 16), (0, 1, 2, 3, 16, 37), (1, 5, 64, 255, 513)):
+        step = length + more
+        places = [first + place // length * step + place % length for place in range(count)]
+        runs = Runs(ELEMENTS + first, length, step)
+        if places[-1] < len(expected):
+            for found in drawn_from(runs, count, 2):
+                assert np.array_equal(found, expected[places]), (first, step, count)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 7, 1000])
 def test_picked_elements_have_numbers_of_their_own(stride: int) -> None:
-    picked = Elements(ELEMENTS + 3, (131,), torch.float64, torch.device("cpu")).picked(stride)
+    picked = Elements(Runs(ELEMENTS + 3), (131,), torch.float64, torch.device("cpu")).picked(stride)
     found = uniform(picked, 5.0, 0.0, 2.0, 0.0, 0.0).numpy()
     assert np.array_equal(found, uniforms(5, 2, (131,), first=3)[::stride])
 

@@ -217,7 +217,10 @@ def test_explain_shows_what_processes_tell_each_other(optc: Command, folder: Pat
     status, out, _ = optc("explain", "adamw", "--sharding")
     assert status == 0 and "Processes tell each other nothing in a step" in out
     status, out, _ = optc("explain", "adamw8bit", "--sharding")
-    assert "tensor parallelism: no\n      its state 'exp_avg' is kept as codes (dynamic8)" in out
+    assert "no" not in re.findall(r": (yes|no)$", out, re.M)
+    status, out, _ = optc("explain", "adamw8bit", "--sharding", "--shapes", "64x100")
+    assert "tensor parallelism: no\n      its state 'exp_avg' is kept as codes (dynamic8) in blocks of 256 elements" in out
+    assert re.findall(r": (yes|no)$", out, re.M) == ["no", "no", "yes"]  # Zero1 cuts between blocks
     status, out, _ = optc("explain", "lamb", "--sharding", "--shapes", "8x4,8,8")
     assert "step, exchange 1: one all_reduce of sums, 72 bytes (a number of each tensor)" in out
     status, out, _ = optc("explain", "adamw", "--with", "clip_global_norm", "--sharding", "--shapes", "8x4", "--json")

@@ -39,7 +39,7 @@ def low_precision(rank: int) -> tuple[set[torch.dtype], set[torch.dtype], float]
     found = []
     for precision in ("bf16", None):
         torch.manual_seed(0)
-        model = optc.dist.shard(Net(), precision=precision)
+        model = optc.dist.shard(Net(torch.float32), precision=precision)
         optimizer = optc.create("LAMB", model)
         train(model, optimizer, range(6))
         found.append((model, optimizer))

@@ -51,7 +51,7 @@ def in_deepspeed(rank: int, size: int, name: str, stage: int) -> float | str:
     import deepspeed
 
     torch.manual_seed(0)
-    model = Net()
+    model = Net(torch.float32)
     config = {
         "train_micro_batch_size_per_gpu": 2,
         "zero_optimization": {"stage": stage},
@@ -71,7 +71,7 @@ def in_deepspeed(rank: int, size: int, name: str, stage: int) -> float | str:
     with deepspeed.zero.GatheredParameters(list(engine.module.parameters()), enabled=stage == 3):
         found = {n: p.detach().clone() for n, p in engine.module.named_parameters()}
     torch.manual_seed(0)
-    alone = Net()
+    alone = Net(torch.float32)
     train(alone, optc.create(name, alone, lr=1e-3), range(6), alone=True)
     return difference(found, whole(alone))
 

@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-SHAPES: tuple[tuple[int, ...], ...] = ((96, 64), (5, 6), (1, 4), (8, 3), (7,), (1,), (), (4, 3, 5), (16, 16))
+SHAPES: tuple[tuple[int, ...], ...] = ((6, 1024), (5, 6), (1, 4), (8, 3), (7,), (1,), (), (4, 3, 5), (16, 16))
 """Of (1, 4) and (1,) later processes have nothing. Those of 6144 elements are kept as codes where a state is."""
+
+IN_BLOCKS: tuple[tuple[int, ...], ...] = ((6, 1024), (5, 2048), ())
+"""However these are divided, parts are whole blocks of codes."""
 
 LAYOUTS = ("fsdp", "hsdp", "columns", "grid", "strided", "zero1")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch.distributed import broadcast  # which nobody can count under its name
 from torch.distributed.tensor import Replicate
 
-from tests.dist.communication import sent_and_told
 from tests.dist.counting import counted
 from tests.dist.layouts import divided
 
@@ -40,15 +39,4 @@ def seen(rank: int) -> dict[str, list[tuple[str, int]]]:
         with counted() as sent:
             work()
         found[name] = sent
-    return found
-
-
-def sent_in(rank: int, names: Sequence[str], layout: str, size: int) -> dict[str, Any]:
-    """`sent_and_told` of those that are not refused there."""
-    found: dict[str, Any] = {}
-    for name in names:
-        try:
-            found |= sent_and_told(rank, [name], layout, size)
-        except ValueError as error:
-            found[name] = str(error)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,4 +70,20 @@ def compare(
             continue
         steps(alone, parts, first, second, layout, size, count)
         found[name] = difference(alone, parts)
+    return found
+
+
+def carried(rank: int, name: str, layouts: Sequence[str], size: int, shapes: Sequence[Sequence[int]], path: Path) -> list[Any]:
+    """The whole state after some steps, saved and loaded from each of these layouts to the next one."""
+    hypers = {"slice_p": 4} if "Prodigy" in name else {}
+    found: list[Any] = []
+    for layout in layouts:
+        alone, parts, first, second = pair(name, layout, size, "native", shapes, **hypers)
+        if found:
+            optc.dist.load(path, second)
+        else:
+            steps(alone, parts, first, second, layout, size, 3)
+            found.append(first.state_dict()["state"])
+        optc.dist.save(path, second)
+        found.append(optc.dist.full_state_dict(second)["state"])
     return found

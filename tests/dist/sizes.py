@@ -14,7 +14,7 @@ from tests.dist.training import built, train
 
 def state_bytes(rank: int, engine: str, name: str) -> int:
     """Of a model with uneven rows, after a step."""
-    model, optimizer = built(engine, name)
+    model, optimizer = built(engine, name, torch.float32)
     train(model, optimizer, range(1))
     return _bytes(optimizer)
 

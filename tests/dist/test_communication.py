@@ -16,9 +16,9 @@ from tests.dist.communication import (
     without_joining,
 )
 from tests.dist.crew import Crew
-from tests.dist.test_parity import SAMPLE, SCALES, silent
+from tests.dist.test_parity import OF_ANY_SIZE, SAMPLE, silent
 
-NAMES = [name for name in optc.available() if name not in SCALES]
+NAMES = [name for name in optc.available() if name not in OF_ANY_SIZE]
 MANY = [(12, 4)] * 40 + [(12,)] * 40
 
 
@@ -47,10 +47,9 @@ def test_what_guards_send_is_told(two: Crew, layout: str) -> None:
 @pytest.mark.parametrize("backend", ["native", "torch"])
 def test_as_many_messages_for_many_tensors_as_for_few(two: Crew, backend: str) -> None:
     """PyTorch code, the fallback, gathers what it measures: in one message, as long as there is memory for it."""
-    names = [name for name in SAMPLE if name not in SCALES]
-    few = two.run(sent_and_told, names, "fsdp", 2, MANY[:1] + MANY[-1:], backend)[0]
-    many = two.run(sent_and_told, names, "fsdp", 2, MANY, backend)[0]
-    for name in names:
+    few = two.run(sent_and_told, SAMPLE, "fsdp", 2, MANY[:1] + MANY[-1:], backend)[0]
+    many = two.run(sent_and_told, SAMPLE, "fsdp", 2, MANY, backend)[0]
+    for name in SAMPLE:
         assert few[name]["sent"] == few[name]["told"] and many[name]["sent"] == many[name]["told"], name
         assert len(few[name]["sent"]) == len(many[name]["sent"]), name
         assert backend == "torch" or len(many[name]["sent"]) == many[name]["exchanges"], name

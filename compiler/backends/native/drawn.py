@@ -56,12 +56,12 @@ class Drawn:
 
     def opened(self, first: str, count: str) -> list[str]:
         """Before a loop over `count` elements from element `first` of the chunk on."""
-        element = f"{self.names.beside(ELEMENT.name, 'at')} + uint64_t({first})"
+        elements = self.names.beside(ELEMENT.name, "at")
         found = []
         for draw in self.draws:
             name, buffer = self._beside(draw, "at"), self._beside(draw, "drawn")
             when = self._needed(draw)
-            call = f"{buffer}.of({element}, {count})"
+            call = f"{buffer}.of({elements}, {first}, {count})"
             guard = "" if when == TRUE else f"{self.lines.expression(when, 11)} ? "
             found.append(f"const uint32_t* __restrict {name} = {guard}{call}{f' : {buffer}.words' if guard else ''};")
         return found

@@ -61,7 +61,7 @@ class Streams:
         if stream.extent is Extent.TENSOR:
             return f"{const}double* {name} = tensor.number({row});"
         if stream.role is Role.ELEMENT:
-            return f"const uint64_t {name} = chunk.number({row});"
+            return f"const Elements {name}(chunk, {row});"
         if stream.role is Role.REST:
             kind = f"{stream.pair}::rest_t"
             return f"{'' if stream.writes else 'const '}{kind}* __restrict {name} = chunk.row<{kind}>({row});"
@@ -74,7 +74,7 @@ class Streams:
         name = self.names(Symbol(stream.role, stream.name))
         at = self.names.beside(stream.name, "at")
         if stream.role is Role.ELEMENT:
-            return f"const uint64_t {name} = {at} + uint64_t({self.place});"
+            return f"const uint64_t {name} = {at}({self.place});"
         real, value = ("math_t", f"load({at}[{self._place(stream)}])")
         if stream.pair is not None:
             value = f"joined<{stream.pair}>({at}, {self.names.beside(REST, 'at')}, {self._place(stream)})"

@@ -10,7 +10,8 @@ from optc.compiler.storing import rows
 from optc.dsl.kinds import PER_ELEMENT, Sort
 from optc.dsl.program import Let, Role, Symbol
 
-STAYING = (Role.THETA, Role.REST, Role.STATE, Role.ELEMENT, Role.SCALE, Role.BOOK)
+_NUMBERS = (Role.ELEMENT, Role.RUN_LENGTH, Role.RUN_STEP)
+STAYING = (Role.THETA, Role.REST, Role.STATE, *_NUMBERS, Role.SCALE, Role.BOOK)
 """What does not change from step to step."""
 
 

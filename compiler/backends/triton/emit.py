@@ -116,8 +116,10 @@ def _calls(part: Sweep, offset: str, end: str, start: str = "") -> dict[str, Any
     return {
         "tile": part.name,
         "results": _results(part),
-        "whole_call": part.call(part.places(part.aligned, " + i"), "None", _CALL_INDENT, beside(block, "BLOCK")),
-        "tail_call": part.call(part.places(part.pointer, f"{offset} + i"), f"i < {end}", _CALL_INDENT, beside("j", "TAIL")),
+        "whole_call": part.call(part.places(part.aligned, " + i", "base + i"), "None", _CALL_INDENT, beside(block, "BLOCK")),
+        "tail_call": part.call(
+            part.places(part.pointer, f"{offset} + i", "base + i"), f"i < {end}", _CALL_INDENT, beside("j", "TAIL")
+        ),
     }
 
 
@@ -129,7 +131,8 @@ def _picked(part: Sweep, together: Sweep, end: str) -> dict[str, Any]:
     """What a kernel does at every `stride`-th element, and what instead where all are picked."""
     kernel, of_picked = part.kernel, {s.name for s in part.sweep.streams if s.extent is Extent.PICK}
     p, all_picked = kernel.pick or ("", "")
-    places = [f"{part.pointer[s]} + {'at' if s in of_picked else 'at * stride'}" for s in part.streams]
+    places = part.places(part.pointer, " + at * stride", "at * stride")
+    places = [f"{part.pointer[s]} + at" if s in of_picked else place for s, place in zip(part.streams, places, strict=True)]
     return {
         "flag": part.value(all_picked),
         "column": kernel.scalars.index(p),

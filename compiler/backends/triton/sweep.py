@@ -17,7 +17,7 @@ from optc.compiler.backends.triton.vectors import in_panels
 from optc.compiler.ir import reads, statements
 from optc.compiler.layout import Call, filled, laid_out
 from optc.compiler.plan import Kernel, Pass
-from optc.compiler.storing import coded_streams
+from optc.compiler.storing import RUNS, coded_streams
 from optc.dsl.kinds import Extent, Sort
 from optc.dsl.program import Expression, Let, Role
 from optc.dsl.source import Source
@@ -45,6 +45,8 @@ TABLES_OF_PANELS = (
 """The parameters between scalars and dtypes where a pass runs over panels; see `optc.runtime.triton_matrices`."""
 GEOMETRY_OF_PANELS = ("real", "LANES", "ROWS", "COLUMNS", "PANEL", "SCALARS_IN_MEMORY", "HAS_FOUND_INF", "LEVELS")
 """The last ones there."""
+_RUNS = ("element_length", "element_step")
+"""What is read of `RUNS`."""
 _LOCALS = frozenset({"program", "tensor", "base", "resident", "changing", "n", "i", "j", "whole", "aligned", "factor"})
 _LOCALS_REDUCING = frozenset({*NEEDING, *MEASURING, *TREE, "row", "place", "start", "end"})
 LOCALS_OF_PANELS = frozenset(
@@ -152,19 +154,26 @@ class Sweep:
         last = filled((*self.totals, *self.given, *self.flags_given, *self.needs, "factor", "real"), indent)
         return [*filled((*pointers, mask, *codes), indent), *last]
 
-    def places(self, pointers: Mapping[str, str], i: str) -> list[str]:
-        """Where the elements of a tile are; of what may be codes, where the chunk begins; of signs, where the tensor does."""
+    def places(self, pointers: Mapping[str, str], i: str, place: str) -> list[str]:
+        """Where the elements of a tile are; of what may be codes, where the chunk begins; of signs, where the tensor does.
+
+        Their numbers are those of the elements at a `place` in the tensor.
+        """
         fixed = {s: pointers[s] for s in self.codes} | {s: self.pointer[s] for s in self.signs}
-        return [fixed.get(s, f"{pointers[s]}{i}") for s in self.streams]
+        return [fixed.get(s, f"{pointers[s]}{i}") if s in self.pointed else self.numbers(s, place) for s in self.streams]
+
+    def numbers(self, stream: str, place: str) -> str:
+        """Those of the elements at a place in the tensor."""
+        return f"gpu.numbered({place}, {self.pointer[stream]}, {self.value(_RUNS[0])}, {self.value(_RUNS[1])})"
 
     def aligned_lines(self) -> list[str]:
         """The pointers of streams where they are aligned; what may be codes has its lines at its chunk."""
-        return [self.hint(s, "base") for s in self.streams if s not in self.codes and s not in self.signs]
+        return [self.hint(s, "base") for s in self.pointed if s not in self.codes and s not in self.signs]
 
     def chunk_lines(self) -> list[str]:
         """Pointers of the chunk."""
         condition = _spelling(self.kernel, self.value).condition
-        plain = [s for s in self.streams if s not in self.codes and s not in self.signs]
+        plain = [s for s in self.pointed if s not in self.codes and s not in self.signs]
         lines = [f"{self.pointer[s]} = {self.pointer[s]} + base" for s in plain]
         return [*lines, *(line for s, one in self.codes.items() for line in one.chunk_lines(condition, self.hint(s, "base")))]
 
@@ -189,13 +198,14 @@ class Sweep:
         rows += [("changing", i, s) for i, s in enumerate(self.columns.varying) if s in self.streams]
         kind = {s: f".to(tl.pointer_type({self.dtype[s]}))" for s in self.pointed}
         beside = [line for one in self.codes.values() for line in one.pointer_lines(self.columns.resident)]
+        if len(self.pointed) < len(self.streams):
+            of_runs = zip(_RUNS, RUNS, strict=True)
+            beside += [f"{self.value(n)} = tl.load(resident + {self.columns.resident.index(row)})" for n, (row, _) in of_runs]
         return [f"{self.pointer[s]} = tl.load({table} + {i}){kind.get(s, '')}" for table, i, s in rows] + beside
 
     def hint(self, stream: str, offset: str) -> str:
         """The pointer of a stream where it is aligned."""
         pointer = self.pointer[stream]
-        if stream not in self.pointed:
-            return f"{self.aligned[stream]} = {pointer} + {offset}"
         size = f"LANES * {pointer}.dtype.element_ty.primitive_bitwidth // 8"
         return f"{self.aligned[stream]} = tl.multiple_of({pointer} + {offset}, {size})"
 

@@ -5,7 +5,9 @@ The text is a function of the spec and the compiler alone: no dates, paths or ha
 
 from __future__ import annotations
 
+import json
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optc.compiler.backends import host
@@ -44,7 +46,7 @@ from optc.compiler.square_sum import rescales, square_sum
 from optc.compiler.storing import book_name, books_of, storage_text
 from optc.compiler.traffic import PRECISIONS, besides, default_variant, state_bytes, traffic
 from optc.dsl.kinds import PER_ELEMENT, Extent
-from optc.dsl.program import Role, Storage
+from optc.dsl.program import Program, Role, Storage
 from optc.dsl.program import State as ProgramState
 
 _LOSS = (
@@ -53,15 +55,16 @@ _LOSS = (
 )
 
 
-def emit_module(plan: Plan, module: str) -> str:
-    """The whole module."""
+def emit_module(plan: Plan, module: str, plain: Program, coders: Sequence[tuple[str, str]] = ()) -> str:
+    """The whole module. `plain`: the program without storages by other states, `coders`: those of the states that have some."""
     program = plan.program
     body = ENVIRONMENT.get_template("body.py.j2").render(
         rule=rule,
         rows=rows,
         names=long_names,
         name=program.name,
-        digest=text_digest(show_mathematics(program)),
+        digest=text_digest(show_mathematics(plain)),
+        coders=[(key, [json.dumps(line) for line in text.splitlines(keepends=True)]) for key, text in coders],
         procedures=[procedure_text(p, plan) for p in plan.procedures],
         hypers=[hyper_row(h) for h in program.hypers],
         requires=[require_row(require, program) for require in program.requires],

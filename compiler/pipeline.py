@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optc.compiler.compose.expand import Expanded, expand
+from optc.compiler.compose.coders import coders
+from optc.compiler.compose.expand import Expanded, expand, without_storages
 from optc.compiler.ir import Update
 from optc.compiler.lower import lower
 from optc.compiler.module import emit_module
@@ -51,8 +52,12 @@ def compile_source(source: Source) -> Compilation:
 
 def compile_expanded(expanded: Expanded) -> Compilation:
     """All stages after composition; raises `SpecError` with every mistake found."""
-    source = expanded.source
-    program = check(expanded.spec, source)
+    source, folded = expanded.source, expanded.folded
+    found: tuple[tuple[str, str], ...] = ()
+    program = plain = check(expanded.spec, source)
+    if folded is not None:
+        found = coders(folded.optimizer, expanded.spec.optimizer.shape, folded.storages, check_source)
+        plain = check((written := without_storages(folded)).spec, written.source)
     update, plan = plan_program(program)
     name = file_module_name(expanded.file) or module_name(program.name)
-    return Compilation(source, expanded.spec, program, update, plan, name, emit_module(plan, name))
+    return Compilation(source, expanded.spec, program, update, plan, name, emit_module(plan, name, plain, found))

@@ -20,10 +20,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from optc.runtime import checkpoint_spec, hypers, layout, shapes
+from optc.runtime import checkpoint_coders, checkpoint_spec, hypers, layout, shapes
 from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.callers import stacklevel
+from optc.runtime.checkpoint_coders import CODERS
 from optc.runtime.checkpoint_codes import STORING, Kept, told
 from optc.runtime.checkpoint_names import NAMES, by_name
 from optc.runtime.checkpoint_parts import entries_here, home_of, in_parts, settled
@@ -37,7 +38,7 @@ from optc.runtime.sharding import PLACEMENTS, Shards
 from optc.runtime.state import Home
 from optc.runtime.storage import kept_dtype, readable
 
-_OWN = ("params", "capturable", STORING, SPEC)
+_OWN = ("params", "capturable", STORING, CODERS, SPEC)
 """Keys of a group that a file does not change."""
 
 Parts: TypeAlias = Sequence[tuple[Schema, Sequence[int]]]
@@ -62,7 +63,8 @@ def unshared(parts: Parts, packed: Mapping[str, Any]) -> dict[str, Any]:
             for index in groups[number]["params"]:
                 if index in slots:
                     slots[index] = _cloned(slots[index], scalars)
-            groups[number] = checkpoint_spec.told(schema, told(schema, _cloned(groups[number], own)))
+            kept = checkpoint_coders.told(schema, told(schema, _cloned(groups[number], own)))
+            groups[number] = checkpoint_spec.told(schema, kept)
     return {**packed, "state": slots, "param_groups": groups}
 
 
@@ -157,11 +159,14 @@ def _read(
             elif entries:
                 try:
                     home, whole = home_of(p, found.shards, entries)
+                    decoded: Mapping[str, str] = {}
+                    if foreign is None:
+                        entries, decoded = checkpoint_coders.recoded(schema, other, entries, home, found.changes)
+                    entries = entries_here(schema, values, home, entries, whole)
                 except ValueError as error:
                     problems.append(f"{label}: {error}")
                     continue
-                entries = entries_here(schema, values, home, entries, whole)
-                file = Kept.of(other, entries, label, problems) if foreign is None else foreign.kept(entries, p, label)
+                file = foreign.kept(entries, p, label) if foreign else Kept.of(other, entries, label, problems, decoded)
                 before = len(problems)
                 loaded = _slot(schema, values, home, file, problems, found.changes) if file is not None else {}
                 if loaded and len(problems) == before:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,15 +35,25 @@ def told(schema: Schema, group: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One parameter's entries in a state dict without its scales, the scales by the keys of their codes, and the codebooks."""
+    """One parameter's entries in a state dict without its scales, the scales by the keys of their codes, and the codebooks.
+
+    `decoded`: the storages of states that stood for some of these numbers.
+    """
 
     entries: Mapping[str, Any]
     scales: Mapping[str, Any]
     books: Mapping[str, Codebook]
     label: str
+    decoded: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def of(group: Mapping[str, Any], saved: Mapping[str, Any], label: str, problems: list[str]) -> Kept:
+    def of(
+        group: Mapping[str, Any],
+        saved: Mapping[str, Any],
+        label: str,
+        problems: list[str],
+        decoded: Mapping[str, str] = MappingProxyType({}),
+    ) -> Kept:
         """What a file has of a parameter of a group; appends to `problems` what is wrong with its codebooks."""
         entries = {key: entry for key, entry in saved.items() if entry is not None}
         scales = {}
@@ -59,44 +70,55 @@ class Kept:
             elif isinstance(described, Mapping) and key in described:
                 problems.append(f"{label}: what the file says of the codes of {key!r} is no codebook")
         of_scales = {f"{key}_scale" for key in scales}
-        return Kept({k: v for k, v in entries.items() if k not in of_scales}, scales, books, label)
+        return Kept({k: v for k, v in entries.items() if k not in of_scales}, scales, books, label, decoded)
 
     def converted(self, state: State, home: Home, problems: list[str], changes: list[str]) -> dict[str, Tensor]:
         """The entries of a state as they are kept here, in memory of their own."""
         key, own, p = state.key, home.codebook(state), home.theta
-        entry, scales, book = self.entries[key], self.scales.get(key), self.books.get(key)
-        if scales is None:
-            if not readable(entry) or not entry.is_floating_point() or entry.shape != p.shape:
-                problems.append(
-                    f"{self.label}: {key!r} must be numbers of shape {tuple(p.shape)}, or codes with {key + '_scale'!r}"
-                )
-                return {}
-            numbers = entry.detach()
-        else:
-            meant = book if book is not None else own
-            if meant is None:
-                problems.append(f"{self.label}: {key!r} are codes, and the file does not say what they mean")
-                return {}
-            shape, blocks = codes_shape(meant, p.shape), meant.blocks_of(p.numel())
-            fits = readable(scales) and scales.is_floating_point() and scales.shape == (blocks,)
-            if not fits or entry.shape != shape or not readable(entry):
-                problems.append(f"{self.label}: {key!r} must be codes of shape {shape} with {blocks} scales")
-                return {}
-            codes = entry.detach().to(p.device, copy=True).contiguous()
-            kept = scales.detach().to(p.device, torch.float32, copy=True).contiguous()
-            if not bool(((kept >= 0) & (kept < math.inf)).all()):  # what encoding never makes, and would turn signs around
-                problems.append(f"{self.label}: the scales of {key!r} must be finite numbers, 0 or above")
-                return {}
-            if own is not None and means_the_same(own, meant):
-                return {key: codes, state.scale_key: kept}
-            numbers = _decoded(codes, kept, meant, p)
-        changes.append(
-            f"{key!r} is kept as {book.name if book else 'numbers'} in the file and as {_name(state, own)} here: converted"
-        )
+        try:
+            entry, scales, meant = self.stored(key, own, p)
+        except ValueError as error:
+            problems.append(f"{self.label}: {error}")
+            return {}
+        if scales is not None and own is not None and meant is not None and means_the_same(own, meant):
+            return {key: entry.clone(), state.scale_key: scales}
+        numbers, book = _numbers(entry, scales, meant, p), self.books.get(key)
+        there = book.name if book else self.decoded.get(key, "numbers")
+        changes.append(f"{key!r} is kept as {there} in the file and as {_name(state, own)} here: converted")
         if own is not None:
             return dict(zip((key, state.scale_key), encoded(numbers, own, p.device), strict=True))
         dtype = kept_dtype(state, arithmetic_dtype(p.dtype))
         return {key: torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(numbers)}
+
+    def stored(self, key: str, own: Codebook | None, p: Tensor) -> tuple[Tensor, Tensor | None, Codebook | None]:
+        """Numbers, or codes with their scales and what they mean: `own`, where the file does not say.
+
+        Raises ValueError where it is neither, for a parameter of p's shape.
+        """
+        entry, scales = self.entries[key], self.scales.get(key)
+        if scales is None:
+            if not readable(entry) or not entry.is_floating_point() or entry.shape != p.shape:
+                raise ValueError(f"{key!r} must be numbers of shape {tuple(p.shape)}, or codes with {key + '_scale'!r}")
+            return entry.detach(), None, None
+        meant = self.books.get(key, own)
+        if meant is None:
+            raise ValueError(f"{key!r} are codes, and the file does not say what they mean")
+        shape, blocks = codes_shape(meant, p.shape), meant.blocks_of(p.numel())
+        fits = readable(scales) and scales.is_floating_point() and scales.shape == (blocks,)
+        if not fits or entry.shape != shape or not readable(entry):
+            raise ValueError(f"{key!r} must be codes of shape {shape} with {blocks} scales")
+        kept = scales.detach().to(p.device, torch.float32, copy=True).contiguous()
+        if not bool(((kept >= 0) & (kept < math.inf)).all()):  # what encoding never makes, and would turn signs around
+            raise ValueError(f"the scales of {key!r} must be finite numbers, 0 or above")
+        return entry.detach().to(p.device).contiguous(), kept, meant
+
+    def numbers(self, key: str, p: Tensor) -> Tensor:
+        """The numbers of a state. Raises ValueError as `stored` does."""
+        return _numbers(*self.stored(key, None, p), p)
+
+
+def _numbers(entry: Tensor, scales: Tensor | None, meant: Codebook | None, p: Tensor) -> Tensor:
+    return entry if scales is None or meant is None else _decoded(entry, scales, meant, p)
 
 
 def _name(state: State, own: Codebook | None) -> str:

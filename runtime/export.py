@@ -17,6 +17,7 @@ from torch import Tensor
 
 from optc.runtime import hypers, peers
 from optc.runtime import state as states
+from optc.runtime.checkpoint_coders import CODERS
 from optc.runtime.checkpoint_codes import STORING, means_the_same
 from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.codebook import Codebook
@@ -28,7 +29,7 @@ from optc.runtime.registry import lookup
 from optc.runtime.schema import Schema, State
 from optc.runtime.storage import are_codes, decode
 
-_OWN = ("params", "maximize", "capturable", STORING, SPEC)
+_OWN = ("params", "maximize", "capturable", STORING, CODERS, SPEC)
 """Keys of groups that the libraries do not have, or have as ours are."""
 _OF_TWO_STATES = {"alpha": 0.0, "t_alpha": None, "t_beta3": None}
 """Hypers of AdEMAMix that bitsandbytes has in the groups of every rule with two states, and their values there."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from optc.runtime import hypers, shapes
 from optc.runtime.callers import stacklevel
+from optc.runtime.checkpoint_coders import CODERS
 from optc.runtime.checkpoint_codes import STORING, codebook
 from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.divisible import block
@@ -154,7 +155,7 @@ class Fitting:
                     "groups as they were"
                 )
             read = {key: decoded(x) for key, x in told[0].items() if key not in (TYPE, SPEC)} if told else {}
-            groups.append({**{k: x for k, x in group.items() if k not in (STORING, SPEC)}, **read})
+            groups.append({**{k: x for k, x in group.items() if k not in (STORING, CODERS, SPEC)}, **read})
         return {"state": {index: slot for index, slot in slots.items() if slot}, "param_groups": groups}
 
 

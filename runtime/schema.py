@@ -336,7 +336,8 @@ class Schema:
     that is the sum of all squares of the gradient, left by a kernel of the step that writes nothing. `rescales`: by that sum
     the gradient is rescaled, as where its norm is bounded. `by_group`: numbers of the model are those of a parameter group,
     each group's for itself. `digest`: a hash of states and statements, the same for specs that differ in comments, words or
-    defaults only.
+    defaults only. `coders`: the keys of states that are kept as other ones, each with the text of a spec that says how: see
+    `optc.runtime.checkpoint_coders`.
     """
 
     name: str
@@ -352,6 +353,7 @@ class Schema:
     square_sum: str | None = None
     rescales: bool = False
     by_group: bool = False
+    coders: tuple[tuple[str, str], ...] = ()
 
     @property
     def defaults(self) -> dict[str, Value]:

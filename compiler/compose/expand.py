@@ -37,7 +37,8 @@ class Expanded:
     """A spec that is written out, and its text: the file's own, or what its composition comes to.
 
     `file` is the name of the file that was read, empty where the composition stands in none. `derived` is the composition and
-    `library` where its names are found; None where the spec was written out already.
+    `library` where its names are found; None where the spec was written out already. `folded` is the spec before storages by
+    other states were written out; None where it has none.
     """
 
     spec: nodes.Spec
@@ -45,6 +46,7 @@ class Expanded:
     file: str
     derived: nodes.Derived | None = None
     library: Library | None = None
+    folded: nodes.Spec | None = None
 
 
 def expand(source: Source) -> Expanded:
@@ -57,7 +59,7 @@ def expand(source: Source) -> Expanded:
         check_others(file, source)
         shown = _shown(nodes.Spec(optimizer, file.defines, _named(file.storages, optimizer.storing)), source.name)
         check_storages(shown.spec, shown.source, file.optimizer.storing, file.optimizer.span, source)
-        return shown
+        return replace(shown, folded=file)
     check_others(file, source)
     if file.optimizer is None:
         what, first = _first(file)
@@ -84,11 +86,12 @@ def expand_derived(derived: nodes.Derived, source: Source, library: Library) -> 
     defines = called_by(parts.defines, composed.optimizer)
     optimizer = _documented(composed.optimizer, derived, [applied.term.name for applied in parts.modifiers])
     optimizer = replace(optimizer, storing=_still_kept(optimizer, derived, parts.storages, source))
+    folded = nodes.Spec(optimizer, defines, parts.storages)
     optimizer = _unfolded(optimizer, parts.storages, defines, source)
     storages = _named(parts.storages, optimizer.storing)
     result = _written_out(replace(composed, optimizer=optimizer), defines, storages, source.name, derived, library)
     check_storages(result.spec, result.source, derived.storing, _head(derived.base), source)
-    return result
+    return result if optimizer == folded.optimizer else replace(result, folded=folded)
 
 
 def with_modifiers(source: Source, modifiers: Sequence[str], storing: Sequence[str] = ()) -> Expanded:
@@ -312,6 +315,11 @@ def _written_out(
     comments = tuple(_comments(composed.optimizer.step, plain.optimizer.step, composed.origins))
     source = Source(name, show(replace(plain, comments=comments), mathematical=True))
     return Expanded(parse(source), source, file, derived, library)
+
+
+def without_storages(spec: nodes.Spec) -> Expanded:
+    """The same spec whose states are kept as they are: its mathematics."""
+    return _shown(nodes.Spec(replace(spec.optimizer, storing=()), spec.defines, ()), "")
 
 
 def _shown(spec: nodes.Spec, file: str) -> Expanded:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import optc
@@ -15,25 +16,35 @@ from tests.dist.layouts import SHAPES, divided, gradient, start, whole
 STEPS = 10
 
 
+def made(name: str, layout: str | None, size: int, backend: str, shapes: Sequence[Sequence[int]], **hypers: Any) -> Any:
+    """Parameters, whole where no layout divides them, and an optimizer for them."""
+    values = (start(shape) for shape in shapes)
+    parameters = [torch.nn.Parameter(x if layout is None else divided(layout, x, size)) for x in values]
+    optimizer = optc.create(name, parameters, backend=backend, **hypers)
+    if layout == "zero1":
+        optc.dist.Zero1(optimizer)
+    return parameters, optimizer
+
+
 def pair(name: str, layout: str, size: int, backend: str, shapes: Sequence[Sequence[int]] = SHAPES, **hypers: Any) -> Any:
     """(whole parameters, divided parameters, an optimizer for each)."""
-    alone = [torch.nn.Parameter(start(shape)) for shape in shapes]
-    parts = [torch.nn.Parameter(divided(layout, start(shape), size)) for shape in shapes]
-    optimizers = [optc.create(name, parameters, backend=backend, **hypers) for parameters in (alone, parts)]
-    if layout == "zero1":
-        optc.dist.Zero1(optimizers[1])
-    return alone, parts, *optimizers
+    (alone, first), (parts, second) = (made(name, one, size, backend, shapes, **hypers) for one in (None, layout))
+    return alone, parts, first, second
 
 
 def steps(alone: Any, parts: Any, first: Any, second: Any, layout: str, size: int, count: int = STEPS) -> None:
     """Steps of both with equal gradients."""
+    for parameters, optimizer, way in ((alone, first, None), (parts, second, layout)):
+        stepped(parameters, optimizer, way, size, count)
+
+
+def stepped(parameters: Any, optimizer: Any, layout: str | None, size: int, count: int) -> None:
+    """Steps with gradients that are the same everywhere."""
     for step in range(count):
-        for p, q in zip(alone, parts, strict=True):
-            p.grad = gradient(p.shape, step)
-            q.grad = divided(layout, gradient(p.shape, step), size)
-        closure = _loss(step) if first.schema.reads_loss else None
-        first.step(closure)
-        second.step(closure)
+        for p in parameters:
+            g = gradient(p.shape, step)
+            p.grad = g if layout is None else divided(layout, g, size)
+        optimizer.step(_loss(step) if optimizer.schema.reads_loss else None)
 
 
 def _loss(step: int) -> Callable[[], Tensor]:
@@ -60,16 +71,23 @@ def compare(
     shapes: Sequence[Sequence[int]] = SHAPES,
     count: int = STEPS,
 ) -> dict[str, float | str]:
-    """For each optimizer how far both are apart, or why the divided one is refused."""
+    """For each optimizer how far both are apart, or why the divided one is refused; one process has the whole parameters."""
     found: dict[str, float | str] = {}
     for name in names:
         try:
-            alone, parts, first, second = pair(name, layout, size, backend, shapes)
+            parts, optimizer = made(name, layout, size, backend, shapes)
         except ValueError as error:
             found[name] = str(error)
             continue
-        steps(alone, parts, first, second, layout, size, count)
-        found[name] = difference(alone, parts)
+        stepped(parts, optimizer, layout, size, count)
+        alone = [torch.empty(tuple(shape)) for shape in shapes]
+        if rank == 0:
+            whole_ones, other = made(name, None, size, backend, shapes)
+            stepped(whole_ones, other, None, size, count)
+            alone = [p.detach() for p in whole_ones]
+        dist.broadcast(every := torch.cat([x.reshape(-1) for x in alone]), 0)
+        sizes = [x.numel() for x in alone]
+        found[name] = difference([x.view_as(like) for x, like in zip(torch.split(every, sizes), alone, strict=True)], parts)
     return found
 
 

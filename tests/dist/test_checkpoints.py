@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.dist.crew import Crew
 from tests.dist.layouts import IN_BLOCKS
 from tests.dist.parity import carried
-from tests.dist.training import difference, resumed, resumed_alone, saved, saved_alone, whole_state
+from tests.dist.training import converted, difference, resumed, resumed_alone, saved, saved_alone, whole_state
 
 NAMES = ["AdamW", "Adafactor", "AdamW8bit", "AdamW4bit", "Prodigy", "LAMB | AdamW8bit"]
 MORE = ["AdamWFactored", "CAME", "LAMB", "MADGRAD", "AdamWBf16Stochastic", "Adafactor | Prodigy + clip_global_norm"]
@@ -89,3 +89,9 @@ def test_one_process_then_many(four: Crew, two: Crew, tmp_path: Path, name: str)
     assert difference(resumed_alone("plain", name, tmp_path), expected) == 0
     for crew, engine in ((two, "stage3"), (two, "zero1"), (four, "hsdp")):
         assert difference(crew.run(resumed, engine, name, tmp_path)[0], expected) < CLOSE, engine
+
+
+def test_states_are_converted_where_they_are_whole(two: Crew, tmp_path: Path) -> None:
+    for (divided, plain), said in two.run(converted, tmp_path):
+        assert same(divided, plain) and any("exp_avg_sq_row" in slot for slot in plain.values())
+        assert "cannot be converted in parts: load the state dict that optc.dist.full_state_dict makes" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,23 @@ def whole_state(rank: int, engine: str, name: str, path: Path, load: bool) -> li
 
 def _inner(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def converted(rank: int, path: Path) -> tuple[list[Any], str]:
+    """States of numbers, whole, as others that stand for them: divided and not; and what is said where they are in parts."""
+    model, optimizer = built("zero1", "AdamW")
+    train(model, optimizer, range(3))
+    packed, found = optc.dist.full_state_dict(optimizer), []
+    for engine in ("zero1", "plain"):
+        _, other = built(engine, "AdamWFactored")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which say that
+            other.load_state_dict(packed)
+        found.append(optc.dist.full_state_dict(other)["state"])
+    optc.dist.save(path, optimizer)
+    _, last = built("zero1", "AdamWFactored")
+    try:
+        optc.dist.load(path, last)
+    except (ValueError, RuntimeError) as error:
+        return found, str(error)
+    return found, ""

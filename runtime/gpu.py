@@ -231,9 +231,10 @@ def smallest_in_row(total: tl.tensor) -> tl.tensor:
 @triton_kernel
 def numbered(i: tl.tensor, first: tl.tensor, length: tl.tensor, step: tl.tensor) -> tl.tensor:
     """The numbers of elements i of a tensor, int64: see `optc.runtime.sharding.Runs`."""
+    number = i.to(tl.int64)
     if step != 0:
-        i = i // length * step + i % length
-    return i + first
+        number = number // length * step + number % length
+    return number + first
 
 
 @triton_kernel

@@ -6,17 +6,18 @@ else: its step reads a state x, kept by the storage, into θ, and keeps the grad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
+from optc.compiler.compose.unfold import by_states, known_storages
 from optc.dsl import nodes
 from optc.dsl.errors import SpecError
 from optc.dsl.parse import parse
 from optc.dsl.scope import walk
 from optc.dsl.show import show
 from optc.dsl.source import Source
-from optc.dsl.storages import others_of, shipped
+from optc.dsl.storages import others_of
 
 _CODER = """
 optimizer Coder:
@@ -31,17 +32,8 @@ _OF_SIZES = _CODER.replace("x <- g", "x <- abs(g)")
 
 
 @cache
-def coder(text: str) -> nodes.Optimizer:
-    """One of the texts above."""
+def _coder(text: str) -> nodes.Optimizer:
     return parse(Source("<coder>", text)).optimizer
-
-
-def unfolded_states(optimizer: nodes.Optimizer, own: Mapping[str, nodes.Storage]) -> Iterator[tuple[nodes.Kept, nodes.Storage]]:
-    """The clauses of an optimizer whose storages keep other states, with these."""
-    known = {**shipped(), **own}
-    for kept in optimizer.storing:
-        if kept.storage in known and known[kept.storage].decode is not None:
-            yield kept, known[kept.storage]
 
 
 def coders(
@@ -50,20 +42,21 @@ def coders(
     """The keys of such states, each with the text of its coder. `shape`: what rows are rows of once it is written out.
 
     `fits` raises SpecError where a coder has mistakes: storages of codes for numbers of 0 or above want to be given such ones.
+    A state with no coder that fits is left out.
     """
-    own = {storage.name: storage for storage in storages}
+    known = known_storages(storages)
     keys = {s.name: s.outside or s.name for item in optimizer.states for s in walk(item) if isinstance(s, nodes.State)}
     found = []
-    for kept, storage in unfolded_states(optimizer, own):
+    for kept, storage in by_states(optimizer, known):
         wanted = {kept.storage, *(inner.storage for inner in storage.storing), others_of(storage)}
-        beside = tuple(s for name, s in own.items() if name in wanted)
+        beside = tuple(s for s in storages if s.name in wanted)
         for text in (_CODER, _OF_SIZES):
-            plain = replace(coder(text), shape=storage.shape or shape, storing=(replace(kept, state="x"),))
+            plain = replace(_coder(text), shape=storage.shape or shape, storing=(replace(kept, state="x"),))
             shown = show(nodes.Spec(plain, (), beside))
             try:
                 fits(Source("<coder>", shown))
-                break
             except SpecError:
                 continue
-        found.append((keys[kept.state], shown))
+            found.append((keys[kept.state], shown))
+            break
     return tuple(found)

@@ -57,10 +57,8 @@ def unfolded(
     optimizer: nodes.Optimizer, own: Iterable[nodes.Storage], defines: tuple[nodes.Define, ...], report: Report
 ) -> nodes.Optimizer:
     """The optimizer with such storages written out; itself, if it has none. `defines` stand beside it."""
-    known = {**shipped(), **{storage.name: storage for storage in own}}
-    chosen = {
-        k.state: (k, known[k.storage]) for k in optimizer.storing if k.storage in known and known[k.storage].decode is not None
-    }
+    known = known_storages(own)
+    chosen = {kept.state: (kept, storage) for kept, storage in by_states(optimizer, known)}
     if not chosen:
         return optimizer
     shape = _shape(optimizer, chosen.values(), defines, report)
@@ -98,6 +96,18 @@ def unfolded(
         now, after = (free_name(f"{state.name}_{word}", taken) for word in ("now", "next"))
         found.append(_Unfolded(state, path, storage, _condition(settings), names, now, after, others))
     return replace(_written_out(optimizer, {one.state.name: one for one in found}), shape=shape)
+
+
+def known_storages(own: Iterable[nodes.Storage]) -> dict[str, nodes.Storage]:
+    """The shipped ones and these, by name."""
+    return {**shipped(), **{storage.name: storage for storage in own}}
+
+
+def by_states(optimizer: nodes.Optimizer, known: Mapping[str, nodes.Storage]) -> Iterator[tuple[nodes.Kept, nodes.Storage]]:
+    """The clauses whose storages keep other states, with these storages."""
+    for kept in optimizer.storing:
+        if kept.storage in known and known[kept.storage].decode is not None:
+            yield kept, known[kept.storage]
 
 
 def _shape(

@@ -21,6 +21,7 @@ from optc.runtime.triton_kernel import LazyKernel
 from optc.runtime.triton_matrices import PANEL
 from tests.backends.matrices import EVERY_EXTENT, FACTORED, SPECS
 from tests.backends.reducing import kernel_of
+from tests.backends.test_draws import REDUCING
 from tests.backends.triton.test_triton_reductions import follow_the_oracle, kept, made, randn, same_bits, step
 
 interpreted = pytest.mark.usefixtures("interpreted")
@@ -186,3 +187,20 @@ def test_their_functions_compile_for_every_target(tmp_path: Path, targets: tuple
             loaded = [s for s in one.streams if s.extent == "elem" and s.is_read(variant) and s.name in both]
             stored = [s for s in one.streams if s.writes and s.name in both]
             assert (report.load_widths.count(16), report.store_widths.count(16)) == (len(loaded), len(stored)), report
+
+
+def test_random_numbers_compile_in_panels_and_chunks(tmp_path: Path) -> None:
+    """Of runs of elements, which tensors may have that are divided among processes."""
+    pytest.importorskip("triton")
+    compilation = compile_source(Source("<text>", REDUCING))
+    path = tmp_path / "reducing.py"
+    path.write_text(compilation.module)
+    kernels = [k for one in compile_class(REDUCING).schema.procedures for k in one.kernels]
+    variant = default_variant(compilation.plan)
+    passes = [p.triton for k in kernels for p in k.passes]
+    names = [f.__name__ for f in passes] + [f.panels.__name__ for f in passes if f.panels is not None]
+    assert any("panels" in name for name in names)
+    dtypes = dict.fromkeys(("theta", "g", "m"), "float32")
+    requests = [Request(n, t, dtypes, variant, reducing=True, draws=True) for n in names for t in ("sm_90", "gfx942")]
+    for report in reports(str(path), requests):
+        assert (report.stack, report.local, report.spills, report.atomics) == (0, 0, 0, 0), report

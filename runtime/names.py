@@ -42,3 +42,9 @@ def bare(name: Any) -> Any:
     while isinstance(name, str) and name.startswith(_WRAPPERS):
         name = name.partition(".")[2]
     return name
+
+
+def bared(names: Iterable[str]) -> dict[str, str]:
+    """The bare form of each of these names; the names as they are, where two would become one."""
+    found = {name: str(bare(name)) for name in names}
+    return found if len({*found.values()}) == len(found) else {name: name for name in found}

@@ -17,7 +17,7 @@ from optc.runtime.checkpoint_coders import CODERS
 from optc.runtime.checkpoint_codes import STORING, codebook
 from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.divisible import block
-from optc.runtime.names import listed
+from optc.runtime.names import bared, listed
 from optc.runtime.pairs import REST
 from optc.runtime.parted import TYPE
 from optc.runtime.parts import Part, Place, elements_of, place_of
@@ -115,9 +115,10 @@ class Fitting:
         """What the checkpoint calls this optimizer's parameters: by their names, or, where one side has none, by place."""
         own, groups = self.optimizer.param_groups, self.manifest["groups"]
         here = names_of(self.optimizer)
-        if all("param_names" in group for group in own) and all(group.get("named") for group in groups):
-            return here
         there = [name for group in groups for name in group["names"]]
+        if all("param_names" in group for group in own) and all(group.get("named") for group in groups):
+            called = {plain: name for name, plain in bared(there).items()}
+            return [called.get(plain, name) for name, plain in bared(here).items()]
         if len(there) != len(here):
             raise ValueError(f"{self.folder} has {len(there)} parameters without names, this optimizer {len(here)}")
         return there

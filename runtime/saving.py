@@ -26,6 +26,7 @@ from optc.runtime.checkpoint_names import NAMES
 from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.codebook import Codebook
 from optc.runtime.collectives import from_all
+from optc.runtime.names import bared
 from optc.runtime.parts import in_rows
 from optc.runtime.saved_fitting import Fitting, Loaded, names_of
 from optc.runtime.schema import State
@@ -46,7 +47,8 @@ def save(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
 
     Each process writes what it has: of parameters that are divided (FSDP2, tensor parallelism, `optc.dist.Zero1`) its part. Of
     earlier saves at the same place the last `keep` are kept. Parameters are known by the names that the optimizer has of them
-    (`optc.create("AdamW", model)` gives it all), else by their places.
+    (`optc.create("AdamW", model)` gives it all), without what DistributedDataParallel and torch.compile put before names, else
+    by their places.
 
     Returns the folder that was written. Raises OSError where that is not possible; then what was there is as it was.
     """
@@ -57,7 +59,7 @@ def save(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
     slots = {names[index]: slot for index, slot in packed["state"].items()}
     tensors = _of_optimizer(slots, {name: p.shape for name, p in zip(names, parameters, strict=True)})
     if model is not None:
-        tensors |= {f"model/{key}": x for key, x in _tensors(model.state_dict())}
+        tensors |= _of_model(dict(_tensors(model.state_dict())))
     number = _agreed(lambda: 1 + max((n for n, _ in _saves(root)), default=0))
     folder = root / f"save-{number:06d}"
     _agreed(lambda: folder.mkdir(parents=True))
@@ -91,7 +93,7 @@ def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
     folder, fitting, report, packed, of_model = _in_all(fitted)
     shapes = {name: fitting.manifest["parameters"][name]["shape"] for name in fitting.templates}
     tensors = _of_optimizer(fitting.templates, shapes)
-    _dcp("load", tensors | {f"model/{key}": x for key, x in of_model.items()}, folder)
+    _dcp("load", tensors | _of_model(of_model), folder)
     optimizer.load_state_dict(packed)
     if model is not None:
         model.load_state_dict(of_model, strict=False)
@@ -164,6 +166,12 @@ def _of_optimizer(slots: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, S
     """The tensors of an optimizer's state as checkpoints have them, by the names of its parameters, whose shapes are given."""
     entries = ((name, key, x) for name, slot in slots.items() for key, x in _tensors(slot))
     return {f"optimizer/{name}/{key}": in_rows(x, shapes[name]) for name, key, x in entries}
+
+
+def _of_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same of a model's, however it is wrapped."""
+    plain = bared(tensors)
+    return {f"model/{plain[key]}": x for key, x in tensors.items()}
 
 
 def _tensors(table: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import optc
 from optc.dist import latest, load, save
@@ -71,6 +71,49 @@ def test_parameters_are_matched_by_name(tmp_path: Path) -> None:
     load(tmp_path, turned)
     for p in net.parameters():
         assert torch.equal(turned.state[p]["exp_avg"], optimizer.state[p]["exp_avg"])
+
+
+class Wrapped(nn.Module):
+    """As DistributedDataParallel is."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.module(x)
+        return found
+
+
+@pytest.mark.parametrize("wrapped", ["there", "here"])
+def test_what_is_put_around_a_model_does_not_count(tmp_path: Path, wrapped: str) -> None:
+    first, second = (Wrapped(model()) if side == wrapped else model() for side in ("there", "here"))
+    optimizer, other = trained("AdamW", first), trained("AdamW", second, steps=1)
+    save(tmp_path, optimizer, first)
+    report = load(tmp_path, other, second)
+    assert report.missing == report.unexpected == ()
+    for p, q in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(p, q) and torch.equal(optimizer.state[p]["exp_avg"], other.state[q]["exp_avg"])
+
+
+def test_names_that_would_become_one_are_left_alone(tmp_path: Path) -> None:
+    """A layer called `module` is none that was put around a model, where the rest of the names is not in it."""
+
+    def odd() -> nn.Module:
+        net = nn.Module()
+        net.module, net.weight = nn.Linear(2, 2, bias=False), nn.Parameter(torch.randn(2, 2))
+        return net
+
+    nets = [odd(), odd()]
+    optimizers = [optc.create("SGD", net, momentum=0.9) for net in nets]
+    for p in nets[0].parameters():
+        p.grad = torch.randn_like(p)
+    optimizers[0].step()
+    save(tmp_path, optimizers[0], nets[0])
+    load(tmp_path, optimizers[1], nets[1])
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert torch.equal(optimizers[0].state[p]["momentum_buffer"], optimizers[1].state[q]["momentum_buffer"])
 
 
 def test_parts_of_a_model_are_loaded_and_told(tmp_path: Path) -> None:

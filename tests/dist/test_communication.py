@@ -24,7 +24,7 @@ MANY = [(12, 4)] * 40 + [(12,)] * 40
 
 @pytest.mark.parametrize("layout", ["fsdp", "zero1"])
 def test_every_optimizer_sends_what_it_tells(two: Crew, layout: str) -> None:
-    for found in two.run(sent_and_told, NAMES, layout, 2):
+    for found in two.run(sent_and_told, NAMES, layout, 2, patience=600):  # whoever comes first compiles all
         for name, messages in found.items():
             assert messages["sent"] == messages["told"] == messages["explained"], name
             own = [call for call, _ in messages["sent"] if call == "all_reduce"]

@@ -100,7 +100,7 @@ def test_every_optimizer_on_the_other_backends(four: Crew, backend: str, layout:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_optimizer_natively(four: Crew, layout: str) -> None:
-    for found in compared(four, NAMES, layout, "native", patience=400):
+    for found in compared(four, NAMES, layout, "native", patience=600):
         check(found, NAMES)
 
 

@@ -61,9 +61,9 @@ def recoded(
             if key in there:
                 _decode(_Coder.of(there[key], key, p), found, saved)
             if key in here and key in found:
-                book = Kept.of(saved, found, key, []).books.get(key)
-                name = name or ("numbers" if book is None else book.name)
-                _encode(_Coder.of(here[key], key, p), found, saved, p)
+                kept = Kept.of(saved, found, key, [])
+                name = name or (kept.books[key].name if key in kept.books else "numbers")
+                _encode(_Coder.of(here[key], key, p), found, kept.numbers(key, p))
         except ValueError as error:
             raise ValueError(f"{key!r} cannot be converted to how it is kept here: {error}") from None
         if {*found} == before:
@@ -138,9 +138,8 @@ def _decode(coder: _Coder, entries: dict[str, Any], saved: Mapping[str, Any]) ->
     entries[coder.key] = coder.theta.detach().clone()
 
 
-def _encode(coder: _Coder, entries: dict[str, Any], saved: Mapping[str, Any], p: Tensor) -> None:
+def _encode(coder: _Coder, entries: dict[str, Any], numbers: Tensor) -> None:
     """Puts the states that stand for numbers in their place."""
-    numbers = Kept.of(saved, entries, coder.key, []).numbers(coder.key, p)
     entries.pop(f"{coder.key}_scale", None)
     del entries[coder.key]
     entries.update(coder.keep(numbers))

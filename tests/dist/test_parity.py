@@ -12,9 +12,9 @@ import torch
 
 import optc
 from optc.runtime import communication, registry
-from tests.dist.crew import Crew
+from tests.dist.crew import PATIENCE, Crew
 from tests.dist.layouts import IN_BLOCKS, LAYOUTS, SHAPES
-from tests.dist.parity import compare
+from tests.dist.parity import STEPS, compare
 
 NAMES = optc.available()
 SAMPLE = (
@@ -63,24 +63,31 @@ def check(found: dict[str, float | str], names: Collection[str], vectors: Collec
         assert outcome <= (0 if silent(name) and name not in vectors else 1e-6), (name, outcome)
 
 
-def shapes_for(name: str, backend: str) -> Sequence[Sequence[int]]:
+def shapes_for(name: str, layout: str, backend: str) -> Sequence[Sequence[int]]:
     """Parameters that are hard to divide; easier ones where all must be whole blocks of codes, or one element is noise."""
-    if name in OF_ANY_SIZE:
+    if name in OF_ANY_SIZE and layout != "zero1":  # which cuts between blocks
         return IN_BLOCKS
     return [shape for shape in SHAPES if prod(shape) > 1] if name in NOISE and backend != "native" else SHAPES
 
 
-def compared(crew: Crew, names: Sequence[str], layout: str, backend: str, patience: float) -> Iterator[dict[str, float | str]]:
+def compared(
+    crew: Crew, names: Sequence[str], layout: str, backend: str, patience: float, steps: int = STEPS
+) -> Iterator[dict[str, float | str]]:
     """What each process finds of these optimizers."""
-    kinds = groupby(sorted(names, key=lambda name: len(shapes_for(name, backend))), lambda name: shapes_for(name, backend))
-    parts = [crew.run(compare, [*own], layout, crew.size, backend, shapes, patience=patience) for shapes, own in kinds]
+
+    def shapes(name: str) -> Sequence[Sequence[int]]:
+        return shapes_for(name, layout, backend)
+
+    kinds = groupby(sorted(names, key=lambda name: len(shapes(name))), shapes)
+    parts = [crew.run(compare, [*own], layout, crew.size, backend, of, steps, patience=patience) for of, own in kinds]
     yield from ({name: x for one in of_process for name, x in one.items()} for of_process in zip(*parts, strict=True))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_samples_in_pytorch(four: Crew, layout: str) -> None:
-    for found in four.run(compare, SAMPLE, layout, 4, "torch", SHAPES, 4):
-        check(found, SAMPLE)
+    names = [*SAMPLE, "AdamWFactored"]
+    for found in compared(four, names, layout, "torch", PATIENCE, 4):
+        check(found, names)
 
 
 @pytest.mark.parametrize("layout", ["fsdp", "columns", "zero1"])

@@ -54,7 +54,7 @@ def built(engine: str, name: str, dtype: torch.dtype = torch.float64, **hypers: 
         mesh = dist.device_mesh.init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("r", "s"))
         optc.dist.shard(model, stage=3, mesh=mesh)
     elif engine == "tensor":
-        _in_both_ways(model)
+        _in_both_ways(model, in_blocks="bit" in name)
     optimizer = made(name, model, **hypers)
     if engine in ("ddp", "zero1"):
         model = DistributedDataParallel(model)
@@ -72,14 +72,14 @@ def made(name: str, model: nn.Module, **options: Any) -> Any:
     return optc.route(model, rules, otherwise={"type": second}, **options)
 
 
-def _in_both_ways(model: nn.Module) -> None:
-    """FSDP2 over tensor parallelism, by columns and by rows."""
+def _in_both_ways(model: nn.Module, *, in_blocks: bool) -> None:
+    """FSDP2 over tensor parallelism, by columns and by rows; with `in_blocks` none is parted inside of blocks of codes."""
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     mesh = dist.device_mesh.init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("data", "tensor"))
     by_columns, by_rows = ColwiseParallel(output_layouts=Replicate()), RowwiseParallel(input_layouts=Replicate())
-    plan = {"first": by_columns, "blocks.0": by_columns, "odd": by_rows}
+    plan = {"first": by_columns, "blocks.0": by_columns, "odd": by_rows} | ({} if in_blocks else {"blocks.1": by_rows})
     parallelize_module(model, mesh["tensor"], plan)
     optc.dist.shard(model, stage=3, mesh=mesh["data"])
 

@@ -93,7 +93,7 @@ class Binding:
     ) -> None:
         """Runs one of the kernels; `varying` has a column entry per member, `numbers` are those of the model by name."""
         of_scalars, of_flags = self.picks[kernel]
-        numbers = placed(numbers, self.device)
+        numbers = placed(numbers, self.device) if numbers else numbers
         scalars = [outcome[0][i] if isinstance(i, int) else numbers[i] for i in of_scalars]
         self.launchers[kernel].launch(varying, scalars, [outcome[1][i] for i in of_flags], factor)
 

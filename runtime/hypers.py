@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from operator import is_
+from types import NoneType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -186,14 +188,18 @@ class Reader:
     values: Values = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     _seen: tuple[Any, ...] = ()
+    _objects: tuple[Any, ...] = ()
 
     def read(self, group: Mapping[str, Any], device: torch.device | None = None) -> Values:
         """The values of `group`, the same object as before if nothing changed; `device`: where it counts, unless on the host.
 
         Raises ValueError as `validate` does.
         """
-        seen = tuple([_snapshot(group.get(hyper.key, _MISSING), device) for hyper in self.schema.hypers])
         hypers = self.schema.hypers
+        objects = tuple([group.get(hyper.key, _MISSING) for hyper in hypers])
+        if objects and len(objects) == len(self._objects) and all(map(is_, objects, self._objects)):
+            return self.values
+        seen = tuple([_snapshot(value, device) for value in objects])
         if len(seen) != len(self._seen):
             changed: Sequence[Hyper] = hypers
         else:
@@ -207,6 +213,7 @@ class Reader:
             self.values = validate(self.schema, {**group, **known})
             self.tensors = {name: tensor for name, (_, tensor) in tensors.items()}
             self._seen = seen
+        self._objects = objects if all(map(_stays, objects)) else ()
         return self.values
 
 
@@ -220,6 +227,11 @@ def _snapshot(value: Any, device: torch.device | None) -> Any:
             return value
         return (value.item(),) if value.numel() == 1 else object()
     return tuple(value) if isinstance(value, list) else value
+
+
+def _stays(value: Any) -> bool:
+    """Whether the same object is the same value for ever."""
+    return all(map(_stays, value)) if type(value) is tuple else isinstance(value, float | int | str | NoneType)
 
 
 def _same(new: Any, old: Any) -> bool:

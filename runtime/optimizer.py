@@ -32,6 +32,7 @@ from optc.runtime.guard import Guard, Watch
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.parted import Parted
 from optc.runtime.participants import Given, Participants
+from optc.runtime.repeat import Repeat
 from optc.runtime.revive import bare
 from optc.runtime.schema import Hyper, Procedure, Schema
 from optc.runtime.steps import Ready
@@ -67,6 +68,7 @@ class Optimizer(Parted):
     _given: set[int]
     _readers: list[hypers.Reader]
     _settled: tuple[State | None, int]
+    _repeat: Repeat | None
     _skipped: bool | Tensor
     _square_sum: Tensor | None
 
@@ -144,13 +146,18 @@ class Optimizer(Parted):
 
     # --- updates -------------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all parameters that have a gradient; returns the closure's loss, if there is a closure.
 
         Raises ValueError for hypers out of range and gradients that cannot be used, TypeError where the update reads the loss
         and there is no closure, or one that returns no number; then nothing has changed.
         """
+        repeat = None if closure is not None or torch.compiler.is_dynamo_compiling() else self._repeat
+        return None if repeat is not None and repeat.run(self) else self._step(closure)
+
+    @torch.no_grad()
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
+        """A step by the long way."""
         returned, (read,) = loss.of_step([self], closure)
         self._run("step", None, read)
         return returned
@@ -174,9 +181,11 @@ class Optimizer(Parted):
         scaling = amp.read(self) if self._scales else amp.Scaling()
         if guard is not None:
             scaling = guard.before(self.param_groups, self._told(), self._shards)
-        steps.together([self], lambda optimizer: optimizer._ready(name, inputs, given, scaling), name)
+        (work,) = steps.together([self], lambda optimizer: optimizer._ready(name, inputs, given, scaling), name)
         if guard is not None:
             guard.after(self._skipped, self.param_groups, self._shards)
+        if name == "step":
+            self._repeat = Repeat.of(self, work)
 
     def _told(self) -> bool:
         """Whether the step itself finds out that a gradient is not finite, before it has changed anything."""
@@ -186,8 +195,12 @@ class Optimizer(Parted):
         """Drops plans where somebody else has changed the state."""
         if not isinstance(self.state, State):
             self.state = State(self.state)
-        if self.state is not self._settled[0] or self.state.changes.count != self._settled[1]:
+        if not self._is_settled():
             self._plans.clear()
+
+    def _is_settled(self) -> bool:
+        """Whether the state is as it was when plans were made to fit it."""
+        return self.state is self._settled[0] and self.state.changes.count == self._settled[1]
 
     def _settle(self) -> None:
         """Plans fit the state as it is now."""
@@ -293,7 +306,10 @@ class Optimizer(Parted):
             self._plans = {index: {name: built[name]} for index, built in self._plans.items() if name in built}
 
     def _present(self, name: str) -> list[plans.Plan | None]:
-        return [self._plans.get(index, {}).get(name) for index in range(len(self.param_groups))]
+        return [self._plan(index, name) for index in range(len(self.param_groups))]
+
+    def _plan(self, index: int, name: str) -> plans.Plan | None:
+        return self._plans.get(index, {}).get(name)
 
     def _build(
         self,
@@ -376,7 +392,7 @@ class Optimizer(Parted):
         """Drops what is derived from groups and state."""
         self._plans, self._exchanges = {}, {}
         self._given = {id(p) for group in getattr(self, "param_groups", ()) for p in group["params"]}
-        self._readers = []
+        self._readers, self._repeat = [], None
         self._settled = None, -1
         self._skipped = False
         self._square_sum = None

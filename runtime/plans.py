@@ -22,8 +22,9 @@ from optc.runtime.draws import draws, first_element
 from optc.runtime.hypers import Facts, Values, holds
 from optc.runtime.pairs import REST
 from optc.runtime.participants import Participants
-from optc.runtime.schema import Condition, Procedure, Schema, State
+from optc.runtime.schema import Procedure, Schema, State
 from optc.runtime.sharding import PLACEMENTS, Runs, Shards, local
+from optc.runtime.statics import Statics
 from optc.runtime.survey import Survey
 from optc.runtime.turns import Cast, Turn
 from optc.runtime.updates import Update
@@ -105,38 +106,6 @@ class Request:
     shards: Shards = PLACEMENTS
 
 
-@dataclass(frozen=True, slots=True)
-class Statics:
-    """What selects variants, and which states there are: conditions on hypers for parameters of some facts, and choices."""
-
-    conditions: Sequence[Condition]
-    facts: Sequence[Facts]
-    choices: Sequence[str]
-    read: Sequence[str]
-
-    @staticmethod
-    def of_schema(schema: Schema, parameters: Sequence[Tensor]) -> Statics:
-        """Those of a schema, for a plan's parameters."""
-        conditions: list[Condition] = [condition for _, condition in schema.flags]
-        conditions += [state.exists for state in schema.states if state.exists is not None]
-        known = {Facts()}
-        if any(not set(Facts._fields).isdisjoint(condition.arguments) for condition in conditions):
-            known = {Facts.of(p) for p in parameters}
-        choices = [name for hyper in schema.hypers if hyper.kind == "choice" for name in hyper.names]
-        choices += [] if schema.pick is None else [schema.pick]
-        read = {name for condition in conditions for name in condition.arguments} - set(Facts._fields)
-        return Statics(conditions, sorted(known), choices, sorted({*read, *choices}))
-
-    def agree(self, values: Values, others: Values) -> bool:
-        """Whether all hypers that matter here are the same; a schedule changes others in every step."""
-        return all(values[name] == others[name] for name in self.read)
-
-    def of(self, values: Values) -> object:
-        """Something that differs whenever a variant or the presence of a state does."""
-        held = [holds(condition, values, facts) for facts in self.facts for condition in self.conditions]
-        return [values[name] for name in self.choices], held
-
-
 @dataclass(slots=True)
 class Plan:
     """Kernels bound to a cast; a turn says who of it takes part. `survey` looks where it can, else `guards`.
@@ -172,10 +141,7 @@ class Plan:
 
         Gradients found by the survey stay alive until `release`.
         """
-        self._pick_the_same(values)
-        fits = values is self.values or self.statics.agree(values, self.values) or self.statics.of(values) == self.static
-        if fits:
-            self.values = values
+        fits = self._fits(values)
         sight = self.survey.look(group) if fits and self.survey is not None else None
         if sight is not None:
             self._present = sight.present
@@ -192,6 +158,26 @@ class Plan:
             return taking, None
         self._survey_anew(group)
         return taking, found
+
+    def again(self, group: Sequence[Tensor], values: Values) -> Column | None:
+        """The gradients where all take part that did in the step before, which may go on; None where Python has to look.
+
+        They stay alive until `release`.
+        """
+        sight = self.survey.look(group) if self.survey is not None and self._fits(values) else None
+        if sight is None or sight.present != self._seen:
+            return None
+        return self.turn.resolved(Gradients(self.turn.parameters, sight.addresses))
+
+    def _fits(self, values: Values) -> bool:
+        """Whether the plan's kernels and states are those for these hypers. Raises ValueError where none could be."""
+        if values is self.values:
+            return True
+        self._pick_the_same(values)
+        fits = self.statics.agree(values, self.values) or self.statics.of(values) == self.static
+        if fits:
+            self.values = values
+        return fits
 
     def _pick_the_same(self, values: Values) -> None:
         """Raises ValueError where other elements would be picked than those that states were made of."""

@@ -78,7 +78,7 @@ class Ready:
             group.update(before)
 
 
-def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready], name: str = "step") -> None:
+def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready], name: str = "step") -> list[Ready]:
     """One step of several optimizers, or an entry called `name`; if one of them cannot do it, nothing has changed.
 
     Those that bound the norm of the gradient wait for each other to have measured theirs: it is that of all of them.
@@ -106,6 +106,7 @@ def together(optimizers: Sequence[Optimizer], ready: Callable[[Optimizer], Ready
     if any(work.edits or work.built for work in works):
         for optimizer in optimizers:
             optimizer._settle()
+    return works
 
 
 def _refuse(optimizers: Sequence[Optimizer], name: str) -> None:

@@ -187,37 +187,53 @@ class Reader:
     schema: Schema
     values: Values = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    _seen: tuple[Any, ...] = ()
-    _objects: tuple[Any, ...] = ()
+    _keys: list[str] = field(default_factory=list)
+    _objects: list[Any] = field(default_factory=list)
+    _seen: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._keys = [hyper.key for hyper in self.schema.hypers]
 
     def read(self, group: Mapping[str, Any], device: torch.device | None = None) -> Values:
         """The values of `group`, the same object as before if nothing changed; `device`: where it counts, unless on the host.
 
         Raises ValueError as `validate` does.
         """
-        hypers = self.schema.hypers
-        objects = tuple([group.get(hyper.key, _MISSING) for hyper in hypers])
-        if objects and len(objects) == len(self._objects) and all(map(is_, objects, self._objects)):
-            return self.values
-        seen = tuple([_snapshot(value, device) for value in objects])
-        if len(seen) != len(self._seen):
-            changed: Sequence[Hyper] = hypers
-        else:
-            changed = [hyper for hyper, new, old in zip(hypers, seen, self._seen, strict=True) if not _same(new, old)]
-        if changed and not any(isinstance(s, Tensor) for s in seen):
-            self.values = validate(self.schema, group, changed, self.values)
-            self.tensors, self._seen = {}, seen
-        elif changed or len(seen) != len(self._seen):
-            tensors = {h.names[0]: (h.key, s) for h, s in zip(hypers, seen, strict=True) if isinstance(s, Tensor)}
-            known = {key: self.values[name] for name, (key, tensor) in tensors.items() if self.tensors.get(name) is tensor}
-            self.values = validate(self.schema, {**group, **known})
-            self.tensors = {name: tensor for name, (_, tensor) in tensors.items()}
-            self._seen = seen
-        self._objects = objects if all(map(_stays, objects)) else ()
+        objects = [group.get(key, _MISSING) for key in self._keys]
+        before = self._objects or [_OPEN] * len(objects)
+        same = list(map(is_, objects, before))
+        if False in same or not self._objects:
+            others = [place for place, stays in enumerate(same) if not stays]
+            seen = self._seen.copy() or [_OPEN] * len(objects)
+            changed = []
+            for place in others:
+                snapshot = _snapshot(objects[place], device)
+                if not _same(snapshot, seen[place]):
+                    changed.append(place)
+                seen[place] = snapshot
+            if changed or not self._objects:
+                self._take(group, changed, seen)
+            for place in others:
+                before[place] = objects[place] if _stays(objects[place]) else _OPEN
+            self._seen, self._objects = seen, before
         return self.values
 
+    def _take(self, group: Mapping[str, Any], changed: Sequence[int], seen: Sequence[Any]) -> None:
+        """Checks what changed, by place; where tensors are to be read by the device, everything but them."""
+        hypers = self.schema.hypers
+        if not self.tensors and not any(isinstance(seen[place], Tensor) for place in changed):
+            self.values = validate(self.schema, group, [hypers[place] for place in changed], self.values)
+            return
+        tensors = {h.names[0]: (h.key, s) for h, s in zip(hypers, seen, strict=True) if isinstance(s, Tensor)}
+        known = {key: self.values[name] for name, (key, tensor) in tensors.items() if self.tensors.get(name) is tensor}
+        self.values = validate(self.schema, {**group, **known})
+        self.tensors = {name: tensor for name, (_, tensor) in tensors.items()}
 
-_MISSING = object()
+
+_MISSING, _OPEN = object(), object()
+"""What no group has: in the place of an entry that is not there, and of one that may be another value next time."""
+_IMMUTABLE = frozenset({float, int, bool, str, NoneType})
+_COMPARED = float, int, str, tuple
 
 
 def _snapshot(value: Any, device: torch.device | None) -> Any:
@@ -231,8 +247,8 @@ def _snapshot(value: Any, device: torch.device | None) -> Any:
 
 def _stays(value: Any) -> bool:
     """Whether the same object is the same value for ever."""
-    return all(map(_stays, value)) if type(value) is tuple else isinstance(value, float | int | str | NoneType)
+    return all(map(_stays, value)) if type(value) is tuple else type(value) in _IMMUTABLE
 
 
 def _same(new: Any, old: Any) -> bool:
-    return new is old or (type(new) is type(old) and isinstance(new, float | int | str | tuple) and bool(new == old))
+    return new is old or (type(new) is type(old) and isinstance(new, _COMPARED) and bool(new == old))

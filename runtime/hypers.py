@@ -204,6 +204,8 @@ class Reader:
         same = list(map(is_, objects, before))
         if False in same or not self._objects:
             others = [place for place, stays in enumerate(same) if not stays]
+            if self._only_numbers(objects, others):
+                return self.values
             seen = self._seen.copy() or [_OPEN] * len(objects)
             changed = []
             for place in others:
@@ -217,6 +219,23 @@ class Reader:
                 before[place] = objects[place] if _stays(objects[place]) else _OPEN
             self._seen, self._objects = seen, before
         return self.values
+
+    def _only_numbers(self, objects: Sequence[Any], others: Sequence[int]) -> bool:
+        """Takes what changed if it is nothing but numbers well in their ranges: a rate, a count. This happens in every step."""
+        if self.tensors or self.schema.requires or not self._objects:
+            return False
+        values = dict(self.values)
+        for place in others:
+            hyper, value = self.schema.hypers[place], objects[place]
+            if type(value) is not (float if hyper.kind == "real" else int) or hyper.kind not in _NUMBERS:
+                return False
+            if hyper.is_tuple or not hyper.low < value < hyper.high:
+                return False
+            values[hyper.names[0]] = float(value)
+        for place in others:
+            self._seen[place] = self._objects[place] = objects[place]
+        self.values = values
+        return True
 
     def _take(self, group: Mapping[str, Any], changed: Sequence[int], seen: Sequence[Any]) -> None:
         """Checks what changed, by place; where tensors are to be read by the device, everything but them."""
@@ -234,6 +253,7 @@ _MISSING, _OPEN = object(), object()
 """What no group has: in the place of an entry that is not there, and of one that may be another value next time."""
 _IMMUTABLE = frozenset({float, int, bool, str, NoneType})
 _COMPARED = float, int, str, tuple
+_NUMBERS = frozenset({"real", "integer"})
 
 
 def _snapshot(value: Any, device: torch.device | None) -> Any:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -250,12 +251,18 @@ def test_hypers_are_read_live() -> None:
     group |= {"betas": (0.7, 0.99), "lr": 0.5}
     second = reader.read(group)
     assert (second["beta1"], second["lr"], reader.read(group) is second) == (0.7, 0.5, True)
-    group["lr"] = -1.0
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"lr = -1\.0"):
-            reader.read(group)
+    for wrong in (-1.0, float("nan"), float("inf"), True, "0.5"):
+        group["lr"] = wrong
+        for _ in range(2):
+            with pytest.raises(ValueError, match="lr = "):
+                reader.read(group)
     group["lr"] = 0.5
     assert reader.read(group) == second
+    for right in (0.125, 0.0, 2, np.float64(0.75)):
+        group["lr"] = right
+        third = reader.read(group)
+        assert third == {**second, "lr": float(right)} and type(third["lr"]) is float
+    assert second["lr"] == 0.5
 
 
 @pytest.mark.parametrize("what", CHANGES)

@@ -152,15 +152,17 @@ class Optimizer(Parted):
         Raises ValueError for hypers out of range and gradients that cannot be used, TypeError where the update reads the loss
         and there is no closure, or one that returns no number; then nothing has changed.
         """
-        repeat = None if closure is not None or torch.compiler.is_dynamo_compiling() else self._repeat
-        return None if repeat is not None and repeat.run(self) else self._step(closure)
+        asks = closure is not None or self._repeat is None  # a step that can be repeated reads no loss
+        returned, (read,) = loss.of_step([self], closure) if asks else (None, (None,))
+        repeat = None if torch.compiler.is_dynamo_compiling() else self._repeat
+        if repeat is None or not repeat.run(self):
+            self._step(read)
+        return returned
 
     @torch.no_grad()
-    def _step(self, closure: Callable[[], Any] | None) -> Any:
+    def _step(self, read: loss.Loss | None) -> None:
         """A step by the long way."""
-        returned, (read,) = loss.of_step([self], closure)
         self._run("step", None, read)
-        return returned
 
     @torch.no_grad()
     def _enter(self, name: str, inputs: Mapping[str, Given]) -> None:

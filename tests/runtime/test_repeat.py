@@ -34,9 +34,9 @@ class Long:
         self.steps = 0
         original = Optimizer._step
 
-        def counted(optimizer: Optimizer, closure: Callable[[], Any] | None) -> Any:
+        def counted(optimizer: Optimizer, read: Any) -> None:
             self.steps += 1
-            return original(optimizer, closure)
+            original(optimizer, read)
 
         monkeypatch.setattr(Optimizer, "_step", counted)
 
@@ -101,6 +101,30 @@ def test_schedules_of_hypers_and_in_the_step_go_it_too(long: Long) -> None:
         for scheduler in schedulers:
             scheduler.step()
     assert long.steps == 2 * (2 + 6)
+
+
+def test_closures_are_called_once_and_go_it_too(long: Long) -> None:
+    ours, theirs = model(), model()
+    optimizers = generated.AdamW(ours, lr=0.1), generated.AdamW(theirs, lr=0.1)
+    called = 0
+
+    def closure() -> Tensor:
+        nonlocal called
+        called += 1
+        optimizers[0].zero_grad()
+        value = torch.stack([p.square().sum() for p in ours]).sum()
+        torch.autograd.backward(value)
+        return value
+
+    for step in range(5):
+        expected = torch.stack([p.square().sum() for p in theirs]).sum()
+        optimizers[1].zero_grad()
+        torch.autograd.backward(expected)
+        assert optimizers[0].step(closure) == expected.detach()
+        optimizers[1].step()
+        assert_equal(ours, theirs)
+        assert called == step + 1
+    assert long.steps == 2 * 2
 
 
 def _closure(optimizer: Any, params: list[nn.Parameter]) -> None:

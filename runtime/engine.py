@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 Stage: TypeAlias = Literal[1, 2, 3]
 Blocks: TypeAlias = Callable[[str, nn.Module], bool] | Sequence[type[nn.Module]] | None
 
 _STAGE = "_optc_stage"
+_WAITS = "_optc_waits"
+_GATHERED: WeakKeyDictionary[nn.Module, frozenset[int]] = WeakKeyDictionary()
+"""Models whose parameters stay gathered after a forward pass, with those that optimizers know: gathered ones are others."""
 
 
 def shard(
@@ -29,7 +35,8 @@ def shard(
         optimizer = optc.create("AdamW", model, lr=3e-4)            # after: the parameters are new ones
 
     `stage`: 1 divides the optimizer's state and gathers parameters once a step, 2 gradients, too, 3 parameters as well, which
-    are gathered block by block in the forward and in the backward pass. (Between steps all stages keep parameters divided.)
+    are gathered block by block in the forward and in the backward pass. (Between steps all stages keep parameters divided: what
+    is gathered still after a step, as by a forward pass to log a sample, is let go.)
     With several backward passes per step call `optc.dist.microbatch` before each: stage 1 then talks in the last one only.
 
     `mesh`: a DeviceMesh of one dimension, or of two to keep replicas along the first (HSDP); all processes, if it is None.
@@ -38,7 +45,7 @@ def shard(
     classes of modules, or a function (name, module) -> bool; without it the modules of every ModuleList, or the children of the
     model.
 
-    Raises ValueError for a stage or precision that there is not and for blocks that no module is, RuntimeError without a
+    Raises ValueError for a stage, mesh or precision that there is not and for blocks that no module is, RuntimeError without a
     process group, ImportError before torch 2.6.
     """
     import torch.distributed as dist
@@ -47,8 +54,13 @@ def shard(
         raise ValueError(f"stage = {stage!r}, but it must be 1, 2 or 3")
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError("there is no process group: call torch.distributed.init_process_group first")
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+    if mesh is not None and not isinstance(mesh, DeviceMesh):
+        raise ValueError(f"mesh = {mesh!r}, but it must be None or what torch.distributed.init_device_mesh makes")
+    if not isinstance(offload, bool):
+        raise ValueError(f"offload = {offload!r}, but it must be True or False")
     if precision == "bf16":
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     elif precision is None:
@@ -62,15 +74,47 @@ def shard(
         fully_shard(module, **options)
     fully_shard(model, **options)
     setattr(model, _STAGE, stage)
+    if stage != 3:
+        _GATHERED[model] = frozenset(map(id, model.parameters()))
+        _watch_steps()
     return model
+
+
+@cache
+def _watch_steps() -> None:
+    """From now on, every step of an optimizer begins with `_require_sums` and ends with `_let_go`."""
+    register_optimizer_step_pre_hook(_require_sums)
+    register_optimizer_step_post_hook(_let_go)
+
+
+def _require_sums(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Raises RuntimeError for a step on gradients that are not added up yet: it would find none."""
+    waiting = [_GATHERED[model] for model in _GATHERED if getattr(model, _WAITS, False)]
+    if waiting and not frozenset().union(*waiting).isdisjoint(id(p) for g in optimizer.param_groups for p in g["params"]):
+        raise RuntimeError(
+            "the gradients are not added up over the processes yet: call optc.dist.microbatch(model, last=True) "
+            "before the last backward pass of a step"
+        )
+
+
+def _let_go(*_: Any) -> None:
+    """Gathered parameters are copies, which a step does not update: FSDP2 would use the old values in the next forward pass."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for model in _GATHERED:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def microbatch(model: nn.Module, last: bool) -> None:
     """Tells a model of `shard` whether the coming backward pass is the last one before a step; call it before the forward pass.
 
-    Under stage 1 gradients are added up whole until then, and parameters stay gathered; others need not know.
+    Under stage 1 gradients are added up whole until then, and parameters stay gathered; others need not know. A step before
+    that raises RuntimeError.
     """
     if getattr(model, _STAGE, None) == 1:
+        setattr(model, _WAITS, not last)
         model.set_requires_gradient_sync(last)  # type: ignore[operator]
         model.set_reshard_after_backward(last)  # type: ignore[operator]
 

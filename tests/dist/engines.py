@@ -34,6 +34,45 @@ def collectives(rank: int, stage: int, accumulate: int) -> dict[str, int]:
     return found
 
 
+def looked_at_before_steps(rank: int, stage: int) -> float:
+    """Training with a forward pass between backward pass and step, as to log a sample, beside that of one process."""
+    found = []
+    for alone in (False, True):
+        torch.manual_seed(0)
+        model = Net() if alone else optc.dist.shard(Net(), stage=stage)  # type: ignore[arg-type]
+        optimizer = optc.create("AdamW", model, lr=1e-2)
+        for step in range(4):
+            model(batch(step, 0, 1) if alone else batch(step, rank, 2)).square().mean().backward()
+            with torch.no_grad():
+                model(batch(99, 0, 1))
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(whole(model))
+    return max(float((found[0][k] - found[1][k]).abs().max()) for k in found[0])
+
+
+def stepped_too_early(rank: int) -> tuple[str, float]:
+    """What a step says after a backward pass that was not the last one, and how far parameters have moved."""
+    torch.manual_seed(0)
+    model = optc.dist.shard(Net(), stage=1)
+    optimizer = optc.create("AdamW", model, lr=1e-2)
+    other = optc.create("AdamW", Net())
+    before = whole(model)
+    optc.dist.microbatch(model, last=False)
+    model(batch(0, rank, 2)).square().mean().backward()
+    other.step()
+    try:
+        optimizer.step()
+        said = ""
+    except RuntimeError as error:
+        said = str(error)
+    moved = max(float((before[k] - x).abs().max()) for k, x in whole(model).items())
+    optc.dist.microbatch(model, last=True)
+    model(batch(1, rank, 2)).square().mean().backward()
+    optimizer.step()
+    return said, moved
+
+
 def low_precision(rank: int) -> tuple[set[torch.dtype], set[torch.dtype], float]:
     """Dtypes of parameters and states under precision="bf16", and how far six steps are from float32."""
     found = []
@@ -82,6 +121,8 @@ def refusals(rank: int) -> list[str]:
         {"stage": 4},
         {"precision": "fp8"},
         {"blocks": [nn.Conv2d]},
+        {"mesh": 3},
+        {"offload": "cpu"},
     ]
     said = []
     for options in wrong:

@@ -23,6 +23,16 @@ def test_stages_talk_as_often_as_they_should(two: Crew, stage: int, accumulate: 
         assert found == {GATHER: gathers, SCATTER: scatters}
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_forward_pass_before_a_step_leaves_no_old_parameters(two: Crew, stage: int) -> None:
+    assert max(two.run(engines.looked_at_before_steps, stage)) < 1e-12
+
+
+def test_a_step_before_the_last_backward_pass_is_refused(two: Crew) -> None:
+    for said, moved in two.run(engines.stepped_too_early):
+        assert "call optc.dist.microbatch(model, last=True)" in said and moved == 0
+
+
 def test_bfloat16_computes_and_float32_keeps(two: Crew) -> None:
     for parameters, states, apart in two.run(engines.low_precision):
         assert parameters == states == {torch.float32}
@@ -44,10 +54,11 @@ def test_blocks_are_found_and_chosen(two: Crew) -> None:
 
 
 def test_wrong_options_are_told(two: Crew) -> None:
-    for stage, precision, blocks in two.run(engines.refusals):
+    for stage, precision, blocks, mesh, offload in two.run(engines.refusals):
         assert stage == "stage = 4, but it must be 1, 2 or 3"
         assert precision == "precision = 'fp8', but it must be None, 'bf16' or a MixedPrecisionPolicy"
         assert blocks.startswith("no module of this model is one of the blocks")
+        assert mesh.startswith("mesh = 3, but it must be None or what") and offload.startswith("offload = 'cpu'")
 
 
 def test_zero1_cuts_whole_contiguous_parameters(two: Crew) -> None:

@@ -94,5 +94,10 @@ def show_sharding(told: Sharding) -> str:
         place = f"{message.procedure}, exchange {message.phase}"
         lines.append(f"    {place}: one all_reduce of {name}, {message.nbytes:,} bytes{among} ({words})")
         lines.append(f"        {', '.join(name for name, _ in message.measures)}")
-    lines += ["", "  Passes run on what is here. What they measure is joined; what follows is computed on all processes alike."]
+    lines += [
+        "",
+        "  Passes run on what is here. What they measure is joined; what follows is computed on all processes alike. These are",
+        "  the messages of two processes with parts by rows. On a mesh of two dimensions there is one along each, for all",
+        "  parameters that are divided along the same dimensions.",
+    ]
     return "\n".join(lines)

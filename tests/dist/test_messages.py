@@ -7,6 +7,7 @@ import pytest
 from tests.dist import messages
 from tests.dist.communication import sent_and_told
 from tests.dist.crew import Crew
+from tests.dist.layouts import SHAPES
 from tests.dist.test_parity import SAMPLE
 
 SEEN = {
@@ -38,3 +39,12 @@ def test_optimizers_send_what_they_tell_on_any_mesh(four: Crew, layout: str) -> 
         for name, told in found.items():
             assert told["sent"] == told["told"], (name, told)
         assert sum(bool(told["sent"]) for told in found.values()) >= 8
+
+
+@pytest.mark.parametrize(("layout", "most"), [("hsdp", 1), ("columns", 1), ("grid", 3), ("strided", 3)])
+def test_messages_are_as_many_for_any_number_of_parameters(four: Crew, layout: str, most: int) -> None:
+    """In an exchange one for all that are divided along the same dimensions of the mesh, along each of these dimensions."""
+    names = ["LAMB", "Adafactor", "CAME", "Prodigy"]
+    few, many = (four.run(sent_and_told, names, layout, 4, SHAPES * times)[0] for times in (1, 3))
+    for name in names:
+        assert 0 < len(few[name]["sent"]) == len(many[name]["sent"]) <= most * few[name]["exchanges"], name

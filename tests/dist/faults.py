@@ -229,3 +229,14 @@ def hypers_differ(rank: int, every: int) -> list[str]:
             q.grad = divided("fsdp", gradient(q.shape, step), 2)
         said.append(refused(optimizer.step))
     return said
+
+
+def gradient_lost(rank: int) -> tuple[str, float]:
+    """One process lacks a gradient of an optimizer that sends nothing: what the step raises, and how far it moved parameters."""
+    alone, parts, _, optimizer = prepared("AdamW", 2)
+    optc.dist.compare(optimizer, 1)
+    before = [p.detach().clone() for p in alone]
+    if rank == 1:
+        parts[1].grad = None
+    said = refused(optimizer.step)
+    return said, difference(before, parts)

@@ -112,3 +112,8 @@ def test_processes_compare_their_hypers(two: Crew) -> None:
         assert "lr of group 0: 0.001 in process 0, 0.5 in process 1" in said[1] and said[1].startswith("RuntimeError")
     for said in two.run(faults.hypers_differ, 2):
         assert [text.split(":")[0] for text in said] == ["nothing", "nothing", "RuntimeError"]
+
+
+def test_processes_compare_their_gradients(two: Crew) -> None:
+    for said, moved in two.run(faults.gradient_lost):
+        assert "the gradient of '1': there in process 0, not there in process 1" in said and moved == 0

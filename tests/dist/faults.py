@@ -232,7 +232,7 @@ def hypers_differ(rank: int, every: int) -> list[str]:
 
 
 def gradient_lost(rank: int) -> tuple[str, float]:
-    """One process lacks a gradient of an optimizer that sends nothing: what the step raises, and how far it moved parameters."""
+    """One process lacks a gradient of an optimizer that sends nothing: what the step raises, how far parameters move."""
     alone, parts, _, optimizer = prepared("AdamW", 2)
     optc.dist.compare(optimizer, 1)
     before = [p.detach().clone() for p in alone]

@@ -43,6 +43,44 @@ def accelerated(rank: int, size: int, name: str, zero1: bool) -> float:
     return difference(*found)
 
 
+def accelerated_in_parts(rank: int, size: int, name: str) -> tuple[bool, float]:
+    """Accelerate's own FSDP2, which replaces the optimizer's parameters: whether it did, and how far one process is.
+
+    Accelerate refuses it without an accelerator, so its state is told that it was asked for.
+    """
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+    from torch.distributed.tensor import DTensor
+
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="no_wrap",
+        cpu_ram_efficient_loading=False,
+        reshard_after_forward=True,
+        state_dict_type="SHARDED_STATE_DICT",
+    )
+    accelerator = Accelerator(cpu=True, step_scheduler_with_optimizer=False)
+    AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
+    found, replaced = [], False
+    for alone in (False, True):
+        torch.manual_seed(0)
+        model: Any = Net()
+        optimizer: Any = optc.create(name, model, lr=1e-3)
+        inner = optimizer
+        if not alone:
+            model, optimizer = accelerator.prepare(model, optimizer)
+            replaced = all(isinstance(p, DTensor) for p in inner.param_groups[0]["params"])
+        for step in range(6):
+            loss = model(batch(step, 0, 1) if alone else batch(step, rank, size)).square().mean()
+            loss.backward() if alone else accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(whole(model))
+    return replaced, difference(*found)
+
+
 def in_deepspeed(rank: int, size: int, name: str, stage: int) -> float | str:
     """DeepSpeed's ZeRO around an optimizer, beside one process on the whole batch; or what the optimizer says to it."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")

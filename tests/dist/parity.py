@@ -105,3 +105,29 @@ def carried(rank: int, name: str, layouts: Sequence[str], size: int, shapes: Seq
         optc.dist.save(path, second)
         found.append(optc.dist.full_state_dict(second)["state"])
     return found
+
+
+def in_bfloat16(rank: int, names: Sequence[str], layout: str, size: int) -> dict[str, float]:
+    """How far bfloat16 parameters, and what lies beside them, are from those of one process after a few steps."""
+    found = {}
+    for name in names:
+        made = []
+        for way in (None, layout):
+            values = (start(shape).bfloat16() for shape in SHAPES)
+            parameters = [torch.nn.Parameter(x if way is None else divided(way, x, size)) for x in values]
+            optimizer = optc.create(name, parameters, lr=1e-2)
+            if way == "zero1":
+                optc.dist.Zero1(optimizer)
+            for step in range(4):
+                for p in parameters:
+                    g = gradient(p.shape, step).bfloat16()
+                    p.grad = g if way is None else divided(way, g, size)
+                optimizer.step()
+            made.append((parameters, optc.dist.full_state_dict(optimizer)["state"]))
+        (alone, states), (parts, others) = made
+        found[name] = difference(alone, parts)
+        for index, slot in states.items():
+            for key, x in slot.items():
+                if not torch.equal(x, others[index][key]):
+                    found[name] = torch.inf
+    return found

@@ -10,7 +10,7 @@ import torch
 
 import optc
 from tests.dist.crew import Crew
-from tests.dist.frameworks import accelerated, in_deepspeed, in_lightning, in_transformers
+from tests.dist.frameworks import accelerated, accelerated_in_parts, in_deepspeed, in_lightning, in_transformers
 from tests.dist.training import difference
 
 
@@ -18,6 +18,17 @@ from tests.dist.training import difference
 @pytest.mark.parametrize("name", ["AdamW", "LAMB", "Adafactor"])
 def test_accelerate_trains_as_one_process_does(two: Crew, name: str, zero1: bool) -> None:
     assert max(two.run(accelerated, 2, name, zero1)) < 1e-12
+
+
+def test_accelerate_divides_parameters_as_one_process_has_them() -> None:
+    """In processes of their own, whose state of Accelerate nobody uses afterwards."""
+    crew = Crew(2)
+    try:
+        for name in ("AdamW", "LAMB", "Adafactor", "AdamW8bit"):
+            for replaced, apart in crew.run(accelerated_in_parts, 2, name):
+                assert replaced and apart < 1e-12, name
+    finally:
+        crew.stop()
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -14,7 +14,7 @@ import optc
 from optc.runtime import communication, registry
 from tests.dist.crew import PATIENCE, Crew
 from tests.dist.layouts import IN_BLOCKS, LAYOUTS, SHAPES
-from tests.dist.parity import STEPS, compare
+from tests.dist.parity import STEPS, compare, in_bfloat16
 
 NAMES = optc.available()
 SAMPLE = (
@@ -109,6 +109,14 @@ def test_every_optimizer_on_the_other_backends(four: Crew, backend: str, layout:
 def test_every_optimizer_natively(four: Crew, layout: str) -> None:
     for found in compared(four, NAMES, layout, "native", patience=600):
         check(found, NAMES)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bfloat16_parameters_are_the_same_to_the_bit(four: Crew, layout: str) -> None:
+    """Alone, with what they lack beside them, and rounded at random."""
+    names = ["AdamW", "AdamWKahan", "AdamWMaster", "AdamW8bitSplit", "AdamWBf16Stochastic"]
+    for found in four.run(in_bfloat16, names, layout, 4):
+        assert found == dict.fromkeys(names, 0.0)
 
 
 @pytest.mark.parametrize("layout", ["fsdp", "columns"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from typing import Any, Literal, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
@@ -18,6 +19,9 @@ _STAGE = "_optc_stage"
 _WAITS = "_optc_waits"
 _GATHERED: WeakKeyDictionary[nn.Module, frozenset[int]] = WeakKeyDictionary()
 """Models whose parameters stay gathered after a forward pass, with those that optimizers know: gathered ones are others."""
+
+_REPLACED: dict[int, ref[Any]] = {}
+"""Parameters, by identity, that are no longer a model's; those that somebody has still."""
 
 
 def shard(
@@ -70,27 +74,43 @@ def shard(
     policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": precision, "offload_policy": policy}
     options["reshard_after_forward"] = stage == 3
+    before = list(model.parameters())
     for module in _blocks(model, blocks):
         fully_shard(module, **options)
     fully_shard(model, **options)
     setattr(model, _STAGE, stage)
+    now = frozenset(map(id, model.parameters()))
     if stage != 3:
-        _GATHERED[model] = frozenset(map(id, model.parameters()))
-        _watch_steps()
+        _GATHERED[model] = now
+    for p in before:
+        if id(p) not in now:
+            _REPLACED[id(p)] = ref(p, partial(_forget, id(p)))
+    _watch_steps()
     return model
+
+
+def _forget(replaced: int, _: ref[Any]) -> None:
+    _REPLACED.pop(replaced, None)
 
 
 @cache
 def _watch_steps() -> None:
-    """From now on, every step of an optimizer begins with `_require_sums` and ends with `_let_go`."""
-    register_optimizer_step_pre_hook(_require_sums)
+    """From now on, every step of an optimizer begins with `_require_gradients` and ends with `_let_go`."""
+    register_optimizer_step_pre_hook(_require_gradients)
     register_optimizer_step_post_hook(_let_go)
 
 
-def _require_sums(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Raises RuntimeError for a step on gradients that are not added up yet: it would find none."""
+def _require_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Raises RuntimeError for a step that would find none: on parameters from before, and before gradients are added up."""
     waiting = [_GATHERED[model] for model in _GATHERED if getattr(model, _WAITS, False)]
-    if waiting and not frozenset().union(*waiting).isdisjoint(id(p) for g in optimizer.param_groups for p in g["params"]):
+    if not waiting and not _REPLACED:
+        return
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not given.isdisjoint(_REPLACED):
+        raise RuntimeError(
+            "this optimizer has parameters that optc.dist.shard has replaced, which get no gradients: make it after shard"
+        )
+    if not given.isdisjoint(chain(*waiting)):
         raise RuntimeError(
             "the gradients are not added up over the processes yet: call optc.dist.microbatch(model, last=True) "
             "before the last backward pass of a step"

@@ -73,6 +73,21 @@ def stepped_too_early(rank: int) -> tuple[str, float]:
     return said, moved
 
 
+def made_too_early(rank: int) -> str:
+    """What a step of an optimizer says that was made before its model was divided."""
+    model = Net()
+    optimizer = optc.create("AdamW", model)
+    optc.dist.shard(model)
+    model(batch(0, rank, 2)).square().mean().backward()
+    try:
+        optimizer.step()
+        said = ""
+    except RuntimeError as error:
+        said = str(error)
+    optc.create("AdamW", model).step()
+    return said
+
+
 def low_precision(rank: int) -> tuple[set[torch.dtype], set[torch.dtype], float]:
     """Dtypes of parameters and states under precision="bf16", and how far six steps are from float32."""
     found = []

@@ -33,6 +33,11 @@ def test_a_step_before_the_last_backward_pass_is_refused(two: Crew) -> None:
         assert "call optc.dist.microbatch(model, last=True)" in said and moved == 0
 
 
+def test_an_optimizer_from_before_is_refused(two: Crew) -> None:
+    for said in two.run(engines.made_too_early):
+        assert said.endswith("make it after shard")
+
+
 def test_bfloat16_computes_and_float32_keeps(two: Crew) -> None:
     for parameters, states, apart in two.run(engines.low_precision):
         assert parameters == states == {torch.float32}

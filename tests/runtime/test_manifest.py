@@ -155,7 +155,7 @@ def test_random_damage_is_one_error_or_harmless(tmp_path: Path) -> None:
     pristine = json.loads((folder / "optc.json").read_text())
     before = repr(optimizer.state_dict()), repr(net.state_dict())
     outcomes = {"refused": 0, "loaded": 0}
-    for _ in range(600):
+    for _ in range(300):
         found = damaged(pristine, draw)
         (folder / "optc.json").write_text(json.dumps(found))
         try:

@@ -217,8 +217,15 @@ def in_rows(x: Tensor, shape: Sequence[int]) -> Tensor:
 
     So parts of columns are one piece of it. Everything else is left as it is; memory is shared.
     """
-    rows = math.prod(shape[:-1])
-    if len(x.shape) != 1 or len(shape) < 2 or x.shape[0] % max(rows, 1) or not x.shape[0]:
+    folded = rows_of(x.shape, shape)
+    if folded is None:
         return x
-    folded = rows, x.shape[0] // rows
     return Part.of(x.here, x.place, folded) if isinstance(x, Part) else x.view(folded)
+
+
+def rows_of(own: Sequence[int], shape: Sequence[int]) -> tuple[int, int] | None:
+    """The shape of these rows; None where there are none."""
+    rows = math.prod(shape[:-1])
+    if len(own) != 1 or len(shape) < 2 or not rows or not own[0] or own[0] % rows:
+        return None
+    return rows, own[0] // rows

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from optc.runtime.checkpoint_coders import CODERS
 from optc.runtime.checkpoint_codes import STORING, codebook
 from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.divisible import block
+from optc.runtime.manifest import decoded
 from optc.runtime.names import bared, listed
 from optc.runtime.pairs import REST
 from optc.runtime.parted import TYPE
@@ -30,10 +32,68 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a load has found: parameters that only the optimizer has, those that only the checkpoint has."""
+    """What a load has found: parameters that only the optimizer has, those that only the checkpoint has.
+
+    And the tensors that only the model has, and those of a model that only the checkpoint has.
+    """
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
+    model_missing: tuple[str, ...] = ()
+    model_unexpected: tuple[str, ...] = ()
+
+    def problems(self) -> list[str]:
+        """All of it, a line each."""
+        found = [f"{name!r} is not in the checkpoint" for name in self.missing]
+        found += [f"{name!r} is only in the checkpoint" for name in self.unexpected]
+        found += [f"the model's {name!r} is not in the checkpoint" for name in self.model_missing]
+        return found + [f"the model's {name!r} is only in the checkpoint" for name in self.model_unexpected]
+
+    def summary(self) -> str:
+        """How much of it there is; nothing where there is none."""
+        sides = (
+            ("parameters", self.missing, self.unexpected),
+            ("tensors of the model", self.model_missing, self.model_unexpected),
+        )
+        return ", ".join(
+            f"{len(missing)} {what} are not in the checkpoint ({_some(missing)}), {len(unexpected)} are only there "
+            f"({_some(unexpected)})"
+            for what, missing, unexpected in sides
+            if missing or unexpected
+        )
+
+
+@dataclass(slots=True)
+class FittingModel:
+    """Brings together what a checkpoint has of a model and the model that is here, whatever is put around it.
+
+    `there`: what the checkpoint tells of its tensors. `called`: the names of those that both have, by the keys of a state dict.
+    """
+
+    state: Mapping[str, Tensor]
+    there: Mapping[str, Any]
+    called: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+    def check(self) -> list[str]:
+        """Finds them. Returns those that have another shape, a line each."""
+        names = bared(self.state)
+        self.called = {key: name for key, name in names.items() if name in self.there}
+        self.missing = tuple(name for name in names.values() if name not in self.there)
+        self.unexpected = tuple(sorted(self.there.keys() - set(names.values())))
+        shapes_of = {
+            name: (tuple(self.there[name]["shape"]), tuple(self.state[key].shape)) for key, name in self.called.items()
+        }
+        return [
+            f"the model's {name!r} has shape {there} there and {here} here"
+            for name, (there, here) in shapes_of.items()
+            if there != here
+        ]
+
+    def templates(self) -> dict[str, Tensor]:
+        """What is to be read, by the keys of the model's state dict."""
+        return {key: torch.empty_like(self.state[key]) for key in self.called}
 
 
 @dataclass(slots=True)
@@ -43,6 +103,7 @@ class Fitting:
     optimizer: Parted
     manifest: Mapping[str, Any]
     folder: Path
+    model: FittingModel | None = None
     templates: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
 
@@ -55,6 +116,7 @@ class Fitting:
         there = {name: manifest["parts"][group["part"]] for group in manifest["groups"] for name in group["names"]}
         missing = tuple(name for name in self.names if name not in there)
         unexpected = tuple(sorted(there.keys() - set(self.names)))
+        report = Loaded(missing, unexpected)
         for name, (p, schema, group) in zip(self.names, self._owned(), strict=True):
             if name not in there:
                 continue
@@ -63,27 +125,26 @@ class Fitting:
                 continue
             if name not in saved:
                 continue
-            if list(p.shape) != saved[name].get("shape"):
-                problems.append(f"{name!r} has shape {tuple(saved[name].get('shape', ()))} there and {tuple(p.shape)} here")
+            if list(p.shape) != saved[name]["shape"]:
+                problems.append(f"{name!r} has shape {tuple(saved[name]['shape'])} there and {tuple(p.shape)} here")
                 continue
             try:
                 self.templates[name] = self._template(p, schema, group, saved[name]["entries"], there[name]["states"])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except ValueError as error:
                 problems.append(f"{name!r}: {error}")
-        if strict and (missing or unexpected):
-            problems += [f"{name!r} is not in the checkpoint" for name in missing]
-            problems += [f"{name!r} is only in the checkpoint" for name in unexpected]
+        if self.model is not None:
+            problems += self.model.check()
+            report = replace(report, model_missing=self.model.missing, model_unexpected=self.model.unexpected)
+        if strict:
+            problems += report.problems()
         if problems:
             raise ValueError(
                 listed(f"{self.folder} does not fit this {self.optimizer._called()}, nothing was loaded:", problems)
             )
-        if missing or unexpected:
-            warnings.warn(
-                f"{self.folder}: {len(missing)} parameters are not in the checkpoint ({_some(missing)}), {len(unexpected)} are "
-                f"only there ({_some(unexpected)}); the others were loaded",
-                stacklevel=stacklevel(),
-            )
-        return Loaded(missing, unexpected)
+        summary = report.summary()
+        if summary:
+            warnings.warn(f"{self.folder}: {summary}; the others were loaded", stacklevel=stacklevel())
+        return report
 
     def _changed_specs(self) -> list[str]:
         """States that specs have no more; warns where one has changed otherwise. Raises ValueError for other optimizers."""
@@ -114,7 +175,7 @@ class Fitting:
     def _matched(self) -> list[str]:
         """What the checkpoint calls this optimizer's parameters: by their names, or, where one side has none, by place."""
         own, groups = self.optimizer.param_groups, self.manifest["groups"]
-        here = names_of(self.optimizer)
+        here = distinct_names(self.optimizer)
         there = [name for group in groups for name in group["names"]]
         if all("param_names" in group for group in own) and all(group.get("named") for group in groups):
             called = {plain: name for name, plain in bared(there).items()}
@@ -174,6 +235,15 @@ def _place(key: str, shard: Shard, entries: Mapping[str, Any], states: Mapping[s
     return None
 
 
+def distinct_names(optimizer: Parted) -> list[str]:
+    """The same. Raises ValueError where two parameters have one name."""
+    names = names_of(optimizer)
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise ValueError(f"two parameters of this optimizer are called {twice!r}: give them names of their own")
+    return names
+
+
 def names_of(optimizer: Parted) -> list[str]:
     """What parameters are called, by the numbers that state dicts give them: names of groups that have some, else numbers."""
     found: list[str] = []
@@ -181,19 +251,6 @@ def names_of(optimizer: Parted) -> list[str]:
         own = group.get("param_names") or [str(len(found) + place) for place in range(len(group["params"]))]
         found += [str(name) for name in own]
     return found
-
-
-def decoded(x: Any) -> Any:
-    """A value of a group, as JSON has it."""
-    if isinstance(x, list):
-        return [decoded(value) for value in x]
-    if not isinstance(x, dict):
-        return x
-    if "tensor" in x:
-        return torch.tensor(x["tensor"], dtype=getattr(torch, str(x.get("dtype", "float32"))))
-    if "tuple" in x:
-        return tuple(decoded(value) for value in x["tuple"])
-    return {key: decoded(value) for key, value in x["table"].items()} if "table" in x else x.get("text")
 
 
 def _same(part: Mapping[str, Any], schema: Schema) -> bool:

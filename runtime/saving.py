@@ -11,25 +11,20 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import torch
 from torch import Tensor, nn
 
-from optc.runtime.checkpoint_names import NAMES
-from optc.runtime.checkpoint_spec import SPEC
-from optc.runtime.codebook import Codebook
 from optc.runtime.collectives import from_all
+from optc.runtime.manifest import MANIFEST, described, read_manifest, require_tensors
 from optc.runtime.names import bared
 from optc.runtime.parts import in_rows
-from optc.runtime.saved_fitting import Fitting, Loaded, names_of
-from optc.runtime.schema import State
+from optc.runtime.saved_fitting import Fitting, FittingModel, Loaded, distinct_names
+from optc.runtime.saved_index import first_line, model_key, read_index, require_files, slot_key
 
 if TYPE_CHECKING:
     from optc.runtime.parted import Parted
@@ -38,41 +33,41 @@ T = TypeVar("T")
 
 LATEST = "latest"
 """The file that names the folder of the last whole save."""
-MANIFEST = "optc.json"
-FORMAT = 3
 
 
 def save(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | None = None, *, keep: int = 1) -> Path:
     """Saves an optimizer and, if it is given, a model; all processes of the default group call it, and it waits for all.
 
-    Each process writes what it has: of parameters that are divided (FSDP2, tensor parallelism, `optc.dist.Zero1`) its part. Of
-    earlier saves at the same place the last `keep` are kept. Parameters are known by the names that the optimizer has of them
-    (`optc.create("AdamW", model)` gives it all), without what DistributedDataParallel and torch.compile put before names, else
-    by their places.
+    Each process writes what it has: of parameters that are divided (FSDP2, tensor parallelism, `optc.dist.Zero1`) its part. So
+    all of them must see the same folder. Of earlier saves at the same place the last `keep` are kept. Parameters are known by
+    the names that the optimizer has of them (`optc.create("AdamW", model)` gives it all), without what DistributedDataParallel
+    and torch.compile put before names, else by their places.
 
-    Returns the folder that was written. Raises OSError where that is not possible; then what was there is as it was.
+    Returns the folder that was written. Raises OSError where that is not possible, ValueError where it makes no sense; then
+    what was there is as it was.
     """
     root = Path(path)
-    names = names_of(optimizer)
+    number = _agreed(lambda: _next_number(root, keep))
+    names = distinct_names(optimizer)
     packed = optimizer.state_dict()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots = {names[index]: slot for index, slot in packed["state"].items()}
     tensors = _of_optimizer(slots, {name: p.shape for name, p in zip(names, parameters, strict=True)})
-    if model is not None:
-        tensors |= _of_model(dict(_tensors(model.state_dict())))
-    number = _agreed(lambda: 1 + max((n for n, _ in _saves(root)), default=0))
+    of_model = None if model is None else _bare(dict(_tensors(model.state_dict())))
+    tensors |= {model_key(name): x for name, x in (of_model or {}).items()}
     folder = root / f"save-{number:06d}"
     _agreed(lambda: folder.mkdir(parents=True))
     _dcp("save", tensors, folder)
-    _agreed(lambda: _commit(root, folder, _manifest(optimizer, names, packed, model is not None), keep))
+    _agreed(lambda: _commit(root, folder, described(optimizer, names, packed, of_model), keep))
     return folder
 
 
 def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | None = None, *, strict: bool = True) -> Loaded:
     """Loads what `save` has saved, whoever saved it: other numbers of processes, other divisions, other storages of states.
 
-    States go to parameters by name, where optimizer and checkpoint have names, else by place. Without `strict` parameters that
-    only one side has are left alone, and told by what is returned, and in a warning.
+    States go to parameters by name, where optimizer and checkpoint have names, else by place; tensors go to the model by name.
+    Without `strict` parameters and tensors that only one side has are left alone, and told by what is returned, and in a
+    warning.
 
     Raises FileNotFoundError where there is no whole save, ValueError with everything that does not fit: another optimizer,
     states that the spec does not have any more, parameters of other shapes, files that are damaged. Then neither optimizer nor
@@ -82,19 +77,24 @@ def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
 
     def fitted() -> tuple[Path, Fitting, Loaded, dict[str, Any], dict[str, Tensor]]:
         folder = latest(path)
-        manifest = _read_manifest(folder)
-        fitting = Fitting(optimizer, manifest, folder)
-        report = fitting.check(strict)
-        if model is not None and not manifest.get("model"):
+        manifest = read_manifest(folder)
+        require_tensors(folder, manifest, read_index(folder))
+        if model is not None and manifest["model"] is None:
             raise ValueError(f"{folder} has no model: load the optimizer alone")
-        of_model = {} if model is None else {key: _fresh(x) for key, x in _tensors(model.state_dict())}
-        return folder, fitting, report, fitting.packed(), of_model
+        fitting_model = None if model is None else FittingModel(dict(_tensors(model.state_dict())), manifest["model"])
+        fitting = Fitting(optimizer, manifest, folder, fitting_model)
+        report = fitting.check(strict)
+        return folder, fitting, report, fitting.packed(), {} if fitting_model is None else fitting_model.templates()
 
     folder, fitting, report, packed, of_model = _in_all(fitted)
     shapes = {name: fitting.manifest["parameters"][name]["shape"] for name in fitting.templates}
     tensors = _of_optimizer(fitting.templates, shapes)
-    _dcp("load", tensors | _of_model(of_model), folder)
-    optimizer.load_state_dict(packed)
+    called = {} if fitting.model is None else fitting.model.called
+    _dcp("load", tensors | {model_key(called[key]): x for key, x in of_model.items()}, folder)
+    try:
+        optimizer.load_state_dict(packed)
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}") from None
     if model is not None:
         model.load_state_dict(of_model, strict=False)
     return report
@@ -103,100 +103,64 @@ def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
 def latest(path: str | os.PathLike[str]) -> Path:
     """The folder of the last whole save. Raises FileNotFoundError without one."""
     root = Path(path)
-    if (root / MANIFEST).is_file():
+    if _is_whole(root):
         return root
     try:
         name = (root / LATEST).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise FileNotFoundError(f"{root / LATEST} is not text: write the name of a save-… folder into it") from None
     except OSError as error:
         raise FileNotFoundError(f"{root} has no checkpoint: no save there has come to its end") from error
     folder = root / Path(name).name
-    if not (folder / MANIFEST).is_file():
-        raise FileNotFoundError(f"{root / LATEST} names {name!r}, which is not there: name another save-… folder in it")
+    if not _is_whole(folder):
+        raise FileNotFoundError(f"{root / LATEST} names {name[:80]!r}, which is not there: name another save-… folder in it")
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a save has come to its end there."""
+    return os.path.isfile(folder / MANIFEST)  # Path.is_file raises for names that no file can have
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------------
 
 
-def _manifest(optimizer: Parted, names: Sequence[str], packed: Mapping[str, Any], has_model: bool) -> dict[str, Any]:
-    """What the tensors of a save are."""
-    parts = optimizer._schemas()
-    part_of = {number: at for at, (_, numbers) in enumerate(parts) for number in numbers}
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {
-        "format": FORMAT,
-        "parts": [
-            {
-                "optimizer": schema.name,
-                "spec": schema.digest,
-                "states": {state.key: _described(state) for state in schema.of_parameters},
-            }
-            for schema, _ in parts
-        ],
-        "model": has_model,
-        "groups": [
-            {
-                "part": part_of[number],
-                "names": [names[index] for index in group["params"]],
-                "named": NAMES in group,
-                "hypers": {key: _encoded(x) for key, x in group.items() if key not in ("params", NAMES, SPEC)},
-            }
-            for number, group in enumerate(packed["param_groups"])
-        ],
-        "parameters": {
-            names[index]: {
-                "shape": list(parameters[index].shape),
-                "entries": {key: {"dtype": _dtype(x), "shape": list(x.shape)} for key, x in _tensors(slot)},
-            }
-            for index, slot in packed["state"].items()
-        },
-    }
-
-
-def _described(state: State) -> dict[str, Any]:
-    book = {**asdict(state.storage), "levels": list(state.storage.levels)} if isinstance(state.storage, Codebook) else None
-    return {"extent": state.extent, "host": state.host, "scale_key": state.scale_key, "codes": book}
-
-
-def _dtype(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
+def _next_number(root: Path, keep: int) -> int:
+    """The number of a new save. Raises ValueError where none can be made as it is asked for."""
+    if not isinstance(keep, int) or keep < 0:
+        raise ValueError(f"keep must be a whole number of earlier saves, 0 or above, not {keep!r}")
+    if _is_whole(root):
+        raise ValueError(f"{root} is a save itself, not a folder of saves: save to the folder above it, {root.parent}")
+    return 1 + max((number for number, _ in _saves(root)), default=0)
 
 
 def _of_optimizer(slots: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """The tensors of an optimizer's state as checkpoints have them, by the names of its parameters, whose shapes are given."""
     entries = ((name, key, x) for name, slot in slots.items() for key, x in _tensors(slot))
-    return {f"optimizer/{name}/{key}": in_rows(x, shapes[name]) for name, key, x in entries}
+    return {slot_key(name, key): in_rows(x, shapes[name]) for name, key, x in entries}
 
 
-def _of_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same of a model's, however it is wrapped."""
+def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model, however it is wrapped."""
     plain = bared(tensors)
-    return {f"model/{plain[key]}": x for key, x in tensors.items()}
+    return {plain[key]: x for key, x in tensors.items()}
 
 
 def _tensors(table: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     return ((key, x) for key, x in table.items() if isinstance(x, Tensor))
 
 
-def _encoded(x: Any) -> Any:
-    """A value of a group in JSON, which knows no tensors and tuples."""
-    if isinstance(x, Tensor):
-        return {"tensor": x.tolist(), "dtype": _dtype(x)}
-    if isinstance(x, tuple):
-        return {"tuple": [_encoded(value) for value in x]}
-    if isinstance(x, list):
-        return [_encoded(value) for value in x]
-    if isinstance(x, Mapping):
-        return {"table": {str(key): _encoded(value) for key, value in x.items()}}
-    return x if x is None or isinstance(x, bool | int | float | str) else {"text": str(x)}
-
-
 def _commit(root: Path, folder: Path, manifest: Mapping[str, Any], keep: int) -> None:
-    """Makes a save the latest, in one step, then removes old ones."""
+    """Makes a save the latest, in one step, then removes old ones, and those that have not come to their end."""
+    require_files(folder)
     _write(folder / MANIFEST, json.dumps(manifest, indent=1))
     _write(root / LATEST, folder.name + "\n")
-    for _, old in [s for s in sorted(_saves(root)) if s[1].name != folder.name][: -keep or None]:
-        shutil.rmtree(old, ignore_errors=True)
+    others = [old for _, old in sorted(_saves(root)) if old.name != folder.name]
+    whole = [old for old in others if _is_whole(old)]
+    kept = whole[len(whole) - keep :] if keep < len(whole) else whole
+    for old in others:
+        if old not in kept:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(path: Path, text: str) -> None:
@@ -217,43 +181,6 @@ def _saves(root: Path) -> list[tuple[int, Path]]:
         if folder.is_dir() and number.isdecimal():
             found.append((int(number), folder))
     return found
-
-
-# --- reading ------------------------------------------------------------------------------------------------------------------
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises ValueError for what is no manifest."""
-    try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / MANIFEST} cannot be read: {error}") from None
-    if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
-        raise ValueError(f"{folder} was saved in format {found['format']!r}; this version of optc reads {FORMAT}")
-    if not _well_formed(found):
-        raise ValueError(f"{folder / MANIFEST} is not the description of a checkpoint")
-    read: dict[str, Any] = found
-    return read
-
-
-def _well_formed(found: Any) -> bool:
-    """Whether it has optimizers, groups of each, and parameters."""
-    if not isinstance(found, dict) or not isinstance(found.get("parameters"), dict):
-        return False
-    parts, groups = found.get("parts"), found.get("groups")
-    if not _are_tables(parts) or not _are_tables(groups):
-        return False
-    described = all(isinstance(one.get("optimizer"), str) and isinstance(one.get("states"), dict) for one in parts)
-    return described and all(group.get("part") in range(len(parts)) and "names" in group for group in groups)
-
-
-def _are_tables(found: Any) -> TypeGuard[list[dict[str, Any]]]:
-    return isinstance(found, list) and all(isinstance(row, dict) for row in found)
-
-
-def _fresh(x: Tensor) -> Tensor:
-    """Memory like a tensor's, to read into."""
-    return torch.empty_like(x)
 
 
 # --- processes ----------------------------------------------------------------------------------------------------------------
@@ -313,13 +240,7 @@ def _dcp(what: str, tensors: dict[str, Tensor], folder: Path) -> None:
             warnings.simplefilter("ignore")
             (write if what == "save" else read)(tensors, checkpoint_id=folder, no_dist=_alone())
     except CheckpointException as error:
-        causes = "; ".join(sorted({_first_line(cause) for cause, _ in error.failures.values()}))
+        causes = "; ".join(sorted({first_line(cause) for cause, _ in error.failures.values()}))
         raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {done}: {causes}") from None
     except (OSError, EOFError, RuntimeError, KeyError) as error:
-        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {done}: {_first_line(error)}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, EOFError | pickle.UnpicklingError):  # where torch advises to execute what is in the file
-        return "a file ends too early, or is none of torch.save"
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise (OSError if what == "save" else ValueError)(f"{folder} cannot be {done}: {first_line(error)}") from None

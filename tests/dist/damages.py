@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
 import optc
 from tests.dist.kills import timed
-from tests.dist.training import built, train, whole
+from tests.dist.training import Net, built, difference, train, whole
 
 
 def _manifest(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
@@ -55,11 +57,24 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a tensor that is not there": (
         _manifest(lambda found: found["parameters"]["last.bias"]["entries"].update(other={"dtype": "float32", "shape": [1]})),
-        "ValueError: {} cannot be loaded: Missing key in checkpoint state_dict: optimizer/last.bias/other",
+        "ValueError: {}/optc.json is not the description of this checkpoint: the files have no 'optimizer/last.bias/other'",
     ),
     "an entry without a shape": (
         _manifest(lambda found: found["parameters"]["last.bias"]["entries"]["exp_avg"].pop("shape")),
-        "ValueError: {} does not fit this AdamW, nothing was loaded:\n  'last.bias': 'shape'",
+        "ValueError: {}/optc.json is not the description of a checkpoint: "
+        "parameters['last.bias'].entries['exp_avg'] lacks 'shape'",
+    ),
+    "a tensor of the model that is not there": (
+        _manifest(lambda found: found["model"].update(other={"dtype": "float32", "shape": [1]})),
+        "ValueError: {}/optc.json is not the description of this checkpoint: the files have no 'model/other'",
+    ),
+    "a tensor of the model that is not told": (
+        _manifest(lambda found: found["model"].pop("last.bias")),
+        "ValueError: {} does not fit this AdamW, nothing was loaded:\n  the model's 'last.bias' is not in the checkpoint",
+    ),
+    "a learning rate that is none": (
+        _manifest(lambda found: found["groups"][0]["hypers"].update(lr=-1)),
+        "ValueError: {} cannot be loaded: this state dict does not fit AdamW, nothing was loaded:\n  group 0: AdamW: lr",
     ),
 }
 """What is done to a save of two processes, and how the error starts, in all of them."""
@@ -91,6 +106,48 @@ def loaded_by_others(rank: int, path: Path) -> dict[str, tuple[float, str, bool]
         seconds, said = timed(lambda: optc.dist.load(path, optimizer, model))  # noqa: B023
         found[name] = seconds, said, _facts(model, optimizer) == before
     return found
+
+
+def saved_apart(rank: int, engine: str, path: Path) -> tuple[str, bool, list[str], str]:
+    """A save to folders that processes do not share, which keeps nothing else: what it raises, whether what was saved before
+    still loads, what is in the first one's folder, and which save is the latest.
+    """
+    model, optimizer = _trained(engine, path)
+    optc.dist.save(path, optimizer, _inner(model))  # has one before it
+    before = _facts(model, optimizer)
+    train(model, optimizer, range(3, 4))
+    _, said = timed(lambda: optc.dist.save(path / "apart" if rank else path, optimizer, _inner(model), keep=0))
+    optc.dist.load(path, optimizer, _inner(model))
+    saves = sorted(folder.name for folder in path.glob("save-*") if (folder / "optc.json").exists())
+    return said, _facts(model, optimizer) == before, saves, optc.dist.latest(path).name
+
+
+def loaded_by_larger(rank: int, path: Path) -> tuple[str, bool, tuple[Any, ...], bool]:
+    """A load into a divided model that has a layer and a buffer more: what it raises, whether all is as it was, and what is
+    told without `strict`; whether the rest is loaded then.
+    """
+    saved, _ = _trained("stage3", path)
+    model = Larger()
+    optc.dist.shard(model)
+    optimizer = optc.create("AdamW", optc.groups.no_decay(model, 0.1))
+    before = _facts(model, optimizer)
+    _, said = timed(lambda: optc.dist.load(path, optimizer, model))
+    unchanged = _facts(model, optimizer) == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = optc.dist.load(path, optimizer, model, strict=False)
+        optc.dist.load(path, optc.create("AdamW", optc.groups.no_decay(saved, 0.1)), saved)
+    rest = {name: x for name, x in whole(model).items() if not name.startswith("extra")}
+    return said, unchanged, (report.missing, report.model_missing), difference(rest, whole(saved)) == 0
+
+
+class Larger(Net):
+    """With a layer and a buffer that others lack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Linear(5, 3).double()
+        self.register_buffer("stats", torch.ones(2))
 
 
 OTHERS: dict[str, Callable[[int, nn.Module], Any]] = {

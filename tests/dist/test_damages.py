@@ -42,3 +42,18 @@ def test_what_does_not_fit_in_one_process_is_told_by_all(two: Crew, tmp_path: Pa
         for name, (seconds, said, unchanged) in found.items():
             assert said.startswith(IN_THE_SECOND[name][rank].format(tmp_path / "save-000001")), (name, said)
             assert unchanged and seconds < 10, name
+
+
+@pytest.mark.parametrize("engine", ["stage3", "zero1"])
+def test_folders_that_are_not_shared_are_told_and_nothing_is_lost(two: Crew, tmp_path: Path, engine: str) -> None:
+    (first, *kept), (second, *also_kept) = two.run(damages.saved_apart, engine, tmp_path)
+    told = f"OSError: {tmp_path / 'save-000003'} lacks 1 of the files that processes have written, '__1_0.distcp' for one: "
+    assert first == second and first.startswith(told + "they do not share this folder; save to a path that all of them see")
+    assert kept == also_kept == [True, ["save-000001", "save-000002"], "save-000002"]
+
+
+def test_a_divided_model_that_has_more_takes_the_rest(two: Crew, tmp_path: Path) -> None:
+    for said, unchanged, told, loaded in two.run(damages.loaded_by_larger, tmp_path):
+        assert "the model's 'extra.weight' is not in the checkpoint\n  the model's 'extra.bias' is not" in said and unchanged
+        assert {*told[0]} == {"extra.weight", "extra.bias"} and {*told[1]} == {"extra.weight", "extra.bias", "stats"}
+        assert loaded

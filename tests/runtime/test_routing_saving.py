@@ -173,6 +173,6 @@ def test_files_of_another_format_are_told(tmp_path: Path) -> None:
     optimizer = routed(model)
     folder = save(tmp_path, optimizer)
     manifest = folder / "optc.json"
-    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 1'))
-    with pytest.raises(ValueError, match="was saved in format 1; this version of optc reads 3"):
+    manifest.write_text(manifest.read_text().replace('"format": 4', '"format": 1'))
+    with pytest.raises(ValueError, match="was saved in format 1; this version of optc reads 4"):
         load(tmp_path, optimizer)

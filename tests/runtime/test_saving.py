@@ -235,7 +235,7 @@ def test_an_interrupted_save_leaves_the_one_before(tmp_path: Path, monkeypatch: 
     save(tmp_path, optimizer)
     load(tmp_path, other)
     assert state_of(other) == state_of(optimizer)
-    assert [folder.name for folder in sorted(tmp_path.glob("save-*"))] == ["save-000002", "save-000003"]
+    assert [folder.name for folder in sorted(tmp_path.glob("save-*"))] == ["save-000001", "save-000003"]  # the whole ones
 
 
 def test_earlier_saves_are_kept_as_asked(tmp_path: Path) -> None:
@@ -244,6 +244,74 @@ def test_earlier_saves_are_kept_as_asked(tmp_path: Path) -> None:
         save(tmp_path, optimizer, keep=2)
     assert [folder.name for folder in sorted(tmp_path.glob("save-*"))] == ["save-000003", "save-000004", "save-000005"]
     load(tmp_path / "save-000004", optimizer)
+
+
+@pytest.mark.parametrize("keep", [-1, 1.5, None])
+def test_what_cannot_be_kept_is_refused_before_anything(tmp_path: Path, keep: Any) -> None:
+    optimizer = trained("AdamW", model())
+    for _ in range(3):
+        save(tmp_path, optimizer, keep=5)
+    with pytest.raises(ValueError, match=f"keep must be a whole number of earlier saves, 0 or above, not {keep}"):
+        save(tmp_path, optimizer, keep=keep)
+    assert [folder.name for folder in sorted(tmp_path.iterdir())] == ["latest", "save-000001", "save-000002", "save-000003"]
+    assert (tmp_path / "latest").read_text() == "save-000003\n"
+    save(tmp_path, optimizer, keep=0)
+    assert [folder.name for folder in sorted(tmp_path.glob("save-*"))] == ["save-000004"]
+
+
+def test_a_save_is_no_folder_of_saves(tmp_path: Path) -> None:
+    optimizer = trained("AdamW", model())
+    folder = save(tmp_path, optimizer)
+    before = sorted(folder.iterdir())
+    with pytest.raises(ValueError, match=f"save-000001 is a save itself, .* save to the folder above it, {tmp_path}"):
+        save(folder, optimizer)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_two_parameters_of_one_name_are_refused(tmp_path: Path) -> None:
+    """One's state would be put in the place of the other's."""
+    twins = optc.create("AdamW", [("a", nn.Parameter(torch.ones(2))), ("a", nn.Parameter(torch.ones(2)))])
+    with pytest.raises(ValueError, match="two parameters of this optimizer are called 'a'"):
+        save(tmp_path, twins)
+    assert not list(tmp_path.iterdir())
+    save(tmp_path, optc.create("AdamW", [("a", nn.Parameter(torch.ones(2)))]))
+    with pytest.raises(ValueError, match="two parameters of this optimizer are called 'a'"):
+        load(tmp_path, twins)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe\x00", b"", b"a\x00b", b"x" * 5000, b"a\nb", b"..", b"../save-000001/.."])
+def test_an_unusable_pointer_is_one_error(tmp_path: Path, name: bytes) -> None:
+    optimizer = trained("AdamW", model())
+    save(tmp_path / "at", optimizer)
+    (tmp_path / "at" / "latest").write_bytes(name)
+    with pytest.raises(FileNotFoundError) as raised:
+        load(tmp_path / "at", optimizer)
+    told = str(raised.value)
+    assert "\n" not in told and len(told) < 300 and str(tmp_path / "at" / "latest") in told and "save-…" in told
+
+
+def test_a_file_that_did_not_arrive_is_told_before_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optc.runtime import saving
+
+    optimizer = trained("AdamW", model())
+    save(tmp_path, optimizer)
+    kept = state_of(optimizer)
+    train(model(), optimizer, range(3, 4))
+    written = saving._dcp
+
+    def lost(what: str, tensors: dict[str, Tensor], folder: Path) -> None:
+        written(what, tensors, folder)
+        if what == "save":
+            next(folder.glob("*.distcp")).unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "_dcp", lost)
+        with pytest.raises(OSError, match=r"save-000002 lacks 1 of the files .* '__0_0.distcp' .* a path that all of them see"):
+            save(tmp_path, optimizer)
+    assert latest(tmp_path) == tmp_path / "save-000001" and not (tmp_path / "save-000002" / "optc.json").exists()
+    other = optc.create("AdamW", model())
+    load(tmp_path, other)
+    assert state_of(other) == kept
 
 
 def test_nowhere_to_save(tmp_path: Path) -> None:

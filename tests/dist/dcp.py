@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -14,6 +13,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from tests.dist.training import built, train, whole
 
@@ -22,7 +23,7 @@ def saved(rank: int, engine: str, name: str, path: Path, flat: bool) -> dict[str
     """Three steps, a save, three more; the parameters then."""
     model, optimizer = built(engine, name)
     train(model, optimizer, range(3))
-    dcp.save(_packed(model, optimizer, flat), checkpoint_id=path)
+    save(_packed(model, optimizer, flat), checkpoint_id=path)
     train(model, optimizer, range(3, 6))
     return whole(model)
 
@@ -32,7 +33,7 @@ def resumed(rank: int, engine: str, name: str, path: Path, flat: bool) -> tuple[
     model, optimizer = built(engine, name)
     train(model, optimizer, range(10, 12))
     packed = _packed(model, optimizer, flat)
-    dcp.load(packed, checkpoint_id=path)
+    load(packed, checkpoint_id=path)
     set_model_state_dict(model, packed["model"])
     set_optimizer_state_dict(model, optimizer, packed["optimizer"], options=_options(flat))
     loaded = whole(model)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from optc.runtime import choose
 from optc.runtime.collectives import from_all
-from optc.runtime.names import listed
+from optc.runtime.names import listed, not_ours
+from optc.runtime.parted import Parted
 from optc.runtime.saved_fitting import names_of
 from optc.runtime.sharding import Group, is_divided
-
-if TYPE_CHECKING:
-    from optc.runtime.parted import Parted
 
 _MOST_SHOWN = 5
 
@@ -28,9 +26,12 @@ def compare(optimizer: Parted, every: int = 100, process_group: Group = None) ->
     RuntimeError in all processes, with what differs, and has changed nothing. It sends a few kilobytes each time and waits for
     all processes of the group (of all, if it is None).
 
-    Returns a handle; its `remove()` ends it. Raises ValueError for a number of steps below 1.
+    Returns a handle; its `remove()` ends it. Raises ValueError for a number of steps below 1, TypeError for an optimizer that
+    is none of ours.
     """
-    if every < 1:
+    if not isinstance(optimizer, Parted):
+        raise not_ours("optc.dist.compare", optimizer)
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise ValueError(f"every = {every!r}, but it must be a whole number of at least 1")
     taken = 0
 

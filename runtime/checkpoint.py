@@ -92,10 +92,12 @@ def load(
     fits: Callable[[Sequence[Mapping[str, Any]]], None] = lambda groups: None,
     shards: Shards = PLACEMENTS,
 ) -> None:
-    """Puts a state dict into an optimizer, called `name`. Raises ValueError with all that does not fit.
+    """Puts a state dict into an optimizer, called `name`. Raises ValueError with all that does not fit, TypeError for no dict.
 
     `fits` looks at the groups of the file first, and raises where the others need not be looked at.
     """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"load_state_dict of {name} takes a dict, what state_dict() has given, not {type(state_dict).__name__}")
     packed = dict(state_dict)
     for before in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = before(optimizer, packed)

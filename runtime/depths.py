@@ -20,6 +20,8 @@ def depths(names: Sequence[str], given: Depth | None) -> list[int]:
     Raises ValueError where no name has a numbered block, or where `given` says what is no depth.
     """
     if given is not None:
+        if not callable(given):
+            raise TypeError(f"layerwise: depth = {given!r}, but it must be a function from a name to a whole number")
         return [_checked(given, name) for name in names]
     # names in a list of lists that are in none of its blocks (`stages.1.downsample`) have a match, and no block
     matches = [_NUMBERED.match(name) for name in names]

@@ -21,7 +21,7 @@ from optc.runtime.checkpoint_coders import CODERS
 from optc.runtime.checkpoint_codes import STORING, means_the_same
 from optc.runtime.checkpoint_spec import SPEC
 from optc.runtime.codebook import Codebook
-from optc.runtime.names import listed
+from optc.runtime.names import listed, not_ours
 from optc.runtime.optimizer import Optimizer
 from optc.runtime.parted import Parted
 from optc.runtime.peers import LIBRARIES, OF_BITSANDBYTES, OF_TORCHAO, Library, Rule
@@ -52,7 +52,7 @@ def export_state(optimizer: Optimizer, library: Library) -> dict[str, Any]:
         parts = ", ".join(f"parts[{part.param_groups[0]['type']!r}]" for part in optimizer._share() if part.param_groups)
         raise TypeError(f"{library} has no optimizer of several rules: export them one by one, each by itself: {parts}")
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"needs an optimizer of optc, not {type(optimizer).__name__}")
+        raise not_ours("optc.export_state", optimizer)
     schema = optimizer.schema
     rules = OF_BITSANDBYTES if library == "bitsandbytes" else OF_TORCHAO
     rule = peers.named(schema, rules)

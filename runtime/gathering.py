@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optc.runtime.collectives import Whole, gathered
+from optc.runtime.names import not_ours
+from optc.runtime.parted import Parted
 from optc.runtime.parts import Part, box_of
 from optc.runtime.sharding import Group, is_divided
-
-if TYPE_CHECKING:
-    from optc.runtime.parted import Parted
 
 
 def full_state_dict(optimizer: Parted) -> dict[str, Any]:
     """A state dict with whole tensors, as the optimizer would have without other processes; all of them must call it.
 
     It takes the memory of the whole state on every process. `load_state_dict` takes it anywhere, and cuts from it what belongs
-    there.
+    there. Raises TypeError for an optimizer that is none of ours.
     """
+    if not isinstance(optimizer, Parted):
+        raise not_ours("optc.dist.full_state_dict", optimizer)
     packed = optimizer.state_dict()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots = {}

@@ -17,9 +17,11 @@ Each function takes a model, its `named_parameters()`, or what another function 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
@@ -115,8 +117,8 @@ def layerwise(
     `lr`: of the last, in [0, inf). `decay`: in (0, 1]. With a `weight_decay`, `no_decay` applies as well, with `embeddings` and
     `also`. Raises ValueError where there are no blocks, and for what is out of range.
     """
-    if not 0 < decay <= 1:
-        raise ValueError(f"layerwise: decay = {decay!r}, but it must be a number in (0, 1]")
+    _require(_is_number(lr) and 0 <= lr < math.inf, "layerwise: lr", lr, "[0, inf)")
+    _require(_is_number(decay) and 0 < decay <= 1, "layerwise: decay", decay, "(0, 1]")
     if weight_decay is None and (embeddings or also):
         raise ValueError("layerwise: `embeddings` and `also` say what has no weight decay: give a weight_decay as well")
     entries, model = _read(params)
@@ -185,8 +187,8 @@ def named(params: Any, *, frozen: bool = False) -> Any:
 def _without_decay(
     entries: list[Entry], model: nn.Module | None, weight_decay: float | None, embeddings: bool, also: Rule
 ) -> list[Entry]:
-    if weight_decay is not None and not 0 <= weight_decay < float("inf"):
-        raise ValueError(f"weight_decay = {weight_decay!r}, but it must be a number in [0, inf)")
+    if weight_decay is not None:
+        _require(_is_number(weight_decay) and 0 <= weight_decay < math.inf, "weight_decay", weight_decay, "[0, inf)")
     without = _spared_by_modules(model)
     further = _selected(entries, also, "`also`") if also else [False] * len(entries)
     decayed = {} if weight_decay is None else {"weight_decay": weight_decay}
@@ -196,6 +198,18 @@ def _without_decay(
         spared = spared or hit or any(_is_bias(name) or _any_fits(without, name) for name in entry.names)
         result.append(entry.takes({"weight_decay": 0.0} if spared else decayed, int(spared)))
     return result
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a number can be compared: a tensor may be one."""
+    plain = isinstance(value, Real) and not isinstance(value, bool)
+    return plain or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex())
+
+
+def _require(holds: Any, label: str, value: Any, range_: str) -> None:
+    """Raises ValueError where a number is none, or out of its range."""
+    if not holds:
+        raise ValueError(f"{label} = {value!r}, but it must be a number in {range_}")
 
 
 def _is_bias(name: str) -> bool:
@@ -217,13 +231,25 @@ def _any_fits(patterns: Sequence[str], name: str) -> bool:
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def pairs(rules: Rules) -> list[tuple[Rule, Mapping[str, Any]]]:
-    """Rules with their options. Raises TypeError for what is no such pair."""
-    found = list(rules.items()) if isinstance(rules, Mapping) else list(rules)
-    for number, pair in enumerate(found):
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], Mapping)):
+def pairs(rules: Any, alone: str | None = None) -> list[tuple[Rule, Mapping[str, Any]]]:
+    """Rules with their options. Raises TypeError for what is no such pair.
+
+    With `alone`, a text or a class stands for options in which it alone is given, under this key.
+    """
+    if not isinstance(rules, Iterable):
+        raise TypeError(f"rules are a dict, or pairs of a pattern or function and a dict of options, not {rules!r}"[:200])
+    found: list[tuple[Rule, Mapping[str, Any]]] = []
+    for number, pair in enumerate(rules.items() if isinstance(rules, Mapping) else rules):
+        options = options_of(pair[1], alone) if isinstance(pair, tuple | list) and len(pair) == 2 else None
+        if not isinstance(options, Mapping):
             raise TypeError(f"rule {number} must be a pair of a pattern or function and a dict of options, not {pair!r}"[:200])
-    return [(rule, options) for rule, options in found]
+        found.append((pair[0], options))
+    return found
+
+
+def options_of(given: Any, alone: str | None) -> Any:
+    """A text or a class as a dict of it under the key `alone`; anything else as it is."""
+    return {alone: given} if alone is not None and isinstance(given, str | type) else given
 
 
 def _selected(entries: Sequence[Entry], rule: Rule, label: str) -> list[bool]:
@@ -271,6 +297,8 @@ def _read(params: Params) -> tuple[list[Entry], nn.Module | None]:
         return _of_model(params), params
     if isinstance(params, Tensor):
         raise TypeError("groups are made of a model, of its named_parameters(), or of groups, not of one tensor")
+    if not isinstance(params, Iterable):
+        raise TypeError(f"groups are made of a model, of its named_parameters(), or of groups, not of {type(params).__name__}")
     items = list(params)
     if not items:
         raise ValueError("there are no parameters to group")

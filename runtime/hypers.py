@@ -164,7 +164,8 @@ def _guess(hyper: Hyper, value: Any) -> str:
 def unknown_keyword(owner: str, key: str, known: Sequence[str]) -> TypeError:
     """The error for a misspelt keyword argument, with the nearest known ones."""
     near = difflib.get_close_matches(key, known, 2)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known)}"
+    others = f"known are {', '.join(known)}" if known else "it has none"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else others
     return TypeError(f"{owner}() has no keyword argument {key!r}: {hint}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,21 @@ def listed(head: str, problems: Sequence[str], most: int = 10) -> str:
     """A message with a line for each problem, of which the first are shown, and how many more there are."""
     more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
     return "\n  ".join([head, *problems[:most], *more])
+
+
+def not_ours(owner: str, given: Any) -> TypeError:
+    """The error of what takes an optimizer of ours, for something else that it was given."""
+    return TypeError(f"{owner} needs an optimizer of optc, not {class_name(type(given))}: make it with optc.create(…)")
+
+
+def class_name(kind: type[Any]) -> str:
+    """A class as users import it: with the outermost package that has it, `torch.optim.AdamW`."""
+    path = kind.__module__.split(".") if kind.__module__ != "builtins" else []
+    for length in range(1, len(path) + 1):
+        module = sys.modules.get(".".join(path[:length]))
+        if module is not None and vars(module).get(kind.__qualname__) is kind:
+            return f"{module.__name__}.{kind.__qualname__}"
+    return kind.__qualname__
 
 
 def bare(name: Any) -> Any:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Type: TypeAlias = "str | type[Optimizer]"
 """What an optimizer is called by: a name, a composition, or a class."""
 
+Config: TypeAlias = "str | type[Optimizer] | Mapping[str, Any]"
+"""A type alone, with its defaults, or a dict of it, as `type`, and hypers."""
+
 _COMPOSED = re.compile(r"[+()]|\b(?:without|storing)\b")
 """What stands in no name."""
 _PIECE = re.compile(r"(\s*\(?\s*)([\w -]*?)(\s*(?:[()]|\b(?:without|storing)\b).*)?", re.DOTALL)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from optc.runtime import choose, counter, hypers, locality, participants, plans, steps, updates
+from optc.runtime import choose, counter, hypers, locality, names, participants, plans, steps, updates
 from optc.runtime import state as states
 from optc.runtime.hooked import Hooked
 from optc.runtime.model import gathers
@@ -116,7 +116,7 @@ class Release:
 
     def __init__(self, optimizer: Releasable, accumulate: int = 1, *, local: bool = False) -> None:
         if not isinstance(optimizer, Releasable):
-            raise TypeError(f"optc.release takes an optimizer of optc, not {type(optimizer).__name__}")
+            raise names.not_ours("optc.release", optimizer)
         if optimizer._released is not None:
             raise ValueError("this optimizer is released already: remove() that release first")
         self._optimizer = optimizer

@@ -6,8 +6,8 @@ bit as with an optimizer of its own. A step makes all of them ready before the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,16 +17,20 @@ from optc.runtime.guard import Guard
 from optc.runtime.loss_scale import LossScale
 from optc.runtime.optimizer import Optimizer
 from optc.runtime.parted import TYPE, Parted
+from optc.runtime.registry import Config
 from optc.runtime.watched import State
+
+Routes: TypeAlias = Mapping[Any, Config] | Iterable[tuple[groups.Rule, Config]]
+"""Rules with the optimizers that they are for, in order."""
 
 _SHOWN = 5
 
 
 def route(
     params: groups.Params,
-    rules: groups.Rules = (),
+    rules: Routes = (),
     *,
-    otherwise: Mapping[str, Any] | None = None,
+    otherwise: Config | None = None,
     frozen: bool = False,
     backend: str = "auto",
     maximize: bool = False,
@@ -39,20 +43,20 @@ def route(
 
     `params`: a model, its named parameters, or groups, see `optc.groups`. Each parameter goes to the first rule that holds for
     it, the rest to `otherwise`. A rule is a pattern of names, a function (name, parameter) -> bool, or a tuple of these, with
-    a dict of the optimizer's `type` (a name, a composition, a class, as for `optc.create`) and its hypers; what a group of
-    `params` says itself (`weight_decay`, `lr`, even `type`) wins. Rules of one type are groups of one optimizer, as far as
-    numbers of the whole model go; the norm that `clip_global_norm` bounds is that of all optimizers that have it. The other
-    keywords are those of every optimizer, for all of them.
+    a dict of the optimizer's `type` (a name, a composition, a class, as for `optc.create`) and its hypers, or the type alone;
+    what a group of `params` says itself (`weight_decay`, `lr`, even `type`) wins. Rules of one type are groups of one
+    optimizer, as far as numbers of the whole model go; the norm that `clip_global_norm` bounds is that of all optimizers that
+    have it. The other keywords are those of every optimizer, for all of them.
 
     Raises ValueError for parameters that no rule takes, rules that take none, unknown types and hypers out of range, TypeError
-    for unknown hypers.
+    for unknown hypers, and for what is no rule.
     """
-    ordered = groups.pairs(rules)
+    ordered, rest = groups.pairs(rules, TYPE), groups.options_of(otherwise, TYPE)
     for number, (_, options) in enumerate(ordered):
         _check(options, f"rule {number}")
-    if otherwise is not None:
-        _check(otherwise, "otherwise")
-    found, left = groups.split(params, ordered, otherwise, frozen=frozen)
+    if rest is not None:
+        _check(rest, "otherwise")
+    found, left = groups.split(params, ordered, rest, frozen=frozen)
     if left:
         shown = ", ".join(map(repr, left[:_SHOWN])) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
         raise ValueError(f"no rule takes {shown}: add one, or otherwise=dict(type=…) for all that is left")
@@ -67,8 +71,10 @@ def route(
     )
 
 
-def _check(options: Mapping[str, Any], label: str) -> None:
-    """Raises ValueError for what is no type, TypeError for keywords that it does not have."""
+def _check(options: Any, label: str) -> None:
+    """Raises ValueError for what is no type, TypeError for what is no dict and for keywords that the type does not have."""
+    if not isinstance(options, Mapping):
+        raise TypeError(f"{label} must be a type, such as 'AdamW', or a dict of it and hypers, not {options!r}"[:200])
     if TYPE not in options:
         raise ValueError(f"{label} has no 'type': say which optimizer it is for, such as dict(type='AdamW', lr=1e-3)")
     _, cls = registry.of_type(options[TYPE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,19 @@ def schedule(spec: str | Path, /, **hypers: Any) -> Schedule:
         schedule("ramp(T = 100, first = 0.1) for 100, cosine(T = 900)")
 
     Case, `_`, `-` and spaces in a name do not count. Raises ValueError for an unknown name, with the nearest ones, and for
-    hypers out of range; TypeError for a hyper that there is not; SpecError for mistakes in a text.
+    hypers out of range; TypeError for a hyper that there is not, and for those of a chain, which has them in its text;
+    SpecError for mistakes in a text.
     """
+    if not isinstance(spec, str | Path):
+        raise TypeError(f"a schedule is a name, a path to an .opt file, its text or a chain, not {spec!r}"[:200])
     if isinstance(spec, str) and _is_name(spec):
         return lookup(spec)(**hypers)
     from optc.compiler.instant import compile_schedule
 
-    return compile_schedule(spec)(**hypers)
+    made = compile_schedule(spec)
+    if hypers and not made.hypers and "\n" not in str(spec) and not str(spec).endswith(".opt"):
+        raise TypeError(_in_text(str(spec), *next(iter(hypers.items()))))
+    return made(**hypers)
 
 
 def lookup(name: str) -> type[Schedule]:
@@ -39,6 +46,13 @@ def lookup(name: str) -> type[Schedule]:
     known = found_name(name, listed, "schedule")
     found: type[Schedule] = getattr(importlib.import_module(f"optc.generated.schedules.{listed[known]}"), known)
     return found
+
+
+def _in_text(text: str, key: str, value: Any) -> str:
+    """Why a chain takes no keyword."""
+    if re.search(rf"\b{re.escape(key)}\s*=", text):
+        return f"{key} is given in {text!r} and again as a keyword: leave out the keyword, or change what stands there"
+    return f"{key} is given as a keyword, but {text!r} has hypers in brackets: write ({key} = {value!r}) behind a name there"
 
 
 def _is_name(spec: str) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsFloat
 
 from optc.runtime import hypers as hypers_
 from optc.runtime.schema import Hyper, Require
@@ -66,12 +66,14 @@ class Schedule:
     def __call__(self, n: float, base: float = 1.0) -> float:
         """The learning rate after `n` steps (0 before the first) of a group that was given `base`.
 
-        Raises ValueError where `n` is below 0 or no number.
+        Raises ValueError where `n` is below 0 or no number, and where `base` is none.
         """
+        self._require(n, base)
         return self._value("lr", n, base)
 
     def momentum(self, n: float, base: float = 0.95) -> float | None:
         """The momentum, or β1, after `n` steps of a group that was given `base`; None where the schedule leaves it alone."""
+        self._require(n, base)
         return self._value("momentum", n, base) if self.has_momentum else None
 
     @property
@@ -95,9 +97,13 @@ class Schedule:
 
         return Scheduler(optimizer, self, last_epoch)
 
-    def _value(self, target: str, n: float, base: float) -> float:
-        if not n >= 0:
+    def _require(self, n: Any, base: Any) -> None:
+        if not isinstance(n, SupportsFloat) or not float(n) >= 0:
             raise ValueError(f"{type(self).__name__}: n = {n!r}, but the steps done are a number of 0 or above")
+        if not isinstance(base, SupportsFloat):
+            raise ValueError(f"{type(self).__name__}: base = {base!r}, but it must be a number")
+
+    def _value(self, target: str, n: float, base: float) -> float:
         value = self.values[target]
         known = {**self._numbers, "n": float(n), "base": float(base)}
         return float(value.function(*[known[name] for name in value.arguments]))

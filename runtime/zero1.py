@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +20,10 @@ from optc.runtime import state as states
 from optc.runtime.backend import arithmetic_dtype
 from optc.runtime.checkpoint_parts import cut_entries
 from optc.runtime.hypers import Values
+from optc.runtime.parted import Parted
 from optc.runtime.schema import PER_ELEMENT, Schema
 from optc.runtime.sharding import Group, Shard, Shards, is_divided
 from optc.runtime.storage import kept_dtype
-
-if TYPE_CHECKING:
-    from optc.runtime.parted import Parted
 
 ALIGNED = 64
 """Elements; intervals begin at multiples of so many, if nothing asks for more: lines of the cache, and what vectors load."""
@@ -230,14 +228,19 @@ class Zero1:
     division.
 
     Raises ValueError, naming the parameter, for those that are divided already (DTensors) or not contiguous, with the term for
-    optimizers that cannot update parts, and for those with capturable=True; RuntimeError without a process group.
+    optimizers that cannot update parts, for those with capturable=True, and for one that is divided already; TypeError for one
+    that is none of ours; RuntimeError without a process group.
     """
 
     def __init__(self, optimizer: Parted, process_group: Group = None) -> None:
         import torch.distributed as dist
 
+        if not isinstance(optimizer, Parted):
+            raise names.not_ours("optc.dist.Zero1", optimizer)
         if not dist.is_available() or not dist.is_initialized():
             raise RuntimeError("there is no process group: call torch.distributed.init_process_group first")
+        if isinstance(optimizer._shards, Intervals):
+            raise ValueError(f"this {optimizer._called()} is divided by ZeRO 1 already: leave out the second optc.dist.Zero1")
         if any(group.get("capturable", False) for group in optimizer.param_groups):
             raise ValueError("capturable=True counts on one device, and ZeRO 1 divides the work among several: leave it out")
         processes = process_group if process_group is not None else dist.group.WORLD

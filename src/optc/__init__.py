@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from optc import dist, groups, schedules
     from optc.runtime import Optimizer, ParamsT, Routed
     from optc.runtime.loss_scale import LossScale as LossScale
+    from optc.runtime.registry import Config
     from optc.runtime.release import Release
+    from optc.runtime.routing import Routes
     from optc.runtime.schedules import Schedule
 
 __version__ = "0.1.0"
@@ -119,9 +121,9 @@ def schedule(spec: str | Path, /, **hypers: Any) -> Schedule:
 
 def route(
     params: groups.Params,
-    rules: groups.Rules = (),
+    rules: Routes = (),
     *,
-    otherwise: Mapping[str, Any] | None = None,
+    otherwise: Config | None = None,
     frozen: bool = False,
     backend: str = "auto",
     maximize: bool = False,
@@ -134,8 +136,8 @@ def route(
 
     `params`: a model, its named parameters, or groups (`optc.groups` makes them). Each parameter goes to the first of `rules`
     that holds for it, the rest to `otherwise`: pairs of a pattern of names (`*` stands for anything), or of a function
-    (name, parameter) -> bool, and a dict of a `type`, as for `create`, and hypers. What a group of `params` says itself wins.
-    Frozen parameters are left out unless `frozen`. The other keywords are those of every optimizer.
+    (name, parameter) -> bool, and a dict of a `type`, as for `create`, and hypers, or the type alone. What a group of `params`
+    says itself wins. Frozen parameters are left out unless `frozen`. The other keywords are those of every optimizer.
 
         optc.route(
             optc.groups.no_decay(model),

@@ -1,7 +1,8 @@
 """Processes that work together: started once, they run one function after another, each with its rank and a mesh of all.
 
 A function is one of a module under `tests/dist`; what every process returns comes back in a list. Where one raises, dies or
-takes too long, all are stopped, and the test fails with what was raised; the next test gets new ones.
+takes too long, all are stopped, and the test fails with what was raised; the next test gets new ones. The folder by which they
+find each other goes with them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Crew:
         self._processes: list[Any] = []
         self._tasks: list[Any] = []
         self._outcomes: Any = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def run(self, function: Callable[..., Any], *arguments: Any, patience: float = PATIENCE) -> list[Any]:
         """What the function returns in each process. Raises Failed with the traceback of the first that raised."""
@@ -69,23 +71,27 @@ class Crew:
 
     def _start(self) -> None:
         context = mp.get_context("spawn")
-        folder = Path(tempfile.mkdtemp(prefix="optc-crew-"))
+        self._folder = tempfile.TemporaryDirectory(prefix="optc-crew-", ignore_cleanup_errors=True)
+        store = Path(self._folder.name) / "store"
         self._outcomes = context.Queue()
         self._tasks = [context.Queue() for _ in range(self.size)]
         environment = {key: os.environ[key] for key in ("TRITON_INTERPRET",) if key in os.environ}
         for rank, tasks in enumerate(self._tasks):
-            arguments = rank, self.size, folder / "store", self.timeout, environment, tasks, self._outcomes
+            arguments = rank, self.size, store, self.timeout, environment, tasks, self._outcomes
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             self._processes.append(process)
 
     def stop(self) -> None:
-        """Stops the processes."""
+        """Stops the processes, and removes their folder."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
             process.join()
         self._processes, self._tasks = [], []
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
 
 def _work(rank: int, size: int, store: Path, timeout: float, environment: dict[str, str], tasks: Any, outcomes: Any) -> None:

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 import optc
 from tests.dist.counting import counted
-from tests.dist.training import Net, batch, train, whole
+from tests.dist.training import Net, batch, built, difference, train, whole
 
 
 def collectives(rank: int, stage: int, accumulate: int) -> dict[str, int]:
@@ -146,6 +146,21 @@ def refusals(rank: int) -> list[str]:
         except ValueError as error:
             said.append(str(error))
     return said
+
+
+def divided_twice(rank: int, name: str) -> tuple[list[str], float]:
+    """What a second `Zero1` says, before a step and after it, and how far training is from that of one process."""
+    model, optimizer = built("zero1", name)
+    said = []
+    for steps in (range(2), range(2, 4)):
+        try:
+            optc.dist.Zero1(optimizer)
+        except ValueError as error:
+            said.append(str(error))
+        train(model, optimizer, steps)
+    reference, alone = built("plain", name)
+    train(reference, alone, range(4), alone=True)
+    return said, difference(whole(model), whole(reference))
 
 
 def zero1_refusals(rank: int) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +73,31 @@ def test_zero1_cuts_whole_contiguous_parameters(two: Crew) -> None:
     for placed, turned in two.run(engines.zero1_refusals):
         assert "it is a DTensor, which is divided already" in placed
         assert "it is not contiguous (strides (1, 2))" in turned
+
+
+@pytest.mark.parametrize("name", ["AdamW", "LAMB | AdamW8bit"])
+def test_zero1_divides_an_optimizer_once(two: Crew, name: str) -> None:
+    called = "Routed" if "|" in name else name
+    for said, apart in two.run(engines.divided_twice, name):
+        assert said == [f"this {called} is divided by ZeRO 1 already: leave out the second optc.dist.Zero1"] * 2
+        assert apart <= 1e-12
+
+
+@pytest.mark.parametrize("takes", [optc.dist.Zero1, optc.dist.compare, optc.dist.full_state_dict])
+def test_optimizers_of_others_are_told(takes: Callable[[Any], Any]) -> None:
+    optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters())
+    head = rf"^optc\.dist\.{takes.__name__} needs an optimizer of optc, not"
+    with pytest.raises(TypeError, match=rf"{head} torch\.optim\.AdamW: make it with optc\.create\(…\)$"):
+        takes(optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
+    with pytest.raises(TypeError, match=f"{head} NoneType: "):
+        takes(None)
+
+
+@pytest.mark.parametrize("every", [0, 1.5, "3", True])
+def test_a_number_of_steps_is_whole(every: Any) -> None:
+    with pytest.raises(ValueError, match=f"^every = {every!r}, but it must be a whole number of at least 1$"):
+        optc.dist.compare(optc.create("AdamW", nn.Linear(2, 2)), every)
 
 
 def test_without_a_process_group() -> None:

@@ -210,6 +210,13 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(damage: str) ->
     assert str(after) == str(before) and all(a is b for a, b in zip(groups, optimizer.param_groups, strict=True))
 
 
+@pytest.mark.parametrize("given", [None, 3, [1], "saved.pt"])
+def test_what_is_no_state_dict_is_told(given: Any) -> None:
+    params = parameters()
+    with pytest.raises(TypeError, match=f"^load_state_dict of AdamW takes a dict, .* not {type(given).__name__}$"):
+        AdamW(params).load_state_dict(given)
+
+
 def test_all_problems_come_at_once() -> None:
     params = parameters()
     optimizer = AdamW(params)

@@ -54,7 +54,7 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_misuse_is_told() -> None:
     params = parameters()
-    with pytest.raises(TypeError, match="takes an optimizer of optc, not AdamW"):
+    with pytest.raises(TypeError, match=r"^optc\.release needs an optimizer of optc, not torch\.optim\.AdamW: make it with"):
         optc.release(torch.optim.AdamW(params))  # type: ignore[arg-type]
     optimizer = optc.create("AdamW", params)
     for wrong in (0, -1, 1.5, True):

@@ -46,6 +46,17 @@ def test_frozen_parameters_are_left_out_or_kept() -> None:
     optc.route(model, [("1.*", {"type": "SGD"}), ("3.*", {"type": "AdamW"})])  # no rule need take the frozen ones
 
 
+def test_a_type_alone_has_its_defaults() -> None:
+    model = network()
+    pairs: list[tuple[str, str | type[AdamW]]] = [("0.*", "sgd"), ("1.*", AdamW)]
+    for rules in (pairs, dict(pairs)):
+        written_out = [(pattern, {"type": kind}) for pattern, kind in pairs]
+        short = optc.route(model, rules, otherwise="adamw + cautious")
+        long = optc.route(model, written_out, otherwise={"type": "adamw + cautious"})
+        assert [group["type"] for group in short.param_groups] == ["SGD", "AdamW", "AdamW + cautious"]
+        assert repr(short.state_dict()) == repr(long.state_dict())
+
+
 class Mine(AdamW):
     """Another one that is called so."""
 
@@ -111,6 +122,22 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "two different optimizers are called 'AdamW'",
     ),
     "no rules": (lambda: optc.route(network(), ["0.*"]), TypeError, "rule 0 must be a pair"),  # type: ignore[list-item]
+    "no list of rules": (lambda: optc.route(network(), 3), TypeError, "^rules are a dict, or pairs of .* not 3$"),  # type: ignore[arg-type]
+    "no type at all": (
+        lambda: optc.route(network(), [("0.*", 3)], otherwise="SGD"),  # type: ignore[list-item]
+        TypeError,
+        r"^rule 0 must be a pair of a pattern or function and a dict of options, not \('0\.\*', 3\)$",
+    ),
+    "no type at all otherwise": (
+        lambda: optc.route(network(), otherwise=["SGD"]),  # type: ignore[arg-type]
+        TypeError,
+        r"^otherwise must be a type, such as 'AdamW', or a dict of it and hypers, not \['SGD'\]$",
+    ),
+    "an unknown name alone": (
+        lambda: optc.route(network(), otherwise="adanw"),
+        ValueError,
+        "^no optimizer is called 'adanw': did you mean",
+    ),
     "twice": (
         lambda: Routed([{"params": nn.Parameter(torch.ones(1)), "type": kind} for kind in ("SGD",)] * 2),
         ValueError,

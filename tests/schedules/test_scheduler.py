@@ -156,6 +156,9 @@ def test_chains_of_chains() -> None:
     assert [nested(n) for n in range(25)] == [a(n) if n < 4 else b(n - 4) if n < 10 else c(n - 10) for n in range(25)]
 
 
+CHAIN = schedules.Constant().then(schedules.Cosine(T=5), 3)
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
@@ -174,6 +177,22 @@ def test_chains_of_chains() -> None:
         (lambda: Chain((schedules.Constant(), 5)), ValueError, "the last schedule of a chain lasts for good"),
         (lambda: Chain(), ValueError, "a chain has at least one schedule"),
         (lambda: schedules.MultiStep(milestones=(1,) * 9), ValueError, "a tuple of 8 numbers"),
+        (
+            lambda: optc.schedule("cosine(T=5)", T=4),
+            TypeError,
+            r"^T is given in 'cosine\(T=5\)' and again as a keyword: leave out the keyword, or change what stands there$",
+        ),
+        (
+            lambda: optc.schedule("cosine(T = 5) for 3, exponential", gamma=0.5),
+            TypeError,
+            r"^gamma is given as a keyword, but '.*' has hypers in brackets: write \(gamma = 0.5\) behind a name there$",
+        ),
+        (lambda: Chain(T=4), TypeError, r"^Chain\(\) has no keyword argument 'T': it has none$"),  # type: ignore[call-arg]
+        (lambda: optc.schedule(3), TypeError, r"^a schedule is a name, a path to an \.opt file, .* or a chain, not 3$"),  # type: ignore[arg-type]
+        (lambda: schedules.Cosine(T=5)("3"), ValueError, "^Cosine: n = '3', but the steps done are a number"),  # type: ignore[arg-type]
+        (lambda: CHAIN(None), ValueError, "^Chain: n = None, but the steps done are a number"),  # type: ignore[arg-type]
+        (lambda: CHAIN(2, "0.1"), ValueError, "^Chain: base = '0.1', but it must be a number$"),  # type: ignore[arg-type]
+        (lambda: schedules.OneCycle().momentum("3"), ValueError, "^OneCycle: n = '3', but"),  # type: ignore[arg-type]
         (lambda: schedules.Consine, AttributeError, "Consine"),
     ],
 )

@@ -15,19 +15,17 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
 from optc.runtime.collectives import from_all
 from optc.runtime.manifest import MANIFEST, described, read_manifest, require_tensors
-from optc.runtime.names import bared
+from optc.runtime.names import bared, not_ours
+from optc.runtime.parted import Parted
 from optc.runtime.parts import in_rows
 from optc.runtime.saved_fitting import Fitting, FittingModel, Loaded, distinct_names
 from optc.runtime.saved_index import first_line, model_key, read_index, require_files, slot_key
-
-if TYPE_CHECKING:
-    from optc.runtime.parted import Parted
 
 T = TypeVar("T")
 
@@ -43,9 +41,11 @@ def save(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
     the names that the optimizer has of them (`optc.create("AdamW", model)` gives it all), without what DistributedDataParallel
     and torch.compile put before names, else by their places.
 
-    Returns the folder that was written. Raises OSError where that is not possible, ValueError where it makes no sense; then
-    what was there is as it was.
+    Returns the folder that was written. Raises OSError where that is not possible, ValueError where it makes no sense,
+    TypeError for an optimizer that is none of ours; then what was there is as it was.
     """
+    if not isinstance(optimizer, Parted):
+        raise not_ours("optc.dist.save", optimizer)
     root = Path(path)
     number = _agreed(lambda: _next_number(root, keep))
     names = distinct_names(optimizer)
@@ -74,6 +74,9 @@ def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
     model has changed, in no process: RuntimeError tells the others what does not fit in one. Warns where a spec has changed
     since, and its states have not.
     """
+
+    if not isinstance(optimizer, Parted):
+        raise not_ours("optc.dist.load", optimizer)
 
     def fitted() -> tuple[Path, Fitting, Loaded, dict[str, Any], dict[str, Tensor]]:
         folder = latest(path)

@@ -318,3 +318,14 @@ def test_nowhere_to_save(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         save(tmp_path / "file", trained("AdamW", model()))
+
+
+def test_other_optimizers_are_refused(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    other: Any = torch.optim.AdamW(model.parameters())
+    for work in (optc.dist.save, optc.dist.load):
+        with pytest.raises(
+            TypeError, match=rf"optc\.dist\.{work.__name__} needs an optimizer of optc, not torch\.optim\.AdamW"
+        ):
+            work(tmp_path / "there", other, model)
+    assert not (tmp_path / "there").exists()

@@ -194,6 +194,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         self._keys = [hyper.key for hyper in self.schema.hypers]
+        self._objects, self._seen = [_OPEN] * len(self._keys), [_OPEN] * len(self._keys)
 
     def read(self, group: Mapping[str, Any], device: torch.device | None = None) -> Values:
         """The values of `group`, the same object as before if nothing changed; `device`: where it counts, unless on the host.
@@ -201,29 +202,28 @@ class Reader:
         Raises ValueError as `validate` does.
         """
         objects = [group.get(key, _MISSING) for key in self._keys]
-        before = self._objects or [_OPEN] * len(objects)
-        same = list(map(is_, objects, before))
-        if False in same or not self._objects:
+        same = list(map(is_, objects, self._objects))
+        if False in same:
             others = [place for place, stays in enumerate(same) if not stays]
             if self._only_numbers(objects, others):
                 return self.values
-            seen = self._seen.copy() or [_OPEN] * len(objects)
+            seen = self._seen.copy()
             changed = []
             for place in others:
                 snapshot = _snapshot(objects[place], device)
                 if not _same(snapshot, seen[place]):
                     changed.append(place)
                 seen[place] = snapshot
-            if changed or not self._objects:
+            if changed:
                 self._take(group, changed, seen)
+            self._seen = seen
             for place in others:
-                before[place] = objects[place] if _stays(objects[place]) else _OPEN
-            self._seen, self._objects = seen, before
+                self._objects[place] = objects[place] if _stays(objects[place]) else _OPEN
         return self.values
 
     def _only_numbers(self, objects: Sequence[Any], others: Sequence[int]) -> bool:
         """Takes what changed if it is nothing but numbers well in their ranges: a rate, a count. This happens in every step."""
-        if self.tensors or self.schema.requires or not self._objects:
+        if self.tensors or self.schema.requires:
             return False
         values = dict(self.values)
         for place in others:

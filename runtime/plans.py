@@ -141,16 +141,13 @@ class Plan:
 
         Gradients found by the survey stay alive until `release`.
         """
-        fits = self._fits(values)
-        sight = self.survey.look(group) if fits and self.survey is not None else None
-        if sight is not None:
-            self._present = sight.present
-            places, parameters = self.turn.places, self.turn.parameters
-            if sight.present != self._seen:
-                parameters = [p for p, there in zip(group, sight.present, strict=True) if there]
-                places = [self.place_of[id(p)] for p in parameters]
-            taking = Participants(parameters, {"g": Gradients(parameters, sight.addresses)}, False, arranged=True)
-            return taking, places if self._may_run(places) else None
+        fits = self.fits(values)
+        surveyed = self.surveyed(group) if fits else None
+        if surveyed is not None:
+            places = self.turn.places
+            if surveyed.parameters is not self.turn.parameters:
+                places = [self.place_of[id(p)] for p in surveyed.parameters]
+            return surveyed, places if self._may_run(places) else None
         self._present = b""
         taking = find()
         found = self._places(taking.parameters) if fits else None
@@ -159,17 +156,20 @@ class Plan:
         self._survey_anew(group)
         return taking, found
 
-    def again(self, group: Sequence[Tensor], values: Values) -> Column | None:
-        """The gradients where all take part that did in the step before, which may go on; None where Python has to look.
+    def surveyed(self, group: Sequence[Tensor]) -> Participants | None:
+        """Who has a gradient, the turn's own parameters if it is they; None where Python has to look.
 
-        They stay alive until `release`.
+        The gradients stay alive until `release`.
         """
-        sight = self.survey.look(group) if self.survey is not None and self._fits(values) else None
-        if sight is None or sight.present != self._seen:
+        sight = self.survey.look(group) if self.survey is not None else None
+        if sight is None:
             return None
-        return self.turn.resolved(Gradients(self.turn.parameters, sight.addresses))
+        self._present, parameters = sight.present, self.turn.parameters
+        if sight.present != self._seen:
+            parameters = [p for p, there in zip(group, sight.present, strict=True) if there]
+        return Participants(parameters, {"g": Gradients(parameters, sight.addresses)}, False, arranged=True)
 
-    def _fits(self, values: Values) -> bool:
+    def fits(self, values: Values) -> bool:
         """Whether the plan's kernels and states are those for these hypers. Raises ValueError where none could be."""
         if values is self.values:
             return True

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optc.runtime import counter, hypers, updates
+from optc.runtime import state as states
 from optc.runtime.plans import Plan
 from optc.runtime.schema import Procedure
 from optc.runtime.sharding import PLACEMENTS
@@ -65,18 +66,17 @@ class Repeat:
 
     def _ready(self, optimizer: Optimizer, groups: Sequence[Mapping[str, Any]]) -> list[Update] | None:
         """Everything that may fail."""
-        ready, read = [], []
+        ready, read, edits = [], [], states.Edits(optimizer.state)
         try:
             for index, (group, plan) in enumerate(zip(groups, self.plans, strict=True)):
                 if optimizer._plan(index, "step") is not plan or group.get("capturable"):
                     return None
                 values = optimizer._readers[index].read(group)
-                gradients = plan.again(group["params"], values)
-                if gradients is None:
+                taking = plan.surveyed(group["params"]) if plan.fits(values) else None
+                if taking is None or taking.parameters is not plan.turn.parameters:
                     return None
-                outcomes, launches = plan.turn.evaluate(self.procedure, values)
                 sign = -1.0 if group.get("maximize") else 1.0
-                ready.append(Update(self.procedure, plan.turn, {"g": gradients}, outcomes, launches, (), sign, None, {}))
+                ready.append(plan.ready(taking, plan.turn.places, edits, sign, None, {}))
                 read.append(values)
             hypers.require_shared(optimizer.schema, read)
         except Exception:

@@ -160,7 +160,7 @@ def _commit(root: Path, folder: Path, manifest: Mapping[str, Any], keep: int) ->
     _write(root / LATEST, folder.name + "\n")
     others = [old for _, old in sorted(_saves(root)) if old.name != folder.name]
     whole = [old for old in others if _is_whole(old)]
-    kept = whole[len(whole) - keep :] if keep < len(whole) else whole
+    kept = whole[max(len(whole) - keep, 0) :]
     for old in others:
         if old not in kept:
             shutil.rmtree(old, ignore_errors=True)

@@ -56,6 +56,12 @@ def new_gradients(params: list[nn.Parameter], generator: torch.Generator) -> Non
         p.grad = torch.randn(p.shape, generator=generator)
 
 
+def train(optimizer: Any, params: list[nn.Parameter], steps: int) -> None:
+    for seed in range(steps):
+        new_gradients(params, torch.Generator().manual_seed(seed))
+        optimizer.step()
+
+
 class Pair:
     """Two equal models; the second never goes the short way."""
 
@@ -218,9 +224,7 @@ def test_hypers_that_are_refused_are_refused_on_the_short_way() -> None:
     for key, value, message in (("lr", -1.0, r"lr = -1\.0"), ("momentum", 0.75, "must be the same in all parameter groups")):
         params = model()
         optimizer = optc.compile(text)([{"params": params[:3]}, {"params": params[3:]}])
-        for seed in range(3):
-            new_gradients(params, torch.Generator().manual_seed(seed))
-            optimizer.step()
+        train(optimizer, params, 3)
         before = [p.detach().clone() for p in params]
         optimizer.param_groups[1][key] = value
         with pytest.raises(ValueError, match=message):
@@ -320,9 +324,7 @@ def test_any_changes_in_any_order() -> None:
 def test_a_refused_step_changes_nothing_and_is_told(long: Long) -> None:
     params = model()
     optimizer = generated.AdamW(params, lr=0.1)
-    for seed in range(3):
-        new_gradients(params, torch.Generator().manual_seed(seed))
-        optimizer.step()
+    train(optimizer, params, 3)
     assert long.steps < 3
     before = [p.detach().clone() for p in params]
     optimizer.param_groups[0]["lr"] = -1.0
@@ -342,9 +344,7 @@ def test_hooks_are_called_on_the_short_way_and_copies_go_their_own(long: Long) -
     seen: list[str] = []
     optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
     optimizer.register_step_post_hook(lambda *_: seen.append("after"))
-    for seed in range(4):
-        new_gradients(params, torch.Generator().manual_seed(seed))
-        optimizer.step()
+    train(optimizer, params, 4)
     assert seen == ["before", "after"] * 4
     assert long.steps == 2
     values = [p.detach().clone() for p in params]
@@ -383,7 +383,5 @@ def test_what_needs_more_than_kernels_never_goes_it(long: Long) -> None:
     for make in makers:
         params, before = model(), long.steps
         optimizer = make(params)
-        for seed in range(3):
-            new_gradients(params, torch.Generator().manual_seed(seed))
-            optimizer.step()
+        train(optimizer, params, 3)
         assert long.steps - before == 3

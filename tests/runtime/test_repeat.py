@@ -20,7 +20,7 @@ from optc import generated
 from optc.runtime.backend import BackendUnavailable
 from optc.runtime.hypers import Reader
 from optc.runtime.optimizer import Optimizer
-from tests.runtime.training import assert_equal
+from tests.runtime.training import assert_equal, give_gradients, parameters, train
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 
@@ -46,34 +46,18 @@ def long(monkeypatch: pytest.MonkeyPatch) -> Long:
     return Long(monkeypatch)
 
 
-def model(seed: int = 0) -> list[nn.Parameter]:
-    generator = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
-
-
-def new_gradients(params: list[nn.Parameter], generator: torch.Generator) -> None:
-    for p in params:
-        p.grad = torch.randn(p.shape, generator=generator)
-
-
-def train(optimizer: Any, params: list[nn.Parameter], steps: int) -> None:
-    for seed in range(steps):
-        new_gradients(params, torch.Generator().manual_seed(seed))
-        optimizer.step()
-
-
 class Pair:
     """Two equal models; the second never goes the short way."""
 
     def __init__(self, make: str | Callable[..., Any] = "AdamW", **hypers: Any) -> None:
-        self.models = [model(), model()]
+        self.models = [parameters(SHAPES), parameters(SHAPES)]
         make = getattr(generated, make) if isinstance(make, str) else make
         self.optimizers = [make([{"params": ps[:4]}, {"params": ps[4:], "lr": 0.02}], **hypers) for ps in self.models]
         self.seed = 0
 
     def step(self) -> None:
         for params, optimizer in zip(self.models, self.optimizers, strict=True):
-            new_gradients([p for p in params if p.requires_grad], torch.Generator().manual_seed(self.seed))
+            give_gradients(self.seed, [p for p in params if p.requires_grad])
             optimizer.step()
             if optimizer is self.optimizers[1]:
                 optimizer._repeat = None
@@ -110,7 +94,7 @@ def test_schedules_of_hypers_and_in_the_step_go_it_too(long: Long) -> None:
 
 
 def test_closures_are_called_once_and_go_it_too(long: Long) -> None:
-    ours, theirs = model(), model()
+    ours, theirs = parameters(SHAPES), parameters(SHAPES)
     optimizers = generated.AdamW(ours, lr=0.1), generated.AdamW(theirs, lr=0.1)
     called = 0
 
@@ -134,7 +118,7 @@ def test_closures_are_called_once_and_go_it_too(long: Long) -> None:
 
 
 def _closure(optimizer: Any, params: list[nn.Parameter]) -> None:
-    new_gradients(params, torch.Generator().manual_seed(9))
+    give_gradients(9, params)
     assert optimizer.step(lambda: 3.5) == 3.5
 
 
@@ -184,7 +168,7 @@ def _reverse(optimizer: Any, params: list[nn.Parameter]) -> None:
 
 def _release(optimizer: Any, params: list[nn.Parameter]) -> None:
     """And back; gradients from before are no backward pass of it."""
-    new_gradients([p for p in params if p.requires_grad], torch.Generator().manual_seed(9))
+    give_gradients(9, [p for p in params if p.requires_grad])
     release = optc.release(optimizer)
     optimizer.step()
     release.remove()
@@ -222,9 +206,9 @@ def test_hypers_that_are_refused_are_refused_on_the_short_way() -> None:
         "    state:\n        m = 0\n    step:\n        m ← μ·m + g\n        θ ← θ - lr·m\n"
     )
     for key, value, message in (("lr", -1.0, r"lr = -1\.0"), ("momentum", 0.75, "must be the same in all parameter groups")):
-        params = model()
+        params = parameters(SHAPES)
         optimizer = optc.compile(text)([{"params": params[:3]}, {"params": params[3:]}])
-        train(optimizer, params, 3)
+        train(range(3), (optimizer, params))
         before = [p.detach().clone() for p in params]
         optimizer.param_groups[1][key] = value
         with pytest.raises(ValueError, match=message):
@@ -322,9 +306,9 @@ def test_any_changes_in_any_order() -> None:
 
 
 def test_a_refused_step_changes_nothing_and_is_told(long: Long) -> None:
-    params = model()
+    params = parameters(SHAPES)
     optimizer = generated.AdamW(params, lr=0.1)
-    train(optimizer, params, 3)
+    train(range(3), (optimizer, params))
     assert long.steps < 3
     before = [p.detach().clone() for p in params]
     optimizer.param_groups[0]["lr"] = -1.0
@@ -339,12 +323,12 @@ def test_a_refused_step_changes_nothing_and_is_told(long: Long) -> None:
 
 
 def test_hooks_are_called_on_the_short_way_and_copies_go_their_own(long: Long) -> None:
-    params = model()
+    params = parameters(SHAPES)
     optimizer = generated.AdamW(params, lr=0.1)
     seen: list[str] = []
     optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
     optimizer.register_step_post_hook(lambda *_: seen.append("after"))
-    train(optimizer, params, 4)
+    train(range(4), (optimizer, params))
     assert seen == ["before", "after"] * 4
     assert long.steps == 2
     values = [p.detach().clone() for p in params]
@@ -381,7 +365,7 @@ def test_what_needs_more_than_kernels_never_goes_it(long: Long) -> None:
         lambda params: generated.AdamW(params, backend="torch"),
     ]
     for make in makers:
-        params, before = model(), long.steps
+        params, before = parameters(SHAPES), long.steps
         optimizer = make(params)
-        train(optimizer, params, 3)
+        train(range(3), (optimizer, params))
         assert long.steps - before == 3

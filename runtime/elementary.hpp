@@ -1,56 +1,140 @@
-// Exponential, logarithm, circular functions and powers, per element; this file stands after `prelude.hpp`.
+// Exponential, logarithm and circular functions, per element; this file stands after `prelude.hpp`.
 //
-// Powers and angles of floats are our own. Every sum of products that could be contracted is an explicit fma, so vector bodies
-// and scalar tails agree to the bit whatever the compiler contracts. Polynomials are minimax, with their errors beside them.
-// The other functions are the C library's: in their vector forms with OPTC_VECTOR_MATH, which is defined where glibc's vector
-// mathematics (libmvec) is linked. <cmath> is left out on purpose: those can only be declared here.
+// Those of floats are our own: branch-free, so that loops over them become vector code, and the same to the bit in vectors and
+// in the scalar code at the end of a tensor. Polynomials are minimax, with their errors beside them. Those of doubles, and the
+// angle where there is no fast fma, are the C library's. <cmath> is left out on purpose: its overloads would hide ours.
 
-#ifdef OPTC_VECTOR_MATH
-#define OPTC_SIMD _Pragma("omp declare simd notinbranch")
-#else
-#define OPTC_SIMD
-#endif
 extern "C" {
-OPTC_SIMD float expf(float) noexcept;
-OPTC_SIMD float logf(float) noexcept;
-OPTC_SIMD float sinf(float) noexcept;
-OPTC_SIMD float cosf(float) noexcept;
-OPTC_SIMD float tanhf(float) noexcept;
-OPTC_SIMD float atan2f(float, float) noexcept;
-OPTC_SIMD double exp(double) noexcept;
-OPTC_SIMD double log(double) noexcept;
-OPTC_SIMD double sin(double) noexcept;
-OPTC_SIMD double cos(double) noexcept;
-OPTC_SIMD double tanh(double) noexcept;
-OPTC_SIMD double pow(double, double) noexcept;
-OPTC_SIMD double atan2(double, double) noexcept;
+float atan2f(float, float) noexcept;
+double exp(double) noexcept;
+double log(double) noexcept;
+double sin(double) noexcept;
+double cos(double) noexcept;
+double tanh(double) noexcept;
+double pow(double, double) noexcept;
+double atan2(double, double) noexcept;
 }
 
 namespace optc {
 
-OPTC_INLINE math_t exp(math_t x) { return is_double ? math_t(::exp(double(x))) : math_t(::expf(float(x))); }
-OPTC_INLINE math_t log(math_t x) { return is_double ? math_t(::log(double(x))) : math_t(::logf(float(x))); }
-OPTC_INLINE math_t sin(math_t x) { return is_double ? math_t(::sin(double(x))) : math_t(::sinf(float(x))); }
-OPTC_INLINE math_t cos(math_t x) { return is_double ? math_t(::cos(double(x))) : math_t(::cosf(float(x))); }
+OPTC_INLINE double exp(double x) { return ::exp(x); }
+OPTC_INLINE double log(double x) { return ::log(x); }
+OPTC_INLINE double sin(double x) { return ::sin(x); }
+OPTC_INLINE double cos(double x) { return ::cos(x); }
+OPTC_INLINE double tanh(double x) { return ::tanh(x); }
+OPTC_INLINE double atan2(double y, double x) { return ::atan2(y, x); }
+
+// --- exponential and logarithm ---------------------------------------------------------------------------------------------
+
+// ln 2 in two parts; products of the first and an exponent are exact.
+constexpr float LN2 = 0x1.62e4p-1f, REST_OF_LN2 = 0x1.7f7d1cp-20f;
+
+// e^x = 2^n·(1 + less_one), with the rest of x at most ½·ln 2. The polynomial is good to 2^-26.1 of less_one.
+struct Exponential {
+    int32_t n;
+    float less_one;
+
+    __attribute__((always_inline)) explicit Exponential(float x) {
+        const float shifted = fma(x, 0x1.715476p+0f, 0x1.8p23f), whole = shifted - 0x1.8p23f;  // n is left in the low bits
+        const float r = fma(whole, -REST_OF_LN2, fma(whole, -LN2, x)), r2 = r * r;
+        const float p = fma(fma(0x1.6b9c68p-10f, r, 0x1.12254ap-7f), r2, fma(0x1.5556f2p-5f, r, 0x1.5554b4p-3f));
+        less_one = fma(fma(p, r, 0x1.fffffep-2f), r2, r);
+        n = int16_t(bits_of(shifted));
+    }
+};
+
+// To 1.04 units in the last place, measured on all floats.
+OPTC_INLINE float exp(float x) {
+    // Beyond these, e^x is rounded to 0 or inf. NaN comes through by itself. 2^n, which may be no float, is two factors.
+    const Exponential e(where(x > 89, 89.0f, where(x < -104, -104.0f, x)));
+    const int32_t half = e.n >> 1;
+    const float one_half = float_of((uint32_t(half) << 23) + 0x3f800000);
+    const float other_half = float_of((uint32_t(e.n - half) << 23) + 0x3f800000);
+    return fma(e.less_one, one_half, one_half) * other_half;
+}
+
+// To 2.57 units in the last place, measured on all floats: (e^2|x| - 1)/(e^2|x| + 1), with the sign of x.
+OPTC_INLINE float tanh(float x) {
+    const float twice = __builtin_fabsf(x) * 2;
+    const Exponential e(where(twice > 20, 20.0f, twice));
+    const float power = float_of((uint32_t(e.n) << 23) + 0x3f800000), above = fma(e.less_one, power, power - 1);
+    return __builtin_copysignf(above / (above + 2), x);
+}
+
+// To 0.99 units in the last place, measured on all floats.
+OPTC_INLINE float log(float x) {
+    constexpr float inf = __builtin_inff();
+    // x = (1 + f)·2^e with √½ ≤ 1 + f < √2, on the bits; denormals are scaled up first.
+    const uint32_t root_half = 0x3f3504f3, up = x < 0x1p-126f ? 24u << 23 : 0u;
+    const uint32_t above = bits_of(x * float_of(0x3f800000 + up)) - root_half;
+    const float f = float_of((above & 0x7fffff) + root_half) - 1;  // exact
+    const float e = float(int32_t(above - up) >> 23);
+    // ln(1 + f) = f + f²·p(f), to 2^-27.8 of the value
+    const float f2 = f * f, f4 = f2 * f2;
+    const float low = fma(fma(0x1.99a41cp-3f, f, -0x1.000438p-2f), f2, fma(0x1.55555p-2f, f, -0x1.fffff8p-2f));
+    const float high = fma(fma(0x1.0875p-3f, f, -0x1.0f5208p-3f), f2, fma(0x1.226c84p-3f, f, -0x1.5423e8p-3f));
+    const float p = fma(fma(-0x1.38138ep-4f, f4, high), f4, low);
+    const float logarithm = fma(e, LN2, f + fma(f2, p, e * REST_OF_LN2));
+    const float special = where(x == 0, -inf, where(x > 0, x, __builtin_nanf("")));  // inf and NaN are their own
+    return where((x > 0) & (x < inf), logarithm, special);
+}
+
+// --- circular functions ----------------------------------------------------------------------------------------------------
+
+// x = (n + f) quarter turns, with |f| ≤ ½. Products of x with parts of 2/π of at most 26 bits are exact, and whole turns are
+// taken from each: no x is slower than others.
+struct Turned {
+    double angle;  // f·π/2
+    int32_t n;
+
+    __attribute__((always_inline)) explicit Turned(float x) {
+        constexpr double parts[] = {0x1.45f3068p-1,  0x1.7272208p-27, 0x1.4a7f09p-54,  0x1.abe8fa8p-79,
+                                    0x1.a6ee06p-107, 0x1.b62959p-132, 0x1.278872p-157};
+        double quarters = 0;
+        for (const double part : parts) {
+            const double product = double(x) * part;
+            quarters += product - 4 * __builtin_floor(product * 0.25 + 0.5);
+        }
+        const double whole = __builtin_floor(quarters + 0.5);
+        angle = (quarters - whole) * 1.57079632679489662;
+        n = int32_t(whole);
+    }
+
+    // Its sine after `more` quarter turns; both polynomials to 2^-33.8 of the value.
+    __attribute__((always_inline)) float sine(int32_t more) const {
+        const double w = angle * angle;
+        const double s = ((2.7180464728090995e-06 * w - 0.00019839304415691326) * w + 0.008333329280525471) * w;
+        const double c = ((2.43827217653188e-05 * w - 0.0013886672664422362) * w + 0.04166662007283202) * w;
+        const float sine = float(angle + angle * w * (s - 0.16666666640588215)), cosine = float(1 + w * (c - 0.4999999969195928));
+        const uint32_t quarter = uint32_t(n + more);
+        return float_of(bits_of(where((quarter & 1) != 0, cosine, sine)) ^ (quarter & 2) << 30);
+    }
+};
+
+// To 0.51 units in the last place, the cosine of floats closest to multiples of π/2 to 1.5; measured on all floats.
+OPTC_INLINE float sin(float x) { return where(x == 0, x, Turned(x).sine(0)); }
+OPTC_INLINE float cos(float x) { return Turned(x).sine(1); }
+
 // cos(πx) as the sine of what is left to a quarter turn, by its series; exact reduction, so that no x is slower than others.
 OPTC_INLINE math_t cospi(math_t x) {
     const math_t turn = x - 2 * floor(x * math_t(0.5) + math_t(0.5)), b = math_t(0.5) - abs(turn), w = b * b;
     math_t s = math_t(4.66302805767612560e-4);
     if (is_double) {
-        s = ((((math_t(-1.05184717169320540e-11) * w + math_t(5.39266466260812850e-10)) * w + math_t(-2.29484289972698730e-8)) * w +
-              math_t(7.95205400147551290e-7)) * w + math_t(-2.19153534478302170e-5)) * w + s;
+        math_t more = fma(math_t(-1.05184717169320540e-11), w, math_t(5.39266466260812850e-10));
+        more = fma(fma(more, w, math_t(-2.29484289972698730e-8)), w, math_t(7.95205400147551290e-7));
+        s = fma(fma(more, w, math_t(-2.19153534478302170e-5)), w, s);
     }
-    s = ((s * w + math_t(-7.37043094571435e-3)) * w + math_t(0.0821458866111282287)) * w + math_t(-0.599264529320792076);
-    return ((s * w + math_t(2.55016403987734548)) * w + math_t(-5.16771278004997002)) * w * b + math_t(3.14159265358979324) * b;
+    s = fma(fma(s, w, math_t(-7.37043094571435e-3)), w, math_t(0.0821458866111282287));
+    s = fma(fma(s, w, math_t(-0.599264529320792076)), w, math_t(2.55016403987734548));
+    return fma(fma(s, w, math_t(-5.16771278004997002)) * w, b, math_t(3.14159265358979324) * b);
 }
-OPTC_INLINE math_t tanh(math_t x) { return is_double ? math_t(::tanh(double(x))) : math_t(::tanhf(float(x))); }
-OPTC_INLINE double pow(double x, double y) { return ::pow(x, y); }
-OPTC_INLINE double atan2(double y, double x) { return ::atan2(y, x); }
+
+// --- angles --------------------------------------------------------------------------------------------------------------
+
 #ifdef __FP_FAST_FMAF
 // The angle of (x, y) to 2 units in the last place (1.74 measured), in C's special cases too: that of the smaller of |x| and
 // |y| to the larger, added to or taken from a number of quarter turns, with the sign of y.
 OPTC_INLINE float atan2(float y, float x) {
-    const auto fma = [](float a, float b, float c) { return __builtin_fmaf(a, b, c); };
     const float height = __builtin_fabsf(y), width = __builtin_fabsf(x);
     const bool steep = height > width;
     const float smaller = steep ? width : height, larger = steep ? height : width;  // one instruction each
@@ -67,178 +151,6 @@ OPTC_INLINE float atan2(float y, float x) {
 }
 #else
 OPTC_INLINE float atan2(float y, float x) { return ::atan2f(y, x); }
-#endif
-
-// --- powers --------------------------------------------------------------------------------------------------------------
-
-#ifdef __FP_FAST_FMAF
-// C's powf to 0.97 units in the last place (measured), in every special case too; vector code wherever there are vectors of
-// floats. |x|^y = 2^t with t = y·log2|x| in pairs of floats. The polynomials are minimax on the float coefficients.
-OPTC_INLINE float pow(float x, float y) {
-    constexpr float inf = __builtin_inff();
-    const auto fma = [](float a, float b, float c) { return __builtin_fmaf(a, b, c); };
-    // |x| = m·2^i, with m from 2^-¼ to 2^¾, on the bits; denormals are scaled up first. Above 2^¼, m is compared with
-    // c = 2^0.50015…, which is a float to 2^-35, and that exponent is added to i: e = i + log2(c), exactly.
-    const float size = __builtin_fabsf(x);
-    const bool finite = size < inf, denormal = size < 0x1p-126f;
-    const uint32_t least = 0x3f5747e7;
-    const uint32_t above = bits_of(where(denormal, size * 0x1p24f, size)) - least;
-    const float m = float_of((above & 0x7fffff) + least);
-    const bool upper = m > 0x1.3074p+0f;
-    const float c = where(upper, 0x1.6a13b4p+0f, 1.0f);
-    const float scale = (float(int32_t(above) >> 23) + where(upper, 0x1.0014p-1f, 0.0f)) - where(denormal, 24.0f, 0.0f);
-    const float e = where(x == 0, -inf, where(finite, scale, size));
-    // log2(m/c) = 2/ln 2·artanh(s), s = (m - c)/(m + c) with its rest: s times a polynomial in s² ≤ 0.0075, good to 2^-37
-    const float difference = m - c, sum = m + c, rest_of_sum = m - (sum - c), s = difference / sum, w = s * s;
-    const float rest_of_s = fma(-s, rest_of_sum, fma(-s, sum, difference)) * (1 / sum);
-    constexpr float two_by_ln2 = 0x1.715476p+1f, rest_of_two_by_ln2 = 0x1.4ae0cp-25f;
-    const float tail = fma(fma(0x1.aa357cp-2f, w, 0x1.277508p-1f), w, 0x1.ec709ep-1f);
-    const float factor = fma(w, tail, two_by_ln2), rest_of_factor = fma(w, tail, two_by_ln2 - factor) + rest_of_two_by_ln2;
-    const float slope = fma(w, two_by_ln2, two_by_ln2);  // of the logarithm, for the rest of s
-    const float log2_x = fma(s, factor, e);
-    const float rest_of_log2_x = fma(rest_of_s, slope, fma(s, rest_of_factor, fma(s, factor, e - log2_x)));
-    // t = n + r with |r| ≤ ½. The sum leaves n in the low bits. A plain product could be contracted with t - n.
-    const float t = fma(y, log2_x, 0.0f);
-    const float shifted = fma(y, log2_x, 0x1.8p23f), n = shifted - 0x1.8p23f;
-    const float r = (t - n) + fma(y, rest_of_log2_x, fma(y, log2_x, -t));
-    // 2^r = 1 + r·q(r), by a polynomial: 2^-28.3 of the value. 2^n, which may be no float, is two factors.
-    const float q = fma(fma(fma(fma(fma(0x1.417abp-13f, r, 0x1.5f095p-10f), r, 0x1.3b2dd2p-7f), r, 0x1.c6af7ap-5f), r,
-                            0x1.ebfbdcp-3f), r, 0x1.62e43p-1f);
-    // 8-bit numbers in a loop make GCC work on four vectors at a time, which hides the latency of these long chains.
-    const int32_t exponent = int16_t(bits_of(shifted)), half = int8_t(exponent >> 1);
-    const float one_half = float_of((uint32_t(half) << 23) + 0x3f800000);
-    const float other_half = float_of((uint32_t(exponent - half) << 23) + 0x3f800000);
-    const float power = fma(q, r * one_half, one_half) * other_half;
-    // That holds for |t| ≤ 200. Beyond, and where x is 0 or inf, the result is inf or 0. 1^inf, 0^0 and inf^0 are 1.
-    const float far = where(__builtin_fabsf(t) > 200, where(t > 0, inf, 0.0f), power);
-    const float magnitude = where((size == 1) | (y == 0), 1.0f, far);
-    // An odd y keeps the sign of x; a negative number to a y that is no integer is undefined. NaN has come through by itself.
-    const float half_y = y * 0.5f;
-    const bool integer = __builtin_floorf(y) == y, odd = integer & (__builtin_floorf(half_y) != half_y);
-    const float sign_of_x = __builtin_copysignf(0.0f, x);  // unlike the bits of x, known to the compiler where x is an abs
-    const float signed_power = float_of(bits_of(magnitude) ^ (bits_of(sign_of_x) & (odd ? ~0u : 0u)));
-    return where((x < 0) & finite & !integer, __builtin_nanf(""), signed_power);
-}
-#else
-// The same where there is no fast fma.
-// C's powf to 0.54 units in the last place, in every special case too; vector code wherever there are vectors of floats and
-// doubles. |x|^y = 2^t with t = y·log2|x| in double, which is rounded to float once (so denormal results are right as well).
-OPTC_INLINE float pow(float x, float y) {
-    constexpr float inf = __builtin_inff();
-    // |x| = (1 + f)·2^e with √½ ≤ 1 + f < √2, on the bits; denormals are scaled up first.
-    const float size = __builtin_fabsf(x);
-    const bool finite = size < inf, denormal = size < 0x1p-126f;
-    const uint32_t root_half = 0x3f3504f3;
-    const uint32_t above = bits_of(where(denormal, size * 0x1p24f, size)) - root_half;
-    const float f = float_of((above & 0x7fffff) + root_half) - 1;  // exact
-    const float scale = float(int32_t(above) >> 23) - where(denormal, 24.0f, 0.0f);
-    const float e = where(x == 0, -inf, where(finite, scale, inf));
-    // log2(1 + f) = 2/ln 2·artanh(s), s = f/(2 + f), by a polynomial in s² ≤ 0.0295: 2^-37.8 of the value
-    const double s = double(f) / (double(f) + 2), w = s * s;
-    const double log2_over_s =
-        (((0.34072802835157181 * w + 0.41167282583805961) * w + 0.57708358328673473) * w + 0.96179667334997234) * w +
-        2.8853900817900802;
-    const double t = double(y) * (s * log2_over_s + double(e));
-    // 2^t = 2^n·2^r with |r| ≤ ½, by a polynomial: 2^-28.9 of the value. The sum leaves n in the low bits, for the exponent.
-    const double shifted = t + 0x1.8p52, r = t - (shifted - 0x1.8p52);
-    double power =
-        (((((1.5353362996698253e-4 * r + 1.3398874426617976e-3) * r + 9.6184373532001713e-3) * r + 0.055503324710974503) * r +
-          0.24022647913673364) * r + 0.69314720285506975) * r + 1;
-    uint64_t n, u;
-    __builtin_memcpy(&n, &shifted, 8);
-    __builtin_memcpy(&u, &power, 8);
-    u += n << 52;
-    __builtin_memcpy(&power, &u, 8);
-    // That holds for |t| < 1000. Beyond, and where x is 0 or inf, an estimate of t, good to a fifth, says whether the result is
-    // inf or 0. It is NaN for 0·inf, that is for 1^inf, 0^0 and inf^0, which are 1 (and for NaN: see the last lines).
-    const float estimate = y * (f * 1.44f + e);
-    const float beyond = where(estimate > 512, inf, where(estimate != estimate, 1.0f, 0.0f));
-    const float magnitude = where(__builtin_fabsf(estimate) <= 512, float(power), beyond);
-    // An odd y keeps the sign of x; a negative number to a y that is no integer is undefined. Floats from 2^24 on are even.
-    const uint32_t y_bits = bits_of(y) & 0x7fffffff;
-    const float y_size = float_of(y_bits < 0x4b800000 ? y_bits : 0x4b800000);
-    const int32_t whole = int32_t(y_size);
-    const bool integer = float(whole) == y_size;
-    const float odd = where(integer, float_of(uint32_t(whole) << 31), 0.0f);
-    const float sign_of_x = __builtin_copysignf(0.0f, x);  // unlike the bits of x, known to the compiler where x is an abs
-    const float signed_power = float_of(bits_of(magnitude) ^ (bits_of(odd) & bits_of(sign_of_x)));
-    const bool undefined = ((x < 0) & finite & !integer) | __builtin_isunordered(x, y);
-    return where((x == 1) | (y == 0), 1.0f, where(undefined, __builtin_nanf(""), signed_power));
-}
-#endif
-
-// --- powers whose exponent is the same for all elements --------------------------------------------------------------------
-
-// What is known of such exponents before the loop over elements, which has an instance for each.
-enum class Power { any, one, half, root };
-
-constexpr Power kind_of(double exponent) {
-#ifdef __FP_FAST_FMAF
-    const bool root = !is_double && exponent > 0 && exponent < 0.5;
-#else
-    const bool root = false;
-#endif
-    return exponent == 1 ? Power::one : exponent == 0.5 ? Power::half : root ? Power::root : Power::any;
-}
-// Of several, what they have in common.
-template <class... Others> constexpr Power kind_of(double exponent, double other, Others... others) {
-    return kind_of(exponent) == kind_of(other, others...) ? kind_of(exponent) : Power::any;
-}
-
-template <Power power> struct Exponent {
-    math_t value;
-
-    explicit Exponent(double exponent) : value(math_t(exponent)) {}
-    operator math_t() const { return value; }
-};
-OPTC_INLINE math_t pow(math_t x, const Exponent<Power::any>& y) { return pow(x, y.value); }
-OPTC_INLINE math_t pow(math_t x, const Exponent<Power::one>&) { return x; }
-OPTC_INLINE math_t pow(math_t x, const Exponent<Power::half>&) { return half_power(x); }
-
-// An exponent between 0 and ½: powers of numbers from 2^-149 to 2^128 are normal floats. |x| = (1 + f)·2^e; the exponent is a
-// pair of floats, for e·2^23, and the factor of the logarithm's polynomial: log2(1 + f) = f·(c[0] + c[1]·f + …), to 2^-27.1.
-template <> struct Exponent<Power::root> {
-    float value, high, low, c[9];
-
-    explicit Exponent(double exponent)
-        : value(float(exponent)), high(value * 0x1p-23f), low(float(exponent - double(value)) * 0x1p-23f),
-          c{float(exponent * 1.4426948701234037), float(exponent * -0.7213471290852022), float(exponent * 0.480922422773036),
-            float(exponent * -0.3607211296871632), float(exponent * 0.2876587435197412), float(exponent * -0.2385212825751408),
-            float(exponent * 0.2173659436764796), float(exponent * -0.21028940860536002),
-            float(exponent * 0.12542702628093802)} {}
-    operator math_t() const { return value; }
-};
-
-#ifdef __FP_FAST_FMAF
-// C's pow to 2 units in the last place (1.88 measured), in every special case too, with half the instructions of any power.
-OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) {
-    constexpr float inf = __builtin_inff();
-    const auto fma = [](float a, float b, float c) { return __builtin_fmaf(a, b, c); };
-    // √½ ≤ 1 + f < √2, on the bits; denormals are scaled up first. e stays where it is in the bits, as a multiple of 2^23.
-    const float size = __builtin_fabsf(float(x));
-    const bool finite = size < inf;
-    const uint32_t root_half = 0x3f3504f3, up = size < 0x1p-126f ? 24u << 23 : 0u;
-    const uint32_t above = bits_of(size * float_of(0x3f800000 + up)) - root_half;
-    const float f = float_of((above & 0x7fffff) + root_half) - 1;  // exact
-    const float e = float(int32_t((above - up) & 0xff800000));
-    // y·log2|x| = n + r with |r| ≤ ¾: n is y·e, rounded. The sum leaves it in the low bits.
-    const float shifted = fma(e, y.high, 0x1.8p23f), rest = fma(e, y.low, fma(e, y.high, -(shifted - 0x1.8p23f)));
-    const float f2 = f * f, f4 = f2 * f2;
-    const float low = fma(fma(y.c[3], f, y.c[2]), f2, fma(y.c[1], f, y.c[0]));
-    const float high = fma(fma(y.c[7], f, y.c[6]), f2, fma(y.c[5], f, y.c[4]));
-    const float r = fma(f, fma(fma(y.c[8], f4, high), f4, low), rest);
-    // 2^r = 1 + r·q(r), by a polynomial: 2^-27.9 of the value
-    const float r2 = r * r;
-    const float first = fma(fma(0x1.3b23b8p-7f, r, 0x1.c6b042p-5f), r2, fma(0x1.ebfbeep-3f, r, 0x1.62e43p-1f));
-    const float others = fma(0x1.fa0ef2p-17f, r2, fma(0x1.47108ep-13f, r, 0x1.5d9f7p-10f));
-    const float power = fma(fma(others, r2 * r2, first), r, 1.0f);
-    const int32_t exponent = int8_t(bits_of(shifted));  // from -75 to 64; for 8-bit numbers, see above
-    const float scaled = float_of(bits_of(power) + (uint32_t(exponent) << 23));
-    // 0, inf and NaN are their own powers, with a plus; a negative number has none.
-    return where((x < 0) & finite, __builtin_nanf(""), where((size > 0) & finite, scaled, size));
-}
-#else
-OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) { return pow(x, math_t(y.value)); }
 #endif
 
 }  // namespace optc

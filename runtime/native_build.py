@@ -30,21 +30,18 @@ _ERROR = re.compile(r"\berror:|undefined reference")
 COMPILERS = ("c++", "g++", "clang++")
 
 # Never -ffast-math (nor -Ofast, -funsafe-math-optimizations): they replace sqrt and division by estimates, and at load turn on
-# flush-to-zero for the whole process. Contraction to FMA stays on: its error against float64 is smaller than without.
-OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd")
+# flush-to-zero for the whole process. Products and sums are contracted where the text says so (`fma` in `prelude.hpp`).
+OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp-simd")
 _SHARED = ("-shared", "-fPIC", "-fvisibility=hidden")
 _NATIVE = ("-march=native",)
 _THREADS = ("-fopenmp",)
-_VECTOR_MATH = ("-DOPTC_VECTOR_MATH", "-Wl,--as-needed", "-Wl,-z,defs", "-lmvec", "-lm")
 LADDER = (
-    (*_NATIVE, *_THREADS, *_VECTOR_MATH),
     (*_NATIVE, *_THREADS),
     _THREADS,  # a compiler that does not know this CPU
     _NATIVE,  # no OpenMP: one thread
     (),
 )
-"""Option sets, best first: the first that compiles is used. Vector mathematics needs glibc (atan2 and tanh since 2.35) and
-declarations that only GCC turns into calls."""
+"""Option sets, best first: the first that compiles is used."""
 
 _ARGUMENTS = (
     ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
@@ -113,7 +110,7 @@ def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
 
 def prelude() -> str:
     """The fixed C++ text that comes before every kernel."""
-    return _part("prelude") + _part("elementary")
+    return _part("prelude") + _part("elementary") + _part("powers")
 
 
 def reductions(matrices: bool = False) -> str:

@@ -6,7 +6,7 @@
 //   OPTC_VARIANT                                            the static flags, one bit each
 //   OPTC_KEY                                                the identity of this build, exported to be checked after loading
 //   OPTC_PASSES                                             defined where `reductions.hpp` follows, with another loop over chunks
-// and OPTC_VECTOR_MATH, see `elementary.hpp`, which follows. A plain C ABI and no torch headers.
+// A plain C ABI and no torch headers.
 
 #include <stdint.h>
 #ifdef _OPENMP
@@ -84,6 +84,15 @@ OPTC_INLINE double where(bool condition, double a, double b) {
     return a;
 }
 OPTC_INLINE bool where(bool condition, bool a, bool b) { return (condition & a) | (!condition & b); }
+// a·b + c, rounded once where the CPU can, and nothing else is: compilers may not contract by themselves, since they would do it
+// otherwise in the scalar code at the end of a tensor than in vectors.
+#ifdef __FP_FAST_FMAF
+OPTC_INLINE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+OPTC_INLINE double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+OPTC_INLINE float fma(float a, float b, float c) { return a * b + c; }
+OPTC_INLINE double fma(double a, double b, double c) { return a * b + c; }
+#endif
 OPTC_INLINE math_t square(math_t x) { return x * x; }
 OPTC_INLINE math_t cube(math_t x) { return x * x * x; }
 OPTC_INLINE math_t fourth(math_t x) { return square(x * x); }

@@ -28,7 +28,8 @@ class Dialect:
     """How one target spells an expression.
 
     `call[operation]` formats an operation from its printed arguments and wins over the infix form; `name` spells a symbol;
-    `number` spells a float; `logic` spells and, or, not with their precedence (looser than comparisons).
+    `number` spells a float; `logic` spells and, or, not with their precedence (looser than comparisons). `fused` formats
+    a·b + c, where the target has such an operation that must be asked for.
     """
 
     call: Mapping[str, Callable[..., str]]
@@ -36,6 +37,7 @@ class Dialect:
     number: Callable[[float], str]
     boolean: Callable[[bool], str]
     logic: Mapping[str, tuple[str, int]]
+    fused: Callable[[str, str, str], str] | None = None
 
 
 def print_expression(expression: Expression, dialect: Dialect, outer: int = 0) -> str:
@@ -73,12 +75,34 @@ def _apply(operation: str, arguments: tuple[Expression, ...], dialect: Dialect) 
         # `a and b and c` needs no brackets, `a or (b and c)` has them for the reader
         parts = [print_expression(a, dialect, ATOM if _mixes(operation, a) else precedence) for a in arguments]
         return f" {word} ".join(parts), precedence
+    if dialect.fused and operation in ("add", "sub") and (terms := _product_and_rest(operation, arguments)):
+        return dialect.fused(*(print_expression(term, dialect) for term in terms)), ATOM
     word, precedence = _INFIX[operation]
     # never chained and never re-associated: the right operand is bracketed at equal precedence
     left = precedence + 1 if precedence == COMPARISON else precedence
     joint = word if operation in ("mul", "div") else f" {word} "
     first = print_expression(arguments[0], dialect, left)
     return first + joint + print_expression(arguments[1], dialect, precedence + 1), precedence
+
+
+def _product_and_rest(operation: str, arguments: tuple[Expression, ...]) -> tuple[Expression, Expression, Expression] | None:
+    """(a, b, c) where a sum or difference is a·b + c; of two products the first is taken."""
+    first, second = arguments
+    negative = operation == "sub"
+    match first, second:
+        case Apply("mul", (a, b)), _:
+            return a, b, _negative(second) if negative else second
+        case _, Apply("mul", (a, b)):
+            return _negative(a) if negative else a, b, first
+        case Apply("pow", (Read() as a, Constant(2))), _:
+            return a, a, _negative(second) if negative else second
+        case _, Apply("pow", (Read() as a, Constant(2))):
+            return _negative(a) if negative else a, a, first
+    return None
+
+
+def _negative(expression: Expression) -> Expression:
+    return Apply("neg", (expression,), expression.type)
 
 
 def _mixes(operation: str, argument: Expression) -> bool:

@@ -23,15 +23,15 @@ ADAMW_LOOP = """\
         math_t v = load(v_at[i]);
         math_t v_max = amsgrad ? load(v_max_at[i]) : math_t(0);
 
-        m = beta1*m + one_minus_beta1*g;  // 3
-        v = beta2*v + one_minus_beta2*square(g);  // 4
+        m = fma(beta1, m, one_minus_beta1*g);  // 3
+        v = fma(beta2, v, one_minus_beta2*square(g));  // 4
         math_t v_hat = v/c2;  // 5
         if (amsgrad) {  // 6
             v_max = max(v_max, v);  // 7
             v_hat = v_max/c2;  // 8
         }
         const math_t u = m/(sqrt(v_hat) + eps);  // 9
-        theta = decay*theta - lr_c1*u;  // 10
+        theta = fma(decay, theta, -(lr_c1*u));  // 10
 
         store(theta_at[i], theta);
         store(m_at[i], m);
@@ -209,6 +209,24 @@ def test_every_name_of_the_prelude_is_known_to_the_emitter() -> None:
     names = {a or b for a, b in defined} - {"__attribute__"}
     assert {"load", "atan2", "optc_run", "bf16", "math_t", "Chunk", "infinity"} <= names
     assert names <= PRELUDE_NAMES
+
+
+def test_products_are_added_by_the_operation_that_rounds_once() -> None:
+    theta, g, m = k.theta, k.g, k.state("m")
+    product, squared, negative = k.op("mul", g, m), k.op("pow", g, k.number(2)), k.op("neg", g)
+    for value, printed in (
+        (k.op("add", product, theta), "fma(g, m, theta)"),
+        (k.op("add", theta, product), "fma(g, m, theta)"),
+        (k.op("sub", product, theta), "fma(g, m, -theta)"),
+        (k.op("sub", theta, product), "fma(-g, m, theta)"),
+        (k.op("sub", theta, k.op("mul", negative, m)), "fma(-(-g), m, theta)"),
+        (k.op("add", product, k.op("mul", theta, theta)), "fma(g, m, theta*theta)"),
+        (k.op("sub", squared, theta), "fma(g, g, -theta)"),
+        (k.op("sub", theta, squared), "fma(-g, g, theta)"),
+        (k.op("add", theta, k.op("pow", k.op("add", g, m), k.number(2))), "theta + square(g + m)"),
+        (k.op("mul", k.op("add", product, theta), m), "fma(g, m, theta)*m"),
+    ):
+        assert value_of(value) == printed
 
 
 def test_a_statement_that_is_not_of_a_kernel_is_refused() -> None:

@@ -274,7 +274,7 @@ def test_the_text_reads_like_the_spec() -> None:
         "    const double q = where(w > 0.0 && r > 0.0, w/r, 1.0);  // 20\n"
         "    const double lr_q = lr*q;  // 21\n",
         "    const math_t lr_q = math_t(statistics[2]);\n",
-        "        theta = theta - lr_q*u;  // 21\n",
+        "        theta = fma(-lr_q, u, theta);  // 21\n",
         "    share.pass(0, pass_0);\n    share.wait();\n    share.stage(1, per_tensor::stage_1);\n"
         "    share.wait();\n    share.pass(1, pass_1);\n",
     ):

@@ -17,15 +17,21 @@ SHAPES: tuple[tuple[int, ...], ...] = ((6, 1024), (5, 6), (1, 4), (8, 3), (7,), 
 IN_BLOCKS: tuple[tuple[int, ...], ...] = ((6, 1024), (5, 2048), ())
 """However these are divided, parts are whole blocks of codes."""
 
+OF_ANY_SIZE = {"AdamW4bitRank1", "AdamWFactored"}
+"""Optimizers that keep small parameters, too, as codes; parts of some cut through a block."""
+
 LAYOUTS = ("fsdp", "hsdp", "columns", "grid", "strided", "zero1")
 
 
-@cache
 def mesh_of(layout: str, size: int) -> Any:
     """The mesh of all processes."""
-    if layout in ("hsdp", "grid", "strided"):
-        return init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("outer", "inner"))
-    return init_device_mesh("cpu", (size,))
+    return mesh(size, "outer", "inner") if layout in ("hsdp", "grid", "strided") else mesh(size)
+
+
+@cache
+def mesh(size: int, *names: str) -> Any:
+    """A mesh of all processes, of one dimension or of two, 2 × what is left; made once, as each has groups and threads."""
+    return init_device_mesh("cpu", (2, size // 2) if names else (size,), mesh_dim_names=names or None)
 
 
 def placements(layout: str, shape: Sequence[int], size: int) -> list[Any]:

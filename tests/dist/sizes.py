@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,12 +10,13 @@ import torch.distributed as dist
 from torch import nn
 
 import optc
-from tests.dist.training import built, train
+from tests.dist.layouts import mesh
+from tests.dist.training import Net, built, train
 
 
 def state_bytes(rank: int, engine: str, name: str) -> int:
     """Of a model with uneven rows, after a step."""
-    model, optimizer = built(engine, name, torch.float32)
+    model, optimizer = built(engine, name, partial(Net, torch.float32))
     train(model, optimizer, range(1))
     return _bytes(optimizer)
 
@@ -23,9 +25,8 @@ def even_bytes(rank: int, engine: str, name: str) -> int:
     """Of a model all of whose rows are divided evenly."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 16))
-    size = dist.get_world_size()
-    mesh = dist.device_mesh.init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("r", "s")) if engine == "hsdp" else None
-    optc.dist.shard(model, stage=3 if engine == "hsdp" else int(engine[-1]), mesh=mesh)  # type: ignore[arg-type]
+    whole = mesh(dist.get_world_size(), "replicas", "shards") if engine == "hsdp" else None
+    optc.dist.shard(model, stage=3 if engine == "hsdp" else int(engine[-1]), mesh=whole)  # type: ignore[arg-type]
     optimizer = optc.create(name, model)
     model(torch.ones(2, 16)).square().mean().backward()
     optimizer.step()

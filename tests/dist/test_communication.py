@@ -16,7 +16,8 @@ from tests.dist.communication import (
     without_joining,
 )
 from tests.dist.crew import Crew
-from tests.dist.test_parity import OF_ANY_SIZE, SAMPLE, silent
+from tests.dist.layouts import OF_ANY_SIZE
+from tests.dist.test_parity import SAMPLE, silent
 
 NAMES = [name for name in optc.available() if name not in OF_ANY_SIZE]
 MANY = [(12, 4)] * 40 + [(12,)] * 40

@@ -13,7 +13,7 @@ import torch
 import optc
 from optc.runtime import communication, registry
 from tests.dist.crew import PATIENCE, Crew
-from tests.dist.layouts import IN_BLOCKS, LAYOUTS, SHAPES
+from tests.dist.layouts import IN_BLOCKS, LAYOUTS, OF_ANY_SIZE, SHAPES
 from tests.dist.parity import STEPS, compare, in_bfloat16
 
 NAMES = optc.available()
@@ -35,17 +35,15 @@ SAMPLE = (
 LAUNCHED = ("Adafactor", "AdamWBf16Stochastic", "Gravity", "LAMB", "RACS", "SGD")
 SMALL = ((5, 6), (1, 4), (7,), (), (4, 3, 5))
 
-VECTORS = {"AdamG", "AdamWFp8", "Aida", "AliG", "MADGRAD", "PSGLD", "SGLD"}
-"""Their functions (powers, logarithms, cosines) are computed in vectors, otherwise at the end of a tensor: a bit may differ."""
+ON_TRITON = {"AdamG", "AdamWFp8", "Aida", "AliG", "MADGRAD", "PSGLD", "SGLD"}
+"""Triton's interpreter computes by NumPy, which has their powers, logarithms and cosines in vectors and others at the end of a
+tensor: a bit may differ."""
 
-ON_PYTORCH = VECTORS | {"AdamATan2", "HNAdam"}
-"""The same of PyTorch's own functions."""
+ON_PYTORCH = ON_TRITON | {"AdamATan2", "HNAdam"}
+"""The same of PyTorch's functions. Native code has its own, which have the same bits everywhere: it needs no such list."""
 
 NOISE = {"OrthoAdamW"}
 """Of a tensor of one element nothing is orthogonal: what is left is rounding, which is scaled up. Native code rounds alike."""
-
-OF_ANY_SIZE = {"AdamW4bitRank1", "AdamWFactored"}
-"""Small parameters, too, are kept as codes, and parts of some cut through a block."""
 
 
 def silent(name: str) -> bool:
@@ -55,7 +53,7 @@ def silent(name: str) -> bool:
     return not communication.of_shapes(schema, schema.defaults, shapes)
 
 
-def check(found: dict[str, float | str], names: Collection[str], vectors: Collection[str] = VECTORS) -> None:
+def check(found: dict[str, float | str], names: Collection[str], vectors: Collection[str] = ()) -> None:
     """The same bits where nothing is measured over a tensor; ≤ 1e-6 elsewhere; nothing is refused."""
     assert set(found) == set(names)
     for name, outcome in found.items():
@@ -102,7 +100,7 @@ def test_samples_on_triton(two: Crew, layout: str) -> None:
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_every_optimizer_on_the_other_backends(four: Crew, backend: str, layout: str) -> None:
     for found in compared(four, NAMES, layout, backend, patience=3600):
-        check(found, NAMES, ON_PYTORCH if backend == "torch" else VECTORS)
+        check(found, NAMES, ON_PYTORCH if backend == "torch" else ON_TRITON)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

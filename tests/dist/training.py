@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import optc
+from tests.dist.layouts import OF_ANY_SIZE, mesh
 
 ENGINES = ("plain", "ddp", "zero1", "stage1", "stage2", "stage3", "hsdp", "tensor")
 
@@ -44,15 +46,42 @@ class Net(nn.Module):
         return found
 
 
-def built(engine: str, name: str, dtype: torch.dtype = torch.float64, **hypers: Any) -> tuple[nn.Module, Any]:
+class SmallNet(nn.Module):
+    """Quick to train, in float32: a layer of one row, one of uneven rows, biases, and one that is large enough for codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 64)
+        self.blocks = nn.ModuleList([nn.Linear(64, 64)])
+        self.odd = nn.Linear(64, 5)
+        self.last = nn.Linear(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(torch.tanh(self.odd(torch.tanh(self.blocks[0](torch.tanh(self.first(x)))))))
+        return found
+
+
+class NetInBlocks(nn.Module):
+    """However it is divided, parts are whole blocks of codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 1024)
+        self.last = nn.Linear(1024, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(torch.tanh(self.first(x)))
+        return found
+
+
+def built(engine: str, name: str, net: Callable[[], nn.Module] = Net, **hypers: Any) -> tuple[nn.Module, Any]:
     """A model and its optimizer; the same weights everywhere."""
     torch.manual_seed(0)
-    model: nn.Module = Net(dtype)
+    model = net()
     if engine.startswith("stage"):
         optc.dist.shard(model, stage=int(engine[-1]))  # type: ignore[arg-type]
     elif engine == "hsdp":
-        mesh = dist.device_mesh.init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("r", "s"))
-        optc.dist.shard(model, stage=3, mesh=mesh)
+        optc.dist.shard(model, stage=3, mesh=mesh(dist.get_world_size(), "replicas", "shards"))
     elif engine == "tensor":
         _in_both_ways(model, in_blocks="bit" in name)
     optimizer = made(name, model, **hypers)
@@ -77,11 +106,11 @@ def _in_both_ways(model: nn.Module, *, in_blocks: bool) -> None:
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-    mesh = dist.device_mesh.init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("data", "tensor"))
+    both = mesh(dist.get_world_size(), "data", "tensor")
     by_columns, by_rows = ColwiseParallel(output_layouts=Replicate()), RowwiseParallel(input_layouts=Replicate())
     plan = {"first": by_columns, "blocks.0": by_columns, "odd": by_rows} | ({} if in_blocks else {"blocks.1": by_rows})
-    parallelize_module(model, mesh["tensor"], plan)
-    optc.dist.shard(model, stage=3, mesh=mesh["data"])
+    parallelize_module(model, both["tensor"], {name: way for name, way in plan.items() if name in dict(model.named_modules())})
+    optc.dist.shard(model, stage=3, mesh=both["data"])
 
 
 def batch(step: int, rank: int, size: int) -> Tensor:
@@ -122,10 +151,8 @@ def train(
         if scaler is not None:
             scaler.step(optimizer)
             scaler.update()
-        elif any(schema.reads_loss for schema, _ in optimizer._schemas()):
-            optimizer.step(lambda: torch.tensor(0.5))
         else:
-            optimizer.step()
+            _stepped(optimizer)
         optimizer.zero_grad()
     return losses
 
@@ -152,6 +179,40 @@ def trained(rank: int, engine: str, name: str, accumulate: int = 1, **hypers: An
     reference, alone = built("plain", name, **hypers)
     train(reference, alone, range(10), alone=True)
     return difference(whole(model), whole(reference))
+
+
+def beside_whole(rank: int, engine: str, names: Sequence[str], steps: int) -> dict[str, float | str]:
+    """For each optimizer how far training on an engine is from steps on whole parameters with the gradients of that training.
+
+    One process has the whole parameters.
+    """
+    found: dict[str, float | str] = {}
+    for name in names:
+        net = NetInBlocks if name in OF_ANY_SIZE else SmallNet
+        model, optimizer = built(engine, name, net)
+        reference, alone = built("plain", name, net)
+        for step in range(steps):
+            train(model, optimizer, range(step, step + 1), spoil=partial(_give_gradients, model, reference))
+            if rank == 0:
+                _stepped(alone)
+        every = whole(model)
+        found[name] = difference(every, whole(reference)) if rank == 0 else 0.0
+    return found
+
+
+def _give_gradients(model: nn.Module, reference: nn.Module, step: int) -> None:
+    """The whole gradients of a model to another one."""
+    for p, q in zip(_inner(model).parameters(), reference.parameters(), strict=True):
+        assert p.grad is not None
+        q.grad = (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad).detach().clone()
+
+
+def _stepped(optimizer: Any) -> None:
+    """A step, with a loss where one is read."""
+    if any(schema.reads_loss for schema, _ in optimizer._schemas()):
+        optimizer.step(lambda: torch.tensor(0.5))
+    else:
+        optimizer.step()
 
 
 def saved(rank: int, engine: str, name: str, path: Path) -> dict[str, Tensor]:

@@ -95,6 +95,9 @@ KINDS: dict[str, dict[str, Rule]] = {
     },
     "native": {
         **_signs("//"),
+        "minus for plus of a product": Rule(r"\bfma\((?=[\w(].*//)", "fma(-"),
+        "plus for minus of a product": Rule(r"\bfma\(-(?=.*//)", "fma("),
+        "factor and summand swapped": Rule(r"\bfma\((-?\w+), (\w+), (\w+)\)(?=.*//)", r"fma(\1, \3, \2)"),
         "lost sqrt": Rule(r"\bsqrt\((?=.*//)", "("),
         "lost square": Rule(r"\bsquare\((?=.*//)", "("),
         "min for max": Rule(r"= max\(", "= min("),

@@ -193,6 +193,35 @@ def run_many(backend: str, options: dict[str, bool], examples: int, shapes: tupl
     run()
 
 
+LENGTHS = [1, 2, 3, 5, 7, 9, 13, 31, 6]
+"""Of tensors that are, one behind the other, a tensor of their sum: no vectors, parts of one, several and a rest."""
+
+
+def same_in_any_place(text: str, hypers: dict[str, float | bool], seed: int) -> None:
+    """An element's new value has the same bits wherever in a tensor it stands."""
+    many = optc.compile(text)
+    given_hypers = {key: value for key, value in hypers.items() if key in many.schema.defaults}
+    random = torch.Generator().manual_seed(seed)
+    start = torch.randn(sum(LENGTHS), generator=random)
+    whole = torch.nn.Parameter(start.clone())
+    parts = [torch.nn.Parameter(part.clone()) for part in torch.split(start, LENGTHS)]
+    optimizers = [many([whole], **given_hypers, backend="native"), many(parts, **given_hypers, backend="native")]
+    for _ in range(STEPS):
+        whole.grad = torch.randn(sum(LENGTHS), generator=random)
+        for part, gradient in zip(parts, torch.split(whole.grad, LENGTHS), strict=True):
+            part.grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        together = torch.cat([part.detach() for part in parts])
+        assert torch.equal(whole.detach().view(torch.int32), together.view(torch.int32))
+
+
+@given(specs().filter(lambda text: "seed" not in text), st.booleans(), st.integers(0, 1000))
+@bounded(25)
+def test_an_element_is_the_same_in_any_place(text: str, flag: bool, seed: int) -> None:
+    same_in_any_place(text, {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag}, seed)
+
+
 MANY: tuple[dict[str, bool], ...] = ({}, {"reducing": True}, {"model": True}, {"rows": True}, {"model": True, "rows": True})
 MANY += ({"picking": True}, {"picking": True, "reducing": True}, {"picking": True, "model": True})
 

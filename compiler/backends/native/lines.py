@@ -75,6 +75,7 @@ class Lines:
             number=number,
             boolean=lambda value: "true" if value else "false",
             logic={"and": ("&&", 20), "or": ("||", 10), "not": ("!", 80)},
+            fused=partial(_call, "fma") if real == "math_t" else None,
         )
 
     def expression(self, expression: Expression, outer: int = 0) -> str:

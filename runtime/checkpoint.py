@@ -84,17 +84,18 @@ class _Found:
     known: set[int | str] = field(default_factory=set)
 
 
-def load(
+def loading(
     optimizer: torch.optim.Optimizer,
     name: str,
     parts: Parts,
     state_dict: Mapping[str, Any],
     fits: Callable[[Sequence[Mapping[str, Any]]], None] = lambda groups: None,
     shards: Shards = PLACEMENTS,
-) -> None:
-    """Puts a state dict into an optimizer, called `name`. Raises ValueError with all that does not fit, TypeError for no dict.
+) -> Callable[[], None]:
+    """What puts a state dict into an optimizer, called `name`, and cannot fail; until then nothing has changed.
 
-    `fits` looks at the groups of the file first, and raises where the others need not be looked at.
+    Raises ValueError with all that does not fit, TypeError for no dict. `fits` looks at the groups of the file first, and raises
+    where the others need not be looked at.
     """
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"load_state_dict of {name} takes a dict, what state_dict() has given, not {type(state_dict).__name__}")
@@ -118,13 +119,17 @@ def load(
         problems += [f"state for {index!r}, which no group has" for index in packed["state"] if index not in found.known]
     if problems:
         raise ValueError(listed(f"this state dict does not fit {name}, nothing was loaded:", [*since, *problems]))
-    for message in dict.fromkeys([*since, *found.changes]):
-        warnings.warn(f"{name}: {message}", stacklevel=stacklevel())
-    for group, old in zip(found.groups, present, strict=True):
-        _keep_tensors(group, old)
-    optimizer.__setstate__({"state": found.slots, "param_groups": found.groups})
-    for after in optimizer._optimizer_load_state_dict_post_hooks.values():
-        after(optimizer)
+
+    def put() -> None:
+        for message in dict.fromkeys([*since, *found.changes]):
+            warnings.warn(f"{name}: {message}", stacklevel=stacklevel())
+        for group, old in zip(found.groups, present, strict=True):
+            _keep_tensors(group, old)
+        optimizer.__setstate__({"state": found.slots, "param_groups": found.groups})
+        for after in optimizer._optimizer_load_state_dict_post_hooks.values():
+            after(optimizer)
+
+    return put
 
 
 def _read(

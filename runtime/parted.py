@@ -6,7 +6,7 @@ release and comparisons ask for the parts, and so need not know which of the two
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +75,11 @@ class Parted(Releasable):
 
         Raises ValueError with everything that does not fit; then nothing has changed.
         """
-        checkpoint.load(self, self._called(), self._schemas(), state_dict, self._fits, self._shards)
+        self._loading(state_dict)()
+
+    def _loading(self, state_dict: Mapping[str, Any]) -> Callable[[], None]:
+        """What puts in a state dict that fits: nothing has changed until it is called. Raises as `load_state_dict` does."""
+        return checkpoint.loading(self, self._called(), self._schemas(), state_dict, self._fits, self._shards)
 
     def _told(self) -> bool:
         """Whether a step itself finds out that a gradient is not finite, before it has changed anything."""

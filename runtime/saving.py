@@ -94,10 +94,15 @@ def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
     tensors = _of_optimizer(fitting.templates, shapes)
     called = {} if fitting.model is None else fitting.model.called
     _dcp("load", tensors | {model_key(called[key]): x for key, x in of_model.items()}, folder)
-    try:
-        optimizer.load_state_dict(packed)
-    except ValueError as error:
-        raise ValueError(f"{folder} cannot be loaded: {error}") from None
+
+    def checked() -> Callable[[], None]:
+        try:
+            return optimizer._loading(packed)
+        except ValueError as error:
+            raise ValueError(f"{folder} cannot be loaded: {error}") from None
+
+    put = _in_all(checked)
+    put()
     if model is not None:
         model.load_state_dict(of_model, strict=False)
     return report
@@ -214,7 +219,7 @@ def _agreed(work: Callable[[], Any]) -> Any:
 
 
 def _in_all(work: Callable[[], T]) -> T:
-    """Does something in every process, before they begin to talk. Raises in all of them where one of them has raised."""
+    """Does something in every process, each for itself. Raises in all of them where one of them has raised."""
     if _alone():
         return work()
     outcome, error = None, None

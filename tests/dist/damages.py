@@ -108,6 +108,20 @@ def loaded_by_others(rank: int, path: Path) -> dict[str, tuple[float, str, bool]
     return found
 
 
+def refused_after_reading(rank: int, engine: str, path: Path) -> tuple[float, str, bool]:
+    """A load that a hook of the second process refuses when all is read: seconds, what is told, whether all is as it was."""
+    model, optimizer = _trained(engine, path)
+    before = _facts(model, optimizer)
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("the hook does not want it")
+
+    if rank == 1:
+        optimizer.register_load_state_dict_pre_hook(refuse)
+    seconds, said = timed(lambda: optc.dist.load(path, optimizer, _inner(model)))
+    return seconds, said, _facts(model, optimizer) == before
+
+
 def saved_apart(rank: int, engine: str, path: Path) -> tuple[str, bool, list[str], str]:
     """A save to folders that processes do not share, which keeps nothing else: what it raises, whether what was saved before
     still loads, what is in the first one's folder, and which save is the latest.

@@ -45,6 +45,16 @@ def test_what_does_not_fit_in_one_process_is_told_by_all(two: Crew, tmp_path: Pa
 
 
 @pytest.mark.parametrize("engine", ["stage3", "zero1"])
+def test_what_one_process_refuses_at_last_is_loaded_in_none(two: Crew, tmp_path: Path, engine: str) -> None:
+    (first, *as_it_was), (second, *also) = (
+        (said, ok, s < 10) for s, said, ok in two.run(damages.refused_after_reading, engine, tmp_path)
+    )
+    told = f"ValueError: {tmp_path / 'save-000001'} cannot be loaded: the hook does not want it"
+    assert (first, second) == (f"RuntimeError: nothing was loaded, since process 1 cannot: {told}", told)
+    assert as_it_was == also == [True, True]
+
+
+@pytest.mark.parametrize("engine", ["stage3", "zero1"])
 def test_folders_that_are_not_shared_are_told_and_nothing_is_lost(two: Crew, tmp_path: Path, engine: str) -> None:
     (first, *kept), (second, *also_kept) = two.run(damages.saved_apart, engine, tmp_path)
     told = f"OSError: {tmp_path / 'save-000003'} lacks 1 of the files that processes have written, '__1_0.distcp' for one: "

@@ -94,8 +94,8 @@ def loading(
 ) -> Callable[[], None]:
     """What puts a state dict into an optimizer, called `name`, and cannot fail; until then nothing has changed.
 
-    Raises ValueError with all that does not fit, TypeError for no dict. `fits` looks at the groups of the file first, and raises
-    where the others need not be looked at.
+    Raises ValueError with all that does not fit, TypeError for no dict. `fits` looks at the groups of the file first, and
+    raises where the others need not be looked at.
     """
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"load_state_dict of {name} takes a dict, what state_dict() has given, not {type(state_dict).__name__}")

@@ -11,6 +11,9 @@ if "TRITON_INTERPRET" not in os.environ:
     assert "triton" not in sys.modules, "TRITON_INTERPRET is read when triton is imported: set it before"
     os.environ["TRITON_INTERPRET"] = "1"
 
+# Test processes share the cores: a thread that waits for work takes none from the others. Read when OpenMP is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the tests marked slow as well")

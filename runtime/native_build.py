@@ -110,7 +110,7 @@ def load_library(source: str, macros: Mapping[str, str]) -> ctypes.CDLL:
 
 def prelude() -> str:
     """The fixed C++ text that comes before every kernel."""
-    return _part("prelude") + _part("elementary") + _part("powers")
+    return "".join(map(_part, ("prelude", "elementary", "powers")))
 
 
 def reductions(matrices: bool = False) -> str:

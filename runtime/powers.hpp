@@ -145,13 +145,11 @@ template <> struct Exponent<Power::root> {
 // C's pow to 2 units in the last place (1.88 measured), in every special case too, with half the instructions of any power.
 OPTC_INLINE math_t pow(math_t x, const Exponent<Power::root>& y) {
     constexpr float inf = __builtin_inff();
-    // √½ ≤ 1 + f < √2, on the bits; denormals are scaled up first. e stays where it is in the bits, as a multiple of 2^23.
     const float size = __builtin_fabsf(float(x));
     const bool finite = size < inf;
-    const uint32_t root_half = 0x3f3504f3, up = size < 0x1p-126f ? 24u << 23 : 0u;
-    const uint32_t above = bits_of(size * float_of(0x3f800000 + up)) - root_half;
-    const float f = float_of((above & 0x7fffff) + root_half) - 1;  // exact
-    const float e = float(int32_t((above - up) & 0xff800000));
+    // e stays where it is in the bits, as a multiple of 2^23.
+    const Parted parted(size);
+    const float f = parted.f, e = float(parted.shifted & -0x800000);
     // y·log2|x| = n + r with |r| ≤ ¾: n is y·e, rounded. The sum leaves it in the low bits.
     const float shifted = fma(e, y.high, 0x1.8p23f), rest = fma(e, y.low, fma(e, y.high, -(shifted - 0x1.8p23f)));
     const float f2 = f * f, f4 = f2 * f2;

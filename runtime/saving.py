@@ -101,8 +101,7 @@ def load(path: str | os.PathLike[str], optimizer: Parted, model: nn.Module | Non
         except ValueError as error:
             raise ValueError(f"{folder} cannot be loaded: {error}") from None
 
-    put = _in_all(checked)
-    put()
+    _in_all(checked)()
     if model is not None:
         model.load_state_dict(of_model, strict=False)
     return report

@@ -87,22 +87,21 @@ def _apply(operation: str, arguments: tuple[Expression, ...], dialect: Dialect) 
 
 def _product_and_rest(operation: str, arguments: tuple[Expression, ...]) -> tuple[Expression, Expression, Expression] | None:
     """(a, b, c) where a sum or difference is a·b + c; of two products the first is taken."""
+
+    def signed(term: Expression) -> Expression:
+        return Apply("neg", (term,), term.type) if operation == "sub" else term
+
     first, second = arguments
-    negative = operation == "sub"
     match first, second:
         case Apply("mul", (a, b)), _:
-            return a, b, _negative(second) if negative else second
+            return a, b, signed(second)
         case _, Apply("mul", (a, b)):
-            return _negative(a) if negative else a, b, first
+            return signed(a), b, first
         case Apply("pow", (Read() as a, Constant(2))), _:
-            return a, a, _negative(second) if negative else second
+            return a, a, signed(second)
         case _, Apply("pow", (Read() as a, Constant(2))):
-            return _negative(a) if negative else a, a, first
+            return signed(a), a, first
     return None
-
-
-def _negative(expression: Expression) -> Expression:
-    return Apply("neg", (expression,), expression.type)
 
 
 def _mixes(operation: str, argument: Expression) -> bool:

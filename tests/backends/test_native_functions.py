@@ -14,8 +14,7 @@ from optc.runtime import native_build
 from optc.runtime.native_build import prelude
 from tests.backends import native_kernels as k
 from tests.backends.native_kernels import apply
-
-Floats = npt.NDArray[np.float32]
+from tests.backends.units import Floats, units
 
 FUNCTIONS: dict[str, tuple[Callable[..., npt.NDArray[np.float64]], float]] = {
     "exp": (np.exp, 1.04),
@@ -59,16 +58,10 @@ def native(function: str, x: Floats) -> Floats:
 
 
 def error(function: str, x: Floats) -> float:
-    """The largest error in units of the last place of a float32; infinite for a wrong sign or NaN. inf counts as 2^128."""
-    found = native(function, x)
+    """The largest error in units of the last place."""
     with np.errstate(all="ignore"):
         want = FUNCTIONS[function][0](x.astype(np.float64))
-        bounded = np.clip(want, -(2.0**128), 2.0**128)
-        exponent = np.where(bounded == 0, -125, np.clip(np.frexp(bounded)[1], -125, 128))
-        distance = np.abs(np.clip(found.astype(np.float64), -(2.0**128), 2.0**128) - bounded) / np.ldexp(1.0, exponent - 24)
-    undefined = np.isnan(want)
-    right = np.where(undefined, np.isnan(found), ~np.isnan(found) & (np.signbit(found) == np.signbit(want)))
-    return float(np.where(right, np.where(undefined, 0, distance), np.inf).max())
+    return units(native(function, x), want)
 
 
 @pytest.mark.parametrize("case", cases())
@@ -104,7 +97,7 @@ FAULTS = {
         "the rest of ln 2": ("e * REST_OF_LN2", "0"),
         "the range of the rest": ("root_half = 0x3f3504f3, up = x", "root_half = 0x3f0504f3, up = x"),
         "denormals": ("x < 0x1p-126f ? 24u << 23 : 0u", "0u"),
-        "their exponent": ("int32_t(above - up) >> 23", "int32_t(above) >> 23"),
+        "their exponent": ("shifted = int32_t(above - up)", "shifted = int32_t(above)"),
         "zero": ("where(x == 0, -inf, where(x > 0", "where(false, -inf, where(x > 0"),
         "infinity": ("(x > 0) & (x < inf)", "x > 0"),
         "negative numbers": ('where(x > 0, x, __builtin_nanf(""))', "x"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import optc
+from tests.dist import layouts
 from tests.dist.layouts import OF_ANY_SIZE, mesh
 
 ENGINES = ("plain", "ddp", "zero1", "stage1", "stage2", "stage3", "hsdp", "tensor")
@@ -161,8 +162,7 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
     """All parameters, whole."""
     found = {}
     for name, p in model.named_parameters():
-        x = p.full_tensor() if hasattr(p, "full_tensor") else p
-        found[name.removeprefix("module.")] = x.detach().clone()
+        found[name.removeprefix("module.")] = layouts.whole(p).detach().clone()
     return found
 
 
@@ -204,7 +204,7 @@ def _give_gradients(model: nn.Module, reference: nn.Module, step: int) -> None:
     """The whole gradients of a model to another one."""
     for p, q in zip(_inner(model).parameters(), reference.parameters(), strict=True):
         assert p.grad is not None
-        q.grad = (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad).detach().clone()
+        q.grad = layouts.whole(p.grad).detach().clone()
 
 
 def _stepped(optimizer: Any) -> None:

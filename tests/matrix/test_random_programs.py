@@ -197,9 +197,11 @@ LENGTHS = [1, 2, 3, 5, 7, 9, 13, 31, 6]
 """Of tensors that are, one behind the other, a tensor of their sum: no vectors, parts of one, several and a rest."""
 
 
-def same_in_any_place(text: str, hypers: dict[str, float | bool], seed: int) -> None:
-    """An element's new value has the same bits wherever in a tensor it stands."""
+@given(specs().filter(lambda text: "seed" not in text), st.booleans(), st.integers(0, 1000))
+@bounded(25)
+def test_an_element_has_the_same_bits_in_any_place(text: str, flag: bool, seed: int) -> None:
     many = optc.compile(text)
+    hypers = {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag}
     given_hypers = {key: value for key, value in hypers.items() if key in many.schema.defaults}
     random = torch.Generator().manual_seed(seed)
     start = torch.randn(sum(LENGTHS), generator=random)
@@ -214,12 +216,6 @@ def same_in_any_place(text: str, hypers: dict[str, float | bool], seed: int) -> 
             optimizer.step()
         together = torch.cat([part.detach() for part in parts])
         assert torch.equal(whole.detach().view(torch.int32), together.view(torch.int32))
-
-
-@given(specs().filter(lambda text: "seed" not in text), st.booleans(), st.integers(0, 1000))
-@bounded(25)
-def test_an_element_is_the_same_in_any_place(text: str, flag: bool, seed: int) -> None:
-    same_in_any_place(text, {"lr": 0.05, "h1": 0.8, "h2": 0.3, "flag": flag}, seed)
 
 
 MANY: tuple[dict[str, bool], ...] = ({}, {"reducing": True}, {"model": True}, {"rows": True}, {"model": True, "rows": True})

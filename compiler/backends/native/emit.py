@@ -29,7 +29,7 @@ from optc.dsl.source import Source
 
 _PRELUDE = """load store where fma square cube fourth sqrt abs floor sign min max mod half_power exp log sin cos cospi tanh
 pow atan2 round_bf16 Power Exponent kind_of kind
-Exponential Turned LN2 REST_OF_LN2
+Exponential Parted Turned LN2 REST_OF_LN2
 bits_of float_of infinity not_a_number is_double first_chunk select_update update optc optc_run optc_key fp32 fp64 bf16 fp16
 param_t grad_t state_t input_t math_t Chunk Update CHUNK_COST chunk scalars flags factor gradient_factor i
 split24 split32 kahan master joined split_into Split
